@@ -1,0 +1,72 @@
+"""The inner model, an MLP of one or more layers under a LayerNorm, and its closed-form gradient.
+
+f(x) = x + LayerNorm(F(x)), where F alternates affine maps and tanh-GELU. The loss of one token is
+half the squared error between f(k) and v, so the target of the LayerNorm's output is v - k.
+arXiv 2407.04620, section 2; the released code adds the biases.
+
+All tensors are (..., L, features); norms broadcast against (..., L, D).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .state import pairs
+
+
+EPS = 1e-6
+Norm = tuple[Tensor, Tensor]
+
+
+def gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def gelu_slope(x: Tensor) -> Tensor:
+    """The derivative of tanh-GELU."""
+    c = math.sqrt(2 / math.pi)
+    t = torch.tanh(c * x * (1 + 0.044715 * x * x))
+    return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * c * (1 + 3 * 0.044715 * x * x)
+
+
+def layer_norm(z: Tensor, norm: Norm) -> Tensor:
+    """LayerNorm over the last axis with epsilon inside the root; norm = (weight, bias)."""
+    return torch.addcmul(norm[1], F.layer_norm(z, z.shape[-1:], eps=EPS), norm[0])
+
+
+def layer_norm_gradient(z: Tensor, target: Tensor, norm: Norm) -> Tensor:
+    """The gradient with respect to z of 1/2 ||LayerNorm(z) - target||^2."""
+    u, mean, rstd = torch.native_layer_norm(z, z.shape[-1:], None, None, EPS)
+    p = norm[0] * (norm[0] * u + (norm[1] - target))
+    return torch.ops.aten.native_layer_norm_backward(
+        p, z, z.shape[-1:], mean, rstd, None, None, [True, False, False]
+    )[0]
+
+
+def forward(x: Tensor, weights: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The inputs and the outputs of each affine map; the last output is F(x)."""
+    inputs, outputs = [], []
+    for W, b in pairs(weights):
+        inputs.append(gelu(outputs[-1]) if outputs else x)
+        outputs.append(inputs[-1] @ W + b)
+    return inputs, outputs
+
+
+def gradient(
+    k: Tensor, v: Tensor, weights: Sequence[Tensor], norm: Norm
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Inputs X and gradients G per inner layer: the loss has the gradient X^T G in W, G in b."""
+    inputs, outputs = forward(k, weights)
+    grads = [layer_norm_gradient(outputs[-1], v - k, norm)]
+    for W, z in zip(weights[-2:0:-2], outputs[-2::-1], strict=True):
+        grads.insert(0, (grads[0] @ W.mT) * gelu_slope(z))
+    return inputs, grads
+
+
+def loss(weights: Sequence[Tensor], k: Tensor, v: Tensor, norm: Norm) -> Tensor:
+    """The inner loss, summed over everything: 1/2 ||k + LayerNorm(F(k)) - v||^2."""
+    _, outputs = forward(k, weights)
+    return 0.5 * (k + layer_norm(outputs[-1], norm) - v).square().sum()

@@ -1,0 +1,61 @@
+"""The specification: one token after the other, every gradient by torch.func.grad.
+
+Token t is read through  weights - token_scale[t] * sum_{j <= t} eta_j dloss_j/dweights,  every
+gradient taken at the mini-batch's starting weights; a full mini-batch takes the step with its last
+token_scale.
+
+B batch, T tokens, H heads, D head dim, M mini-batch size.
+"""
+
+import torch
+from torch import Tensor
+
+from . import inner
+from .state import State, pairs
+
+
+def run(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    token_scale: Tensor,
+    norm: inner.Norm,
+    state: State,
+) -> tuple[Tensor, State]:
+    """Arguments as in ops.ttt_linear, in the state's dtype; y (B, T, H, D), the state after."""
+    M = len(token_scale)
+    norm = tuple(n[:, None] for n in norm)  # (H, 1, D)
+    weights, rows, filled = state.weights, state.open, state.filled
+    sums = dense(rows, weights)
+    ys = []
+    for t in range(q.shape[1]):
+        q_t, k_t, v_t = (x[:, t, :, None] for x in (q, k, v))  # (B, H, 1, D)
+        eta_t = eta[:, t, :, None, None]
+        grads = torch.func.grad(inner.loss)(weights, k_t, v_t, norm)
+        sums = tuple(s + eta_t * g for s, g in zip(sums, grads, strict=True))
+        rows = append(rows, inner.forward(k_t, weights)[0], [eta_t * g for g in grads[1::2]])
+        current = tuple(w - token_scale[filled] * s for w, s in zip(weights, sums, strict=True))
+        ys.append(q_t + inner.layer_norm(inner.forward(q_t, current)[1][-1], norm))
+        filled += 1
+        if filled == M:
+            weights, rows, filled = current, (), 0
+            sums = dense(rows, weights)
+    return torch.stack([y[:, :, 0] for y in ys], dim=1), State(weights, rows, filled)
+
+
+def dense(rows: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The sum of gradients that the open rows stand for: X^T S for W and the sum of S for b."""
+    if not rows:
+        return tuple(torch.zeros_like(w) for w in weights)
+    return tuple(g for X, S in pairs(rows) for g in (X.mT @ S, S.sum(-2, keepdim=True)))
+
+
+def append(
+    rows: tuple[Tensor, ...], inputs: list[Tensor], steps: list[Tensor]
+) -> tuple[Tensor, ...]:
+    """The open rows and the new ones; the gradient of a bias is the gradient row itself."""
+    new = [x for pair in zip(inputs, steps, strict=True) for x in pair]
+    if not rows:
+        return tuple(new)
+    return tuple(torch.cat(both, dim=-2) for both in zip(rows, new, strict=True))

@@ -1,0 +1,36 @@
+"""State: what the inner loop carries from one token to the next.
+
+B batch, H heads, M mini-batch size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class State:
+    """Fast weights at the start of the open mini-batch, and what its tokens contributed so far.
+
+    weights: W, b of each inner layer in turn, W (B, H, in, out) and b (B, H, 1, out), float32
+        (float64 for float64 inputs).
+    open: X, S of each inner layer in turn, X (B, H, filled, in) the inputs and S (B, H, filled,
+        out) the gradients times eta; empty when `filled` is 0.
+    filled: tokens of the open mini-batch seen so far, 0 <= filled < M.
+    """
+
+    weights: tuple[Tensor, ...]
+    open: tuple[Tensor, ...] = ()
+    filled: int = 0
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> State:
+        """The state with `change` applied to every tensor, for instance `Tensor.detach`."""
+        return State(tuple(map(change, self.weights)), tuple(map(change, self.open)), self.filled)
+
+
+def pairs(tensors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """(W, b) or (X, S) of each inner layer."""
+    return list(zip(tensors[::2], tensors[1::2], strict=True))

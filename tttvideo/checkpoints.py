@@ -1,0 +1,173 @@
+"""Weights in and out: our own checkpoints, and the reference implementation's.
+
+The reference implementation is the PyTorch code of arXiv 2407.04620; its state_dict and config are
+plain mappings here, and safetensors + config.json on disk.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .backbone import Backbone, BackboneConfig
+from .ttt import TTTConfig
+
+
+REFERENCE_DEFAULTS = {
+    "vocab_size": 32000,
+    "hidden_size": 2048,
+    "intermediate_size": 5504,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 32,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+    "rope_theta": 10000.0,
+    "use_gate": False,
+    "share_qk": False,
+    "ttt_layer_type": "linear",
+    "ttt_base_lr": 1.0,
+    "mini_batch_size": 16,
+    "pre_conv": False,
+    "conv_kernel": 4,
+}
+
+# ours -> theirs, inside a block and inside its mixer
+BLOCK_NAMES = {
+    "conv_norm.weight": "conv.norm.weight",
+    "conv.weight": "conv.conv.weight",
+    "conv.bias": "conv.conv.bias",
+    "mixer_norm.weight": "seq_norm.weight",
+    "mlp_norm.weight": "ffn_norm.weight",
+    "mlp.gate.weight": "mlp.gate_proj.weight",
+    "mlp.up.weight": "mlp.up_proj.weight",
+    "mlp.down.weight": "mlp.down_proj.weight",
+}
+MIXER_NAMES = {
+    "gate_proj.weight": "g_proj.weight",
+    "eta_weight": "learnable_ttt_lr_weight",
+    "eta_bias": "learnable_ttt_lr_bias",
+    "token_shift": "learnable_token_idx",
+    "norm_weight": "ttt_norm_weight",
+    "norm_bias": "ttt_norm_bias",
+    "inner_weights.0": "W1",
+    "inner_weights.1": "b1",
+    "inner_weights.2": "W2",
+    "inner_weights.3": "b2",
+}
+
+
+def load_reference(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> Backbone:
+    """The backbone that computes what the reference implementation computes from these weights.
+
+    Raises ValueError for a config that we have no model for and for keys or shapes that do not fit.
+    """
+    values = {**REFERENCE_DEFAULTS, **config}
+    for key in ("hidden_act", "tie_word_embeddings"):
+        if values[key] != REFERENCE_DEFAULTS[key]:
+            allowed = REFERENCE_DEFAULTS[key]
+            raise ValueError(f"config {key} is {values[key]!r}; only {allowed!r} can be loaded")
+    inner = values["ttt_layer_type"]
+    if inner not in ("linear", "mlp"):
+        raise ValueError(f"config ttt_layer_type is {inner!r}; it must be linear or mlp")
+    backbone = Backbone(
+        BackboneConfig(
+            vocab_size=values["vocab_size"],
+            width=values["hidden_size"],
+            depth=values["num_hidden_layers"],
+            heads=values["num_attention_heads"],
+            mlp_width=values["intermediate_size"],
+            norm_eps=values["rms_norm_eps"],
+            ttt=TTTConfig(
+                inner=inner,
+                mini_batch_size=values["mini_batch_size"],
+                base_lr=values["ttt_base_lr"],
+                share_qk=values["share_qk"],
+                gate=values["use_gate"],
+                pre_conv=values["pre_conv"],
+                conv_kernel=values["conv_kernel"],
+                rope_theta=values["rope_theta"],
+            ),
+        )
+    )
+    ours = backbone.state_dict()
+    names = {name: reference_name(name) for name in ours}
+    check_keys(set(state_dict) - {"lm_head.weight"}, set(names.values()))
+    for name, parameter in ours.items():
+        came = state_dict[names[name]]
+        if came.shape != reference_shape(names[name], parameter):
+            raise ValueError(
+                f"{names[name]} has shape {tuple(came.shape)}; this config needs "
+                f"{tuple(reference_shape(names[name], parameter))}"
+            )
+        parameter.copy_(came.reshape(parameter.shape))
+    return backbone
+
+
+def save_reference(backbone: Backbone) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(state_dict, config) as the reference implementation reads them; the tied head is left out.
+
+    Raises ValueError for a model of video frames, which the reference has no place for.
+    """
+    config = backbone.config
+    if config.grid:
+        raise ValueError(
+            f"a model of frames {config.grid} has no form in the reference implementation"
+        )
+    ttt = backbone.blocks[0].mixer.config
+    values = REFERENCE_DEFAULTS | {
+        "model_type": "ttt",
+        "architectures": ["TTTForCausalLM"],
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp_width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": ttt.rope_theta,
+        "use_gate": ttt.gate,
+        "share_qk": ttt.share_qk,
+        "ttt_layer_type": ttt.inner,
+        "ttt_base_lr": ttt.base_lr,
+        "mini_batch_size": ttt.mini_batch_size,
+        "pre_conv": ttt.pre_conv,
+        "conv_kernel": ttt.conv_kernel,
+    }
+    names = {name: reference_name(name) for name in backbone.state_dict()}
+    tensors = {
+        names[name]: parameter.reshape(reference_shape(names[name], parameter))
+        for name, parameter in backbone.state_dict().items()
+    }
+    return tensors, values
+
+
+def reference_name(name: str) -> str:
+    """The reference implementation's name of one of our parameters."""
+    if name == "embedding.weight":
+        return "model.embed_tokens.weight"
+    if name == "norm.weight":
+        return "model.norm.weight"
+    _, layer, rest = name.split(".", 2)
+    part, _, inside = rest.partition(".")
+    if part == "mixer":
+        return f"model.layers.{layer}.seq_modeling_block.{MIXER_NAMES.get(inside, inside)}"
+    return f"model.layers.{layer}.{BLOCK_NAMES[rest]}"
+
+
+def reference_shape(name: str, ours: Tensor) -> torch.Size:
+    """Theirs differs from ours by an axis of length one in the convolutions and the step size."""
+    *_, module, kind = name.split(".")
+    one_more = kind.startswith("learnable_ttt_lr") or (
+        module.startswith("conv") and kind == "weight"
+    )
+    return ours[:, None].shape if one_more else ours.shape
+
+
+def check_keys(came: set[str], wanted: set[str]) -> None:
+    for what, names in (("lack", wanted - came), ("have no place for", came - wanted)):
+        if names:
+            raise ValueError(
+                f"the weights {what} {len(names)} of the keys that this config names, first "
+                f"{min(names)}; does the config belong to these weights?"
+            )
