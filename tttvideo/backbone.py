@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import ShortConv, SwiGLU
+from .layers import FrameWindow, ShortConv, SwiGLU
 from .ttt import Grid, TTTConfig, TTTLayer, TTTState
 
 
@@ -33,6 +33,8 @@ class BackboneConfig:
     """Epsilon of the RMSNorms."""
     grid: Grid | None = None
     """Rows and columns of tokens in a video frame; null for text; `fit` takes it from the file."""
+    window_frames: int = 0
+    """Last frames whose tokens around the next place are shown to each token; for video only."""
     ttt: TTTConfig = field(default_factory=TTTConfig)
     """The TTT layer."""
 
@@ -45,10 +47,11 @@ class BlockState:
 
 @dataclass(frozen=True)
 class BackboneState:
-    """One state per block, and the number of tokens seen."""
+    """One state per block, the number of tokens seen, and for video the last of them."""
 
     blocks: tuple[BlockState, ...]
     seen: int
+    recent: Tensor | None
 
 
 class Block(nn.Module):
@@ -95,9 +98,15 @@ class Backbone(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=0.02)
+        self.window = None
+        if config.grid and config.window_frames:
+            self.window = FrameWindow(
+                config.vocab_size, config.width, config.grid, config.window_frames
+            )
 
     def init_state(self, batch: int) -> BackboneState:
-        return BackboneState(tuple(block.init_state(batch) for block in self.blocks), 0)
+        blocks = tuple(block.init_state(batch) for block in self.blocks)
+        return BackboneState(blocks, 0, self.window.init_state(batch) if self.window else None)
 
     def forward(
         self, tokens: Tensor, state: BackboneState | None = None
@@ -113,9 +122,14 @@ class Backbone(nn.Module):
         if self.places is not None:
             steps = torch.arange(state.seen, state.seen + tokens.shape[1], device=tokens.device)
             x = x + self.places[steps % len(self.places)]
+        recent = state.recent
+        if self.window:
+            near, recent = self.window(tokens, recent, state.seen)
+            x = x + near
         states = []
         for block, block_state in zip(self.blocks, state.blocks, strict=True):
             x, block_state = block(x, block_state)
             states.append(block_state)
         logits = F.linear(self.norm(x), self.embedding.weight)
-        return logits.float(), BackboneState(tuple(states), state.seen + tokens.shape[1])
+        seen = state.seen + tokens.shape[1]
+        return logits.float(), BackboneState(tuple(states), seen, recent)

@@ -4,13 +4,22 @@ The reference implementation is the PyTorch code of arXiv 2407.04620; its state_
 plain mappings here, and safetensors + config.json on disk.
 """
 
+import json
+import os
+import pickle
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .backbone import Backbone, BackboneConfig
+from .frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
 from .ttt import TTTConfig
 
 
@@ -171,3 +180,122 @@ def check_keys(came: set[str], wanted: set[str]) -> None:
                 f"the weights {what} {len(names)} of the keys that this config names, first "
                 f"{min(names)}; does the config belong to these weights?"
             )
+
+
+@dataclass
+class TokenCheckpoint:
+    """A trained model of tokens, ready to run."""
+
+    backbone: Backbone
+    tokenizer: str  # "bytes", the fingerprint of the frame tokenizer, or "unknown"
+    fps: float | None = None
+    frame_tokenizer: FrameTokenizer | None = None
+
+
+def load_tokens_model(path: str | Path) -> TokenCheckpoint:
+    """Read a checkpoint of `tttvideo fit` or `tttvideo import`.
+
+    Raises ValueError, in one line, for anything else.
+    """
+    about, weights = read_checkpoint(path, "tokens")
+    config = about["backbone"]
+    grid = config["grid"] and tuple(config["grid"])
+    config = BackboneConfig(**{**config, "grid": grid, "ttt": TTTConfig(**config["ttt"])})
+    tokenizer = None
+    if about["frame_tokenizer"]:
+        tokenizer = FrameTokenizer(FrameTokenizerConfig(**about["frame_tokenizer"]))
+        fill(tokenizer, weights, "frame_tokenizer.", path)
+    backbone = Backbone(config)
+    fill(backbone, weights, "backbone.", path)
+    return TokenCheckpoint(backbone, about["tokenizer"], about["fps"], tokenizer)
+
+
+def load_frame_tokenizer(path: str | Path) -> FrameTokenizer:
+    """Read a checkpoint of `tttvideo fit` on frames; ValueError for anything else."""
+    about, weights = read_checkpoint(path, "frame tokenizer")
+    tokenizer = FrameTokenizer(FrameTokenizerConfig(**about["frame_tokenizer"]))
+    fill(tokenizer, weights, "tokenizer.", path)
+    return tokenizer
+
+
+def save_tokens_model(backbone: Backbone, path: str | Path, tokenizer: str) -> None:
+    """Write what `load_tokens_model` reads, under a temporary name first."""
+    about = {
+        "model": "tokens",
+        "backbone": asdict(backbone.config),
+        "tokenizer": tokenizer,
+        "fps": None,
+        "frame_tokenizer": None,
+    }
+    weights = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    torch.save({"tttvideo": about, "state_dict": weights}, partial)
+    os.replace(partial, path)
+
+
+def read_checkpoint(path: str | Path, model: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a checkpoint says of its model, and its weights; weights only, no code is run."""
+    if not Path(path).is_file():
+        raise ValueError(f"there is no checkpoint {path}")
+    try:
+        if not is_zipfile(path):
+            raise KeyError("torch files are zip archives")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        about, weights = checkpoint["tttvideo"], checkpoint["state_dict"]
+    except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a checkpoint of `tttvideo fit` or `import`") from error
+    if about["model"] != model:
+        raise ValueError(f"{path} holds a model of {about['model']}, not of {model}")
+    return about, weights
+
+
+def fill(
+    module: torch.nn.Module, weights: dict[str, Tensor], prefix: str, path: str | Path
+) -> None:
+    """Put the weights that begin with `prefix` into the module."""
+    mine = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
+    try:
+        module.load_state_dict(mine)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise ValueError(f"{path} does not fit its own description: {first}") from error
+    module.eval()
+
+
+def read_reference(path: str | Path) -> Backbone:
+    """The backbone in a folder or a .safetensors file, config.json beside or in its metadata."""
+    path = Path(path)
+    file = path / "model.safetensors" if path.is_dir() else path
+    config = file.with_name("config.json")
+    try:
+        with safe_open(file, "pt") as tensors:
+            metadata = tensors.metadata() or {}
+            weights = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} cannot be read as safetensors: {error}") from error
+    if config.is_file():
+        text = config.read_text()
+    elif "config" in metadata:
+        text = metadata["config"]
+    else:
+        raise ValueError(f"{file} has no config: put the model's config.json beside it")
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the config of {file} is not JSON: {error}") from error
+    return load_reference(weights, values)
+
+
+def write_reference(backbone: Backbone, folder: str | Path) -> None:
+    """model.safetensors and config.json in `folder`, as hubs have them."""
+    weights, config = save_reference(backbone)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "model.safetensors.partial"
+    save_file({name: w.contiguous() for name, w in weights.items()}, partial, {"format": "pt"})
+    os.replace(partial, folder / "model.safetensors")
+    partial = folder / "config.json.partial"
+    partial.write_text(json.dumps(config, indent=2) + "\n")
+    os.replace(partial, folder / "config.json")

@@ -1,6 +1,6 @@
-"""Parts of a block that learn nothing while they read: rotary positions, short convolution, SwiGLU.
+"""Parts that learn nothing while they read: rotary positions, short convolution, SwiGLU, window.
 
-B batch, T tokens, H heads, D head dim, C width, K convolution taps.
+B batch, T tokens, H heads, D head dim, C width, K convolution taps, P tokens per frame.
 """
 
 import torch
@@ -58,3 +58,46 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class FrameWindow(nn.Module):
+    """What a video's last frames show around the place whose token comes next.
+
+    A token is told the 3 x 3 tokens around the next token's place in each of the last `frames`
+    frames, and the four neighbours of that place which the open frame has already: where something
+    moves to is seen from there. The memory of everything older is the mixers' matter.
+
+    Its state is the tokens (B, past) last seen, the number V standing for none.
+    """
+
+    def __init__(self, vocab_size: int, width: int, grid: tuple[int, int], frames: int):
+        super().__init__()
+        rows, columns = grid
+        around = [(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)]
+        near = [(0, *place) for place in around[:4]]
+        near += [(frame, *place) for frame in range(1, frames + 1) for place in around]
+        frame, row, column = torch.tensor(near).T
+        places = torch.arange(rows * columns)
+        other_row = places[:, None] // columns + row
+        other_column = places[:, None] % columns + column
+        inside = (other_row >= 0) & (other_row < rows)
+        inside &= (other_column >= 0) & (other_column < columns)
+        lag = frame * rows * columns - row * columns - column
+        self.none, self.past = vocab_size, int(lag.max()) - 1
+        self.register_buffer("lag", lag, persistent=False)  # back from the next token
+        self.register_buffer("inside", inside, persistent=False)  # (P, neighbours)
+        self.embedding = nn.Embedding(vocab_size + 1, width // 4)
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        self.mix = nn.Linear(len(near) * (width // 4), width, bias=False)
+
+    def init_state(self, batch: int) -> Tensor:
+        return torch.full((batch, self.past), self.none, device=self.lag.device)
+
+    def forward(self, tokens: Tensor, recent: Tensor, seen: int) -> tuple[Tensor, Tensor]:
+        """tokens (B, T) after `seen` others; features (B, T, C) and the new state."""
+        recent = torch.cat((recent, tokens), dim=1)
+        upcoming = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+        near = recent[:, self.past + upcoming[:, None] - self.lag]  # (B, T, neighbours)
+        inside = self.inside[(seen + upcoming) % len(self.inside)]
+        features = self.embedding(near.where(inside, self.none)).flatten(2)
+        return self.mix(features), recent[:, tokens.shape[1] :]

@@ -1,0 +1,129 @@
+"""`tttvideo demo`: a video is learned from nothing, and its held-out end predicted."""
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+FRAMES, FPS, GLYPHS = 8000, 30, 2  # of the drawn video
+HELD_OUT = 64  # frames at the end that nothing learns from, or a fifth of a shorter video
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="tttvideo demo",
+        description="Draw a video, learn it, and predict its end; or do so with a video of yours. "
+        "What is finished is not done again.",
+        epilog="example: tttvideo demo --video clip.mp4",
+    )
+    top.add_argument("--video", metavar="FILE", help="learn this video (default: draw one)")
+    top.add_argument("--out", metavar="DIR", help="folder (default: out/demo or out/demo_NAME)")
+    top.add_argument("--fresh", action="store_true", help="do everything again")
+    top.add_argument(
+        "--steps",
+        type=int,
+        nargs=2,
+        default=(2500, 1500),
+        metavar=("FRAMES", "TOKENS"),
+        help="training steps of the frame tokenizer and of the model (default: 2500 1500)",
+    )
+    return top
+
+
+def main(arguments: list[str]) -> None:
+    options = parser().parse_args(arguments[1:])
+    if options.video and not Path(options.video).is_file():
+        raise ValueError(f"there is no video {options.video}")
+    name = f"demo_{Path(options.video).stem}" if options.video else "demo"
+    out = Path(options.out or f"out/{name}")
+    if options.fresh:
+        shutil.rmtree(out, ignore_errors=True)
+    stages = Stages(out / "stages.json")
+    video = Path(options.video) if options.video else out / "video.mp4"
+    if not options.video:
+        stages.do("draw", [FRAMES, FPS, GLYPHS], lambda: draw(video))
+    learn_and_predict(video, out, stages, *options.steps)
+
+
+class Stages:
+    """Stages that are finished, with what they were told, so that they are not done again."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.done: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def do(self, name: str, told: Any, run: Callable[[], None]) -> None:
+        """Run a stage unless it was done as told; what follows it is then done again."""
+        if self.done.get(name) == told:
+            print(f"[{name}] done before")
+            return
+        print(f"[{name}]", flush=True)
+        run()
+        names = list(self.done)
+        kept = names[: names.index(name)] if name in names else names
+        self.done = {kept_name: self.done[kept_name] for kept_name in kept} | {name: told}
+        partial = self.path.with_suffix(".partial")
+        partial.write_text(json.dumps(self.done))
+        os.replace(partial, self.path)
+
+
+def draw(path: Path) -> None:
+    from tttvideo.data.frames import write_video
+    from tttvideo.data.synthetic import bouncing_glyphs
+
+    write_video(path, bouncing_glyphs(FRAMES, glyphs=GLYPHS), FPS, lossless=True)
+    print(f"{path}: {FRAMES:,} frames")
+
+
+def learn_and_predict(
+    video: Path, out: Path, stages: Stages, frame_steps: int, token_steps: int
+) -> None:
+    from tttvideo.data.frames import VideoReader
+
+    from . import fit, predict, prepare
+
+    reader = VideoReader(video, 64)
+    times, fps = reader.index.times, reader.info.fps
+    held = min(HELD_OUT, len(times) // 5)
+    if held < 1:
+        raise ValueError(f"{video} has {len(times)} frames; the demo needs at least 5")
+    end = float(times[-held - 1] + times[-held]) / 2
+    file = [str(video.resolve()), video.stat().st_size, video.stat().st_mtime_ns]
+    tokenizer, model, tokens = out / "frame_tokenizer", out / "model", out / "tokens.bin"
+
+    def train_tokenizer() -> None:
+        shutil.rmtree(tokenizer, ignore_errors=True)
+        fit.main(
+            ["fit", "--config", "frame_tokenizer_tiny", "--out", str(tokenizer)]
+            + ["--data.videos", json.dumps([str(video)]), "--data.end", str(end)]
+            + ["--trainer.max_steps", str(frame_steps)]
+            + ["--trainer.val_check_interval", str(frame_steps)]
+        )
+
+    def tokenise() -> None:
+        checkpoint = str(tokenizer / "last.ckpt")
+        options = ["--frame-tokenizer", checkpoint, "--end", str(end), "--out", str(tokens)]
+        prepare.main(["prepare", "video", str(video), *options])
+
+    def train_model() -> None:
+        shutil.rmtree(model, ignore_errors=True)
+        fit.main(
+            ["fit", "--config", "video_tiny", "--out", str(model)]
+            + ["--model.frame_tokenizer", str(tokenizer / "last.ckpt")]
+            + ["--data.train", str(tokens), "--trainer.max_steps", str(token_steps)]
+            + ["--trainer.val_check_interval", str(token_steps)]
+        )
+
+    stages.do("train the frame tokenizer", [file, frame_steps], train_tokenizer)
+    stages.do("turn frames into tokens", [file, end], tokenise)
+    stages.do("train the video model", [file, token_steps], train_model)
+    print("[predict the held-out end]")
+    predict.main(
+        ["predict", str(model / "last.ckpt"), str(video)]
+        + ["--context", str(end), "--horizon", str(held / fps), "--out", str(out)]
+    )

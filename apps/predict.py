@@ -1,0 +1,171 @@
+"""`tttvideo predict CKPT VIDEO`: a video goes on, measured where the file has the truth.
+
+The video is read once, frame by frame, and what is kept of it does not grow with its length.
+
+H frames of the horizon, S pixels of height and width, P tokens per frame.
+"""
+
+import argparse
+import time
+from collections import deque
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from tttvideo.checkpoints import TokenCheckpoint
+    from tttvideo.sampling import Choose, Heard
+
+    from .compare import Result
+
+
+BATCH = 16  # context frames that are read at once
+SHOWN = 30  # the last context frames, shown before the prediction
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="tttvideo predict",
+        description="Let a video go on. Reads the context, predicts the horizon, and compares it "
+        "with what the file has there, if it has.",
+        epilog="example: tttvideo predict out/video_tiny/last.ckpt clip.mp4 --horizon 1 "
+        "--out out/clip",
+    )
+    top.add_argument("checkpoint", metavar="CKPT", help="trained by `tttvideo fit` on video")
+    top.add_argument("video", metavar="VIDEO", help="video file")
+    top.add_argument(
+        "--context",
+        type=float,
+        metavar="SECONDS",
+        help="read so much from the beginning (default: all but the horizon)",
+    )
+    top.add_argument(
+        "--horizon", type=float, default=1.0, metavar="SECONDS", help="predict (default: 1)"
+    )
+    top.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
+    top.add_argument(
+        "--temperature", type=float, default=0.0, help="0 takes the likeliest token (default: 0)"
+    )
+    top.add_argument("--top-k", type=int, default=0, help="keep the k likeliest (default: all)")
+    top.add_argument("--top-p", type=float, default=1.0, help="probability to keep (default: 1)")
+    top.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
+    return top
+
+
+def main(arguments: list[str]) -> None:
+    options = parser().parse_args(arguments[1:])
+    from tttvideo.checkpoints import load_tokens_model
+    from tttvideo.sampling import chooser
+
+    from .compare import table
+
+    model = load_tokens_model(options.checkpoint)
+    if model.frame_tokenizer is None:
+        raise ValueError(f"{options.checkpoint} is a model of text; `tttvideo generate` runs it")
+    choose = chooser(options.temperature, options.top_k, options.top_p, options.seed)
+    result = predict(
+        model, Path(options.video), options.context, options.horizon, Path(options.out), choose
+    )
+    result.finish(vars(options))
+    print(table(result.metrics))
+    print(f"see {result.out}/compare.mp4, {result.out}/sheet.png and {result.out}/metrics.json")
+
+
+def predict(
+    model: "TokenCheckpoint",
+    video: Path,
+    context: float | None,
+    horizon: float,
+    out: Path,
+    choose: "Choose",
+) -> "Result":
+    """Read, predict, write prediction.mp4 and compare.mp4; the rest is Result.finish()."""
+    from tttvideo.data.frames import VideoReader, batches
+    from tttvideo.sampling import decode_frames
+
+    from .compare import Result
+    from .terminal import best_device, progress
+
+    device = best_device()
+    backbone = model.backbone.to(device)
+    tokenizer = model.frame_tokenizer.to(device)
+    reader = VideoReader(video, tokenizer.config.size)
+    fps = reader.info.fps or model.fps or 30.0
+    known, ahead = count_frames(reader.index.times, fps, context, horizon)
+    frames = iter(reader)
+    listener = Listener(model)
+    last: deque = deque(maxlen=SHOWN)
+    with progress("reading the context", known, "frames") as advance:
+        start = time.perf_counter()
+        for images in batches(islice(frames, known), BATCH):
+            listener.hear(images)
+            last.extend(images)
+            advance(len(images))
+        context_seconds = time.perf_counter() - start
+    with (
+        Result(out, fps, list(last), ahead) as result,
+        progress("predicting", ahead, "frames") as advance,
+    ):
+        start = time.perf_counter()
+        predictions = decode_frames(backbone, listener.heard, ahead, choose)
+        for tokens in predictions:
+            prediction = tokenizer.decode(tokens)[0].cpu().numpy()
+            truth = next(frames, None)
+            ceiling = None if truth is None else listener.hear(truth.image[None])[0]
+            result.add(prediction, truth and truth.image, ceiling)
+            advance(1)
+        seconds = time.perf_counter() - start
+    result.about = {
+        "bits_per_frame": listener.bits,
+        "frames_per_second": {
+            "context": known / context_seconds,
+            "prediction": ahead / seconds,
+        },
+        "fps": fps,
+        "context_frames": known,
+        "horizon_frames": ahead,
+        "reader": reader.backend,
+    }
+    return result
+
+
+def count_frames(
+    times: "np.ndarray", fps: float, context: float | None, horizon: float
+) -> tuple[int, int]:
+    """Frames of the context and of the horizon; ValueError where there is nothing to read."""
+    there, ahead = len(times), round(horizon * fps)
+    if ahead < 1:
+        raise ValueError(f"--horizon {horizon} is less than a frame at {fps:g} frames per second")
+    known = there - ahead if context is None else int((times < context).sum())
+    if known < 1:
+        raise ValueError(
+            f"the video has {there} frames and the horizon takes {ahead} at {fps:g} frames per "
+            "second, which leaves no context; choose a shorter --horizon or a longer --context"
+        )
+    return known, ahead
+
+
+class Listener:
+    """Hears true frames, and notes the bits that each of them cost."""
+
+    def __init__(self, model: "TokenCheckpoint"):
+        self.backbone, self.tokenizer = model.backbone, model.frame_tokenizer
+        self.bits: list[float] = []
+        self.heard: Heard | None = None
+
+    def hear(self, images: "np.ndarray") -> "np.ndarray":
+        """images (N, S, S, 3) uint8; the same as the tokenizer brings them back."""
+        import torch
+        from einops import rearrange
+
+        from tttvideo.sampling import score
+
+        device = next(self.backbone.parameters()).device
+        tokens: Tensor = self.tokenizer.encode(torch.from_numpy(images).to(device))
+        bits, self.heard = score(self.backbone, rearrange(tokens, "n p -> 1 (n p)"), self.heard)
+        self.bits += rearrange(bits[0], "(n p) -> n p", n=len(images)).sum(1).tolist()
+        return self.tokenizer.decode(tokens).cpu().numpy()

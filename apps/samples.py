@@ -1,0 +1,83 @@
+"""A sample at every validation: text that goes on, or a clip that does; to disk, and to wandb."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from tttvideo.data.frames import write_video
+from tttvideo.data.text import ByteDecoder
+from tttvideo.sampling import chooser, decode, decode_frames, prefill
+from tttvideo.training import TokenModel
+
+
+TOKENS, FRAMES = 300, 8
+
+
+class Samples(Callback):
+    """Write samples/step_N.txt or step_N.mp4 (left the truth, right the prediction) in `folder`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, model: LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.training or not isinstance(model, TokenModel):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        window = trainer.val_dataloaders.dataset[0].to(model.device)[None]
+        model.eval()
+        if model.header.kind == "text":
+            path = self.write_text(model, window, trainer.global_step)
+        else:
+            path = self.write_clip(model, window, trainer.global_step)
+        model.train()
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                log_to_wandb(logger, path)
+
+    def write_text(self, model: TokenModel, window: torch.Tensor, step: int) -> Path:
+        prompt = window[:, : window.shape[1] // 2]
+        choose = chooser(temperature=0.8, seed=0)
+        said = decode(model.backbone, prefill(model.backbone, prompt), TOKENS, choose)
+        tokens = [int(token) for token, _ in said]
+        path = self.folder / f"step_{step:06}.txt"
+        if model.header.tokenizer == "bytes":
+            text = [ByteDecoder()(part, final=True) for part in (prompt[0].tolist(), tokens)]
+        else:
+            text = [" ".join(map(str, part)) for part in (prompt[0].tolist(), tokens)]
+        path.write_text("\n--- the model goes on ---\n".join(text) + "\n")
+        return path
+
+    def write_clip(self, model: TokenModel, window: torch.Tensor, step: int) -> Path:
+        frames = rearrange(window[0, :-1], "(f p) -> f p", p=model.header.frame)
+        known = max(1, len(frames) - FRAMES)
+        heard = prefill(model.backbone, frames[:known].reshape(1, -1))
+        ahead = len(frames) - known
+        said = list(decode_frames(model.backbone, heard, ahead, chooser(temperature=0)))
+        tokens = torch.cat([frames, frames[:known], *said])
+        images = model.frame_tokenizer.decode(tokens).cpu().numpy()
+        pairs = np.concatenate(np.split(images, 2), axis=2)  # side by side
+        path = self.folder / f"step_{step:06}.mp4"
+        write_video(path, pairs, model.header.fps or 10)
+        return path
+
+
+def log_to_wandb(logger: WandbLogger, path: Path) -> None:
+    import wandb
+
+    if path.suffix == ".mp4":
+        sample: Any = wandb.Video(str(path), format="mp4")
+    else:
+        sample = wandb.Html(f"<pre>{escaped(path.read_text())}</pre>")
+    logger.experiment.log({"sample": sample})
+
+
+def escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")

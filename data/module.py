@@ -1,0 +1,156 @@
+"""LightningDataModules: windows of token files, and frames of videos."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .frames import VideoReader
+from .text import find_files
+from .tokens import Header, ResumableLoader, TokenFile, Windows
+
+
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm")
+
+
+class TokenData(LightningDataModule):
+    """Windows of token files, in an order that depends on the seed and the epoch alone.
+
+    Arguments:
+        train: token file to learn from.
+        validation: token file to measure on; null holds out the end of `train`.
+        holdout: share of `train` that is held out when there is no validation file.
+        window: tokens per window, T; for video a multiple of the tokens of a frame.
+        batch_size: windows per step.
+        seed: of the order.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        validation: str | None = None,
+        holdout: float = 0.05,
+        window: int = 1024,
+        batch_size: int = 8,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.train, self.validation, self.holdout = train, validation, holdout
+        self.window, self.batch_size, self.seed = window, batch_size, seed
+
+    @property
+    def header(self) -> Header:
+        """What the training file says of its tokens."""
+        return self.file.header
+
+    def setup(self, stage: str) -> None:
+        self.file = TokenFile(self.train)
+        if self.window % self.header.frame:
+            raise ValueError(
+                f"window {self.window} must be a multiple of the {self.header.frame} tokens of a "
+                "frame"
+            )
+        if self.validation:
+            self.train_tokens, other = self.file.tokens, TokenFile(self.validation)
+            for name in ("kind", "tokenizer", "vocab_size", "grid"):
+                ours, theirs = getattr(self.header, name), getattr(other.header, name)
+                if ours != theirs:
+                    raise ValueError(
+                        f"{self.train} and {self.validation} differ: {name} is {ours} and {theirs}"
+                    )
+            self.validation_tokens = other.tokens
+        else:
+            frames = len(self.file.tokens) // self.header.frame
+            kept = (frames - int(frames * self.holdout)) * self.header.frame
+            self.train_tokens = self.file.tokens[:kept]
+            self.validation_tokens = self.file.tokens[kept:]
+
+    def train_dataloader(self) -> ResumableLoader:
+        windows = Windows(self.train_tokens, self.window, may_move=True)
+        return ResumableLoader(windows, self.batch_size, self.seed, step=self.header.frame)
+
+    def val_dataloader(self) -> ResumableLoader:
+        return ResumableLoader(
+            Windows(self.validation_tokens, self.window), self.batch_size, shuffle=False
+        )
+
+    test_dataloader = val_dataloader
+
+
+class Frames(Dataset):
+    """Frames in memory, as (S, S, 3) uint8."""
+
+    def __init__(self, frames: Tensor):
+        self.frames = frames
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.frames[index]
+
+
+class FrameData(LightningDataModule):
+    """Single frames of videos, to train a frame tokenizer on.
+
+    Arguments:
+        videos: files or folders.
+        size: height and width in pixels.
+        end: seconds of each video after which nothing is used; null: all of it.
+        most: frames kept in memory (12 kB each at 64 pixels), drawn evenly from longer videos.
+        holdout: share of the frames, from the end, to measure on.
+        batch_size: frames per step.
+        seed: of the order.
+    """
+
+    def __init__(
+        self,
+        videos: list[str],
+        size: int = 64,
+        end: float | None = None,
+        most: int = 50_000,
+        holdout: float = 0.05,
+        batch_size: int = 32,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.videos, self.size, self.end, self.most = videos, size, end, most
+        self.holdout, self.batch_size, self.seed = holdout, batch_size, seed
+        self.frames: Tensor | None = None
+
+    def setup(self, stage: str) -> None:
+        if self.frames is not None:
+            return
+        self.frames = read_evenly(self.videos, self.size, self.end, self.most)
+        self.held = max(1, int(len(self.frames) * self.holdout))
+        if self.held >= len(self.frames):
+            raise ValueError(f"{len(self.frames)} frame is too few to learn from and measure on")
+
+    def train_dataloader(self) -> ResumableLoader:
+        return ResumableLoader(Frames(self.frames[: -self.held]), self.batch_size, self.seed)
+
+    def val_dataloader(self) -> ResumableLoader:
+        return ResumableLoader(Frames(self.frames[-self.held :]), self.batch_size, shuffle=False)
+
+    test_dataloader = val_dataloader
+
+
+def read_evenly(videos: Sequence[str], size: int, end: float | None, most: int) -> Tensor:
+    """At most `most` frames (N, size, size, 3) uint8: all, or every 2nd, 4th, ... of all."""
+    kept: list[np.ndarray] = []
+    seen, stride = 0, 1
+    for path in find_files(videos, VIDEO_SUFFIXES):
+        for frame in VideoReader(path, size):
+            if end is not None and frame.time >= end:
+                break
+            if seen % stride == 0:
+                kept.append(frame.image)
+            if len(kept) > most:
+                kept, stride = kept[::2], stride * 2
+            seen += 1
+    if not kept:
+        raise ValueError(f"no frame before {end} seconds in {', '.join(map(str, videos))}")
+    return torch.from_numpy(np.stack(kept))

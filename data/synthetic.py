@@ -1,0 +1,133 @@
+"""Drawn videos that need memory: what comes next cannot be told from one frame.
+
+A glyph is drawn from the signed distance to its outline: pixels, negative inside.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+
+RADIUS = 7.0, 9.0
+SPEED = 1.0, 2.5  # pixels per frame on each axis
+MARGIN = 12  # pixels around the canvas, so that no glyph's window leaves it
+WINDOW = np.arange(-10.0, 12.0)  # pixel centres around the pixel that holds a glyph's centre
+COLOURS = np.array(
+    [
+        (255, 48, 48),
+        (48, 224, 64),
+        (72, 112, 255),
+        (255, 216, 32),
+        (240, 64, 240),
+        (32, 224, 240),
+        (255, 136, 24),
+    ],
+    dtype=np.float32,
+)
+
+
+def disc(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
+    return np.hypot(x, y) - r
+
+
+def ring(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
+    return np.abs(np.hypot(x, y) - 0.75 * r) - 0.25 * r
+
+
+def cross(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
+    return np.minimum(box(x, y, r, 0.35 * r), box(x, y, 0.35 * r, r))
+
+
+def triangle(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
+    R = 1.15 * r  # of the circle through its corners; the tip is up
+    y = y - 0.25 * R
+    return np.maximum(y, np.sqrt(0.75) * np.abs(x) - 0.5 * y) - 0.5 * R
+
+
+def square(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
+    return box(x, y, 0.9 * r, 0.9 * r)
+
+
+def box(x: np.ndarray, y: np.ndarray, half_width: float, half_height: float) -> np.ndarray:
+    return np.maximum(np.abs(x) - half_width, np.abs(y) - half_height)
+
+
+SHAPES: tuple[Callable[..., np.ndarray], ...] = (disc, ring, cross, triangle, square)
+
+
+@dataclass(frozen=True)
+class Glyph:
+    shape: Callable[..., np.ndarray]
+    colour: np.ndarray
+    """float32 (3,), RGB from 0 to 255"""
+    radius: float
+    """pixels"""
+    start: np.ndarray
+    """(x, y) of its centre in frame 0, pixels from the least that keeps it inside the walls"""
+    velocity: np.ndarray
+    """pixels per frame before any bounce"""
+
+    def centre(self, frame: int, size: int) -> tuple[float, float]:
+        """Straight on, folded at the walls that the outline touches."""
+        room = size - 2 * self.radius
+        way = (self.start + frame * self.velocity) % (2 * room)
+        x, y = room - np.abs(way - room) + self.radius - 0.5
+        return x, y
+
+
+def bouncing_glyphs(
+    frames: int, size: int = 64, glyphs: int = 3, seed: int = 0
+) -> Iterator[np.ndarray]:
+    """Coloured glyphs that cross a dark background at constant speed and bounce off its walls.
+
+    Later glyphs cover earlier ones. The same arguments draw the same frames, and more `frames`
+    only continue them.
+
+    Arguments:
+        frames: how many to draw.
+        size: height and width, in pixels; at least 24.
+        glyphs: how many move; from the eighth on colours come again.
+        seed: chooses shapes, colours, sizes, places and velocities.
+    Returns: an iterator over uint8 (size, size, 3).
+    """
+    if frames < 0 or glyphs < 0:
+        raise ValueError(f"frames is {frames} and glyphs {glyphs}; neither may be negative")
+    if size < 24:
+        raise ValueError(f"size is {size}; it must be at least 24, or glyphs have no room to move")
+    cast = cast_glyphs(glyphs, size, np.random.default_rng(seed))
+    return (draw(cast, frame, size) for frame in range(frames))
+
+
+def cast_glyphs(count: int, size: int, rng: np.random.Generator) -> list[Glyph]:
+    shapes, colours = rng.permutation(len(SHAPES)), rng.permutation(len(COLOURS))
+    cast = []
+    for n in range(count):
+        radius = rng.uniform(*RADIUS)
+        start = rng.uniform(0, size - 2 * radius, 2)
+        velocity = rng.uniform(*SPEED, 2) * rng.choice((-1, 1), 2)
+        shape, colour = SHAPES[shapes[n % len(shapes)]], COLOURS[colours[n % len(colours)]]
+        cast.append(Glyph(shape, colour, radius, start, velocity))
+    return cast
+
+
+def draw(cast: list[Glyph], frame: int, size: int) -> np.ndarray:
+    canvas = background(size).copy()
+    for glyph in cast:
+        x, y = glyph.centre(frame, size)
+        column, row = round(x), round(y)
+        distance = glyph.shape(WINDOW + (column - x), (WINDOW + (row - y))[:, None], glyph.radius)
+        cover = np.clip(0.5 - distance, 0, 1).astype(np.float32)[..., None]  # one soft pixel
+        top, left = (int(MARGIN + place + WINDOW[0]) for place in (row, column))
+        window = canvas[top : top + len(WINDOW), left : left + len(WINDOW)]
+        window += cover * (glyph.colour - window)
+    return (canvas[MARGIN:-MARGIN, MARGIN:-MARGIN] + 0.5).astype(np.uint8)
+
+
+@cache
+def background(size: int) -> np.ndarray:
+    """float32 (size, size, 3) plus its margin: dark, a little brighter to the lower right."""
+    along = np.arange(-MARGIN, size + MARGIN, dtype=np.float32) / size
+    slope = (along + along[:, None])[..., None] / 2
+    return np.array((14, 16, 26), np.float32) + slope * np.array((14, 18, 22), np.float32)

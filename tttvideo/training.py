@@ -1,0 +1,218 @@
+"""The outer loop: a LightningModule for models of tokens, text or video, and one for frames.
+
+The model's vocabulary and frame grid come from the data module's token file, so that they cannot
+disagree with it.
+"""
+
+import math
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from torch import Tensor
+
+from .backbone import Backbone, BackboneConfig
+from .checkpoints import load_frame_tokenizer
+from .frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
+
+
+@dataclass
+class OptimConfig:
+    lr: float = 3e-3
+    """Peak learning rate of AdamW."""
+    final_lr: float = 1e-5
+    """Learning rate at the last step, reached along a cosine."""
+    warmup: float = 0.1
+    """Share of all steps in which the learning rate rises linearly from 0."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates."""
+    weight_decay: float = 0.1
+    """On every parameter, norms and inner initial weights included, as in the paper."""
+    inner_lr_start: float | None = None
+    """Factor on the inner learning rate at step 0, rising to 1 with the warm-up; null: 0.1 for
+    TTT-MLP, which needs it, and 1 for TTT-Linear."""
+
+
+class OuterLoop(LightningModule):
+    """AdamW, linear warm-up, cosine, and the speed in the progress bar."""
+
+    def __init__(self, optim: OptimConfig):
+        super().__init__()
+        self.optim = optim
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        total = self.trainer.estimated_stepping_batches
+        if not math.isfinite(total):
+            raise ValueError("the cosine needs an end: set trainer.max_steps or trainer.max_epochs")
+        self.warmup_steps = max(1, round(self.optim.warmup * total))
+        floor = self.optim.final_lr / self.optim.lr
+
+        def factor(step: int) -> float:
+            if step < self.warmup_steps:
+                return (step + 1) / self.warmup_steps
+            done = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
+            return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            parameters, self.optim.lr, self.optim.betas, weight_decay=self.optim.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_train_start(self) -> None:
+        self.clock, self.units = time.monotonic(), 0
+
+    def count(self, units: int, name: str) -> None:
+        """Show units per second, over spans of at least half a second."""
+        self.units += units
+        seconds = time.monotonic() - self.clock
+        if seconds >= 0.5:
+            rate = self.units / seconds * self.trainer.world_size
+            self.log(name, rate, prog_bar=True, on_step=True)
+            self.clock, self.units = time.monotonic(), 0
+
+    def on_validation_end(self) -> None:
+        self.clock, self.units = time.monotonic(), 0  # validation is no training time
+
+
+class TokenModel(OuterLoop):
+    """Predict the next token, of text or of video.
+
+    Arguments:
+        backbone: the model; vocab_size and grid come from the data.
+        optim: the outer loop's optimiser.
+        frame_tokenizer: checkpoint of the frame tokenizer that made a video's tokens; it is kept in
+            this model's checkpoints, so that they can show what they predict.
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneConfig,
+        optim: OptimConfig = OptimConfig(),  # noqa: B008 - jsonargparse copies it
+        frame_tokenizer: str | None = None,
+    ):
+        super().__init__(optim)
+        self.config, self.frame_tokenizer_path = backbone, frame_tokenizer
+        self.backbone: Backbone | None = None
+        self.frame_tokenizer: FrameTokenizer | None = None
+
+    def configure_model(self) -> None:
+        if self.backbone is not None:
+            return
+        self.header = header = self.trainer.datamodule.header
+        self.backbone = Backbone(
+            replace(self.config, vocab_size=header.vocab_size, grid=header.grid)
+        )
+        if header.kind == "text":
+            return
+        if self.frame_tokenizer_path is None:
+            raise ValueError("these tokens are video: set model.frame_tokenizer to the checkpoint")
+        self.frame_tokenizer = load_frame_tokenizer(self.frame_tokenizer_path).requires_grad_(False)
+        fingerprint = self.frame_tokenizer.fingerprint()
+        if fingerprint != header.tokenizer:
+            raise ValueError(
+                f"the tokens were made by frame tokenizer {header.tokenizer}, and "
+                f"{self.frame_tokenizer_path} is {fingerprint}: prepare the video again with it"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["tttvideo"] = {
+            "model": "tokens",
+            "backbone": asdict(self.backbone.config),
+            "tokenizer": self.header.tokenizer,
+            "fps": self.header.fps,
+            "frame_tokenizer": self.frame_tokenizer and asdict(self.frame_tokenizer.config),
+        }
+
+    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+        inner = self.config.ttt.inner
+        start = self.optim.inner_lr_start
+        start = (0.1 if inner == "mlp" else 1.0) if start is None else start
+        rise = min(1.0, self.global_step / self.warmup_steps)
+        self.set_inner_lr(start + (1 - start) * rise)
+
+    def on_validation_start(self) -> None:
+        self.set_inner_lr(1.0)
+
+    on_test_start = on_validation_start
+
+    def set_inner_lr(self, factor: float) -> None:
+        for block in self.backbone.blocks:
+            block.mixer.lr_factor = factor
+
+    def loss(self, batch: Tensor) -> Tensor:
+        """Mean over the tokens of -log p(next token), in nats; batch (B, T + 1)."""
+        logits, _ = self.backbone(batch[:, :-1])
+        return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        loss = self.loss(batch)
+        self.log("train_loss", loss)
+        self.log("train_bits", loss.detach() / math.log(2), prog_bar=True)
+        self.count(batch[:, 1:].numel(), "tokens_per_s")
+        return loss
+
+    def validation_step(self, batch: Tensor, batch_idx: int, name: str = "val") -> None:
+        loss = self.loss(batch)
+        bits = loss / math.log(2)
+        options = {"batch_size": len(batch), "sync_dist": True}
+        self.log(f"{name}_loss", loss, **options)
+        self.log(f"{name}_bits", bits, prog_bar=True, **options)
+        if self.header.grid:
+            self.log(f"{name}_bits_per_frame", bits * self.header.frame, **options)
+
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx, "test")
+
+
+class FrameTokenizerModel(OuterLoop):
+    """Learn to bring frames back from their tokens.
+
+    Arguments:
+        tokenizer: the autoencoder.
+        optim: the outer loop's optimiser.
+    """
+
+    def __init__(
+        self,
+        tokenizer: FrameTokenizerConfig,
+        optim: OptimConfig = OptimConfig(),  # noqa: B008 - jsonargparse copies it
+    ):
+        super().__init__(optim)
+        self.tokenizer = FrameTokenizer(tokenizer)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["tttvideo"] = {
+            "model": "frame tokenizer",
+            "frame_tokenizer": asdict(self.tokenizer.config),
+        }
+
+    def training_step(self, frames: Tensor, batch_idx: int) -> Tensor:
+        pixels, _ = self.tokenizer(frames)
+        difference = pixels - frames / 255
+        loss = difference.abs().mean() + difference.square().mean()
+        self.log("train_loss", loss)
+        self.log("train_psnr", psnr(difference).mean(), prog_bar=True)
+        self.count(len(frames), "frames_per_s")
+        return loss
+
+    def validation_step(self, frames: Tensor, batch_idx: int, name: str = "val") -> None:
+        pixels, _ = self.tokenizer(frames)
+        difference = pixels.clamp(0, 1) - frames / 255
+        options = {"batch_size": len(frames), "sync_dist": True, "prog_bar": True}
+        self.log(f"{name}_psnr", psnr(difference).mean(), **options)
+
+    def test_step(self, frames: Tensor, batch_idx: int) -> None:
+        self.validation_step(frames, batch_idx, "test")
+
+
+def psnr(difference: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each frame, from differences (N, S, S, 3) of [0, 1]."""
+    return -10 * difference.detach().square().mean(dim=(1, 2, 3)).clamp_min(1e-10).log10()
