@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
-FRAMES, FPS, GLYPHS = 8000, 30, 2  # of the drawn video
+FRAMES, FPS, GLYPHS = 5000, 30, 2  # of the drawn video
 HELD_OUT = 64  # frames at the end that nothing learns from, or a fifth of a shorter video
 
 
@@ -27,9 +27,9 @@ def parser() -> argparse.ArgumentParser:
         "--steps",
         type=int,
         nargs=2,
-        default=(2500, 1500),
+        default=(2000, 1200),
         metavar=("FRAMES", "TOKENS"),
-        help="training steps of the frame tokenizer and of the model (default: 2500 1500)",
+        help="training steps of the frame tokenizer and of the model (default: 2000 1200)",
     )
     return top
 

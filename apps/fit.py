@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -23,7 +24,11 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 
 def main(arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # windows are memory maps
+    warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # frozen
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # small data
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+    torch.set_flush_denormal(True)  # a CPU takes a hundred times longer over numbers below 1e-38
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     Command(
         LightningModule,

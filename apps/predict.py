@@ -48,10 +48,10 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
     top.add_argument(
-        "--temperature", type=float, default=0.0, help="0 takes the likeliest token (default: 0)"
+        "--temperature", type=float, default=0.7, help="0 takes the likeliest token (default: 0.7)"
     )
     top.add_argument("--top-k", type=int, default=0, help="keep the k likeliest (default: all)")
-    top.add_argument("--top-p", type=float, default=1.0, help="probability to keep (default: 1)")
+    top.add_argument("--top-p", type=float, default=0.9, help="probability to keep (default: 0.9)")
     top.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
     return top
 

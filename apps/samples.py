@@ -9,6 +9,7 @@ from einops import rearrange
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 from tttvideo.data.frames import write_video
@@ -28,7 +29,8 @@ class Samples(Callback):
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, model: LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.training or not isinstance(model, TokenModel):
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if not fitting or not isinstance(model, TokenModel):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         window = trainer.val_dataloaders.dataset[0].to(model.device)[None]

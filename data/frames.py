@@ -32,6 +32,7 @@ BACKENDS = ("auto", "decord", "pyav")
 CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # those with a true index
 DECORD_CODECS = ("h264", "hevc", "vp9")
 COUNTED_CODECS = (*DECORD_CODECS, "av1")  # one packet shows one frame, unless it holds a field
+TEXT_ART = ("tty", "bin", "xbin", "adf", "idf")  # FFmpeg would draw any text as a picture
 AHEAD = 256 * 2**20  # bytes that decord may come to hold; it decodes ahead as far as the file goes
 SLACK = 0.1  # seconds by which a file may be shorter than it declares
 UPRIGHT = (1, 0, 0, 1)
@@ -240,6 +241,8 @@ def opened(path: str | os.PathLike) -> Iterator[tuple[Any, Any]]:
             os.path.abspath(path), options=options, metadata_errors="replace"
         ) as container:
             stream = container.streams.best("video")
+            if container.format.name in TEXT_ART:
+                raise VideoError(f"{path} is text, not video; leave it out")
             if stream is None or stream.disposition & Disposition.attached_pic:
                 raise VideoError(f"{path} has no video stream; leave it out")
             stream.thread_count = 1

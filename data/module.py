@@ -22,7 +22,8 @@ class TokenData(LightningDataModule):
     Arguments:
         train: token file to learn from.
         validation: token file to measure on; null holds out the end of `train`.
-        holdout: share of `train` that is held out when there is no validation file.
+        holdout: share of `train` that is held out when there is no validation file, and at least a
+            window.
         window: tokens per window, T; for video a multiple of the tokens of a frame.
         batch_size: windows per step.
         seed: of the order.
@@ -63,8 +64,10 @@ class TokenData(LightningDataModule):
                     )
             self.validation_tokens = other.tokens
         else:
-            frames = len(self.file.tokens) // self.header.frame
-            kept = (frames - int(frames * self.holdout)) * self.header.frame
+            frame = self.header.frame
+            frames = len(self.file.tokens) // frame
+            held = max(int(frames * self.holdout), self.window // frame + 1)  # a window at least
+            kept = max(0, frames - held) * frame
             self.train_tokens = self.file.tokens[:kept]
             self.validation_tokens = self.file.tokens[kept:]
 

@@ -159,6 +159,8 @@ class Windows(Dataset):
         return self.count
 
     def __getitem__(self, index: int) -> Tensor:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
         start = self.offset + index * self.length
         return torch.from_numpy(self.tokens[start : start + self.length + 1].astype(np.int64))
 

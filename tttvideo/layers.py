@@ -43,10 +43,11 @@ class ShortConv(nn.Module):
 
     def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, T, C) after the inputs `tail` (B, K - 1, C); an output like x, the new tail."""
-        x = torch.cat((tail.to(x.dtype), x), dim=1)
-        weight, bias = self.weight[:, None].to(x.dtype), self.bias.to(x.dtype)
-        y = F.conv1d(x.mT, weight, bias, groups=x.shape[2])
-        return y.mT, x[:, x.shape[1] - tail.shape[1] :]
+        T, x = x.shape[1], torch.cat((tail.to(x.dtype), x), dim=1)
+        y = self.bias.to(x.dtype)
+        for tap, weight in enumerate(self.weight.to(x.dtype).unbind(1)):
+            y = torch.addcmul(y, x[:, tap : tap + T], weight)
+        return y, x[:, T:]
 
 
 class SwiGLU(nn.Module):

@@ -121,6 +121,19 @@ class TokenModel(OuterLoop):
                 f"the tokens were made by frame tokenizer {header.tokenizer}, and "
                 f"{self.frame_tokenizer_path} is {fingerprint}: prepare the video again with it"
             )
+        self.embed_alike()
+
+    @torch.no_grad()
+    def embed_alike(self) -> None:
+        """Begin with embeddings in which tokens of near codes look alike, as their pixels do."""
+        fsq = self.frame_tokenizer.fsq
+        codes = fsq.to_codes(torch.arange(self.header.vocab_size))
+        features = torch.cat((codes, codes.square() - codes.square().mean(0)), dim=1)
+        tables = [self.backbone.embedding.weight]
+        if self.backbone.window:
+            tables.append(self.backbone.window.embedding.weight[: len(codes)])
+        for table in tables:
+            table += features @ torch.randn(features.shape[1], table.shape[1]) * table.std()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["tttvideo"] = {

@@ -1,0 +1,93 @@
+"""The laws of the house: imports point down, and only by the right names."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parent.parent
+FLOORS = {
+    "apps": 5,
+    "tttvideo/training.py": 4,
+    "tttvideo/sampling.py": 4,
+    "tttvideo/checkpoints.py": 3.5,  # training reads the frame tokenizer's checkpoint
+    "tttvideo/backbone.py": 3,
+    "tttvideo/frame_tokenizer.py": 3,
+    "tttvideo/ttt.py": 2,
+    "tttvideo/layers.py": 1,
+    "kernels": 1,
+    "data": 1,
+}
+FILES = sorted(
+    path for room in ("apps", "data", "kernels", "tttvideo") for path in (ROOT / room).glob("*.py")
+)
+
+
+def room(path):
+    """The room of a file: its folder, or itself in tttvideo/."""
+    relative = path.relative_to(ROOT)
+    return relative.as_posix() if relative.parts[0] == "tttvideo" else relative.parts[0]
+
+
+def imported(path):
+    """Absolute module names that a file imports, wherever in it."""
+    package = ["tttvideo"] if path.parent.name == "tttvideo" else ["tttvideo", path.parent.name]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            yield ".".join([*base, *([node.module] if node.module else [])])
+
+
+def rooms_imported(path):
+    for name in imported(path):
+        first, *rest = name.split(".")
+        if first == "tttvideo" and rest:
+            inside = rest[0] in ("apps", "data", "kernels")
+            yield rest[0] if inside else f"tttvideo/{rest[0]}.py"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_point_down(path):
+    here = room(path)
+    if here == "tttvideo/__init__.py":
+        assert not list(imported(path))
+        return
+    for other in rooms_imported(path):
+        assert other == here or FLOORS[other] < FLOORS[here], f"{here} imports {other}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_rooms_are_imported_by_their_right_names(path):
+    for name in imported(path):
+        assert name.split(".")[0] not in ("kernels", "data", "apps", "configs")
+
+
+def test_kernels_know_tensors_only_and_only_apps_know_kernels_and_data():
+    for path in FILES:
+        outside = {name.split(".")[0] for name in imported(path)}
+        if room(path) == "kernels":
+            assert not outside & {"lightning", "numpy", "decord", "av"}, path
+        if room(path) not in ("apps", "data"):
+            assert "data" not in set(rooms_imported(path)), path
+
+
+def test_across_folders_absolute_and_within_a_folder_relative_imports():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level <= 1, path
+                own = (
+                    "tttvideo" if path.parent.name == "tttvideo" else f"tttvideo.{path.parent.name}"
+                )
+                assert node.module != own or node.level, path
+                if own != "tttvideo":
+                    assert not (node.module or "").startswith(own + "."), path
+
+
+def test_rooms_inside_the_package_are_links_to_the_top_level_folders():
+    for name in ("apps", "configs", "data", "kernels"):
+        link = ROOT / "tttvideo" / name
+        assert link.is_symlink() and link.readlink() == Path("..") / name
