@@ -96,13 +96,17 @@ def run(
         if backend == "reference":
             y, state = reference.run(q, k, v, eta, token_scale, norm, state)
             return y.to(dtype), state
-        ys, start = [], 0
-        for length, part in cut(q.shape[1], state.filled, mini_batch_size):
-            q_, k_, v_, eta_ = (x[:, start : start + length] for x in (q, k, v, eta))
-            y, state = part(q_, k_, v_, eta_, token_scale, norm, state)
+        lengths, parts = zip(*cut(q.shape[1], state.filled, mini_batch_size), strict=True)
+        ys = []
+        for part, *tokens in zip(parts, *(split(x, lengths) for x in (q, k, v, eta)), strict=True):
+            y, state = part(*tokens, token_scale, norm, state)
             ys.append(y)
-            start += length
-    return torch.cat(ys, dim=1).to(dtype), state
+    return (torch.cat(ys, dim=1) if len(ys) > 1 else ys[0]).to(dtype), state
+
+
+def split(x: Tensor, lengths: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """x cut along its tokens; whole, it is spared a view whose gradient would be a copy."""
+    return x.split(lengths, dim=1) if len(lengths) > 1 else (x,)
 
 
 def cut(T: int, filled: int, M: int) -> list[tuple[int, object]]:

@@ -1,13 +1,19 @@
 """Laws of the inner loop: dual equals reference, in any pieces, with every outer gradient."""
 
+import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from tttvideo.kernels import State, inner, reference, ttt_linear, ttt_mlp
+from tttvideo.kernels import State, dual, dual_mlp, inner, reference, ttt_linear, ttt_mlp, walk
 
+
+spec = importlib.util.spec_from_file_location("peer", Path(__file__).with_name("peer.py"))
+peer = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(peer)
 
 OPS = {"linear": ttt_linear, "mlp": ttt_mlp}
 B, H, D, E = 2, 3, 6, 10
@@ -71,20 +77,208 @@ def test_any_cut_gives_the_same_output_and_state(kind, cuts, backend):
     torch.testing.assert_close(tensors(after_cut), tensors(after), rtol=1e-12, atol=1e-12)
 
 
+def gradients(outputs, inputs, state, **options):
+    """Of a loss in which every element of the outputs has its own weight."""
+    leaves = [x for x in (*inputs, *state.weights) if x.requires_grad]
+    loss = sum((x * torch.cos(torch.arange(x.numel()).view_as(x))).sum() for x in outputs)
+    return torch.autograd.grad(loss, leaves, **options)
+
+
+def assert_same_gradients(fast, slow, tolerance):
+    for a, b in zip(fast, slow, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=tolerance * max(1, b.abs().max().item()))
+
+
 @pytest.mark.parametrize("kind", OPS)
 @pytest.mark.parametrize("cuts", [(21,), (3, 9, 1, 8)], ids=str)
 def test_outer_gradients_of_dual_equal_those_of_reference(kind, cuts):
     inputs, state = random_inner(kind, T=21, M=4)
-    leaves = [*inputs, *state.weights]
 
-    def gradients(y, after):
-        outputs = [y, *tensors(after)]
-        loss = sum((x * torch.cos(torch.arange(x.numel()).view_as(x))).sum() for x in outputs)
-        return torch.autograd.grad(loss, leaves)
+    def of(y, after):
+        return gradients([y, *tensors(after)], inputs, state)
 
-    fast = gradients(*run_in_pieces(kind, inputs, state, cuts))
-    slow = gradients(*run(kind, inputs, state, "reference"))
+    fast = of(*run_in_pieces(kind, inputs, state, cuts))
+    slow = of(*run(kind, inputs, state, "reference"))
     torch.testing.assert_close(fast, slow, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", OPS)
+@pytest.mark.parametrize("M, n", [(1, 4), (4, 1), (4, 3), (16, 2)])
+def test_groups_of_mini_batches_change_nothing(kind, M, n, monkeypatch):
+    inputs, state = random_inner(kind, T=7 * M, M=M)
+    size = B * H * M * (D if kind == "linear" else E)
+    monkeypatch.setattr(walk, "GROUP", n * size)
+    assert walk.Walk(*inputs[:1], *inputs[4:], state.weights).n == n  # so 7 leave a remainder
+    y, after = run(kind, inputs, state)
+    y_slow, after_slow = run(kind, inputs, state, "reference")
+    torch.testing.assert_close(y, y_slow, rtol=1e-12, atol=1e-12)
+    fast = gradients([y, *after.weights], inputs, state)
+    slow = gradients([y_slow, *after_slow.weights], inputs, state)
+    assert_same_gradients(fast, slow, 1e-12)
+
+
+@pytest.mark.parametrize("kind", OPS)
+@pytest.mark.parametrize("part", ["output", "final state"])
+def test_gradients_flow_from_the_output_alone_and_from_the_final_state_alone(kind, part):
+    inputs, state = random_inner(kind, T=12, M=4)
+
+    def of(y, after):
+        outputs = [y] if part == "output" else after.weights
+        return gradients(outputs, inputs, state, allow_unused=True, materialize_grads=True)
+
+    fast = of(*run(kind, inputs, state))
+    assert_same_gradients(fast, of(*run(kind, inputs, state, "reference")), 1e-12)
+
+
+@pytest.mark.parametrize("kind", OPS)
+@pytest.mark.parametrize("zero", ["eta", "token_scale", "last token_scale", "some of both"])
+def test_zero_step_sizes_have_exact_gradients(kind, zero):
+    inputs, state = random_inner(kind, T=12, M=4)
+    eta, token_scale = inputs[3].detach(), inputs[4].detach()
+    for x, index in {
+        "eta": [(eta, ...)],
+        "token_scale": [(token_scale, ...)],
+        "last token_scale": [(token_scale, -1)],
+        "some of both": [(eta, (0, slice(2, 9, 3))), (token_scale, slice(0, 2))],
+    }[zero]:
+        x[index] = 0
+    fast, slow = (
+        gradients([y, *after.weights], inputs, state)
+        for y, after in (run(kind, inputs, state, backend) for backend in ("dual", "reference"))
+    )
+    assert_same_gradients(fast, slow, 1e-12)
+
+
+@pytest.mark.parametrize("kind", OPS)
+def test_a_graph_may_be_walked_back_twice_but_not_differentiated_twice(kind):
+    inputs, state = random_inner(kind, T=12, M=4)
+    y, after = run(kind, inputs, state)
+    first = gradients([y, *after.weights], inputs, state, retain_graph=True)
+    again = gradients([y, *after.weights], inputs, state, retain_graph=True)
+    assert all(map(torch.equal, first, again))
+    with pytest.raises(RuntimeError, match="differentiates whole mini-batches once; use backend"):
+        gradients([y], inputs, state, create_graph=True)
+
+
+def test_only_what_needs_a_gradient_gets_one():
+    inputs, state = random_inner("mlp", T=12, M=4)
+    every = dict(
+        zip("qkvetgs", gradients([run("mlp", inputs, state)[0]], inputs, state), strict=False)
+    )
+    for x in (*inputs[:2], *inputs[3:], *state.weights):
+        x.requires_grad_(False)
+    (v,) = gradients([run("mlp", inputs, state)[0]], inputs, state)
+    assert torch.equal(v, every["v"])
+
+
+@pytest.mark.parametrize("kind", OPS)
+def test_strides_of_inputs_and_gradients_do_not_matter(kind):
+    inputs, state = random_inner(kind, T=12, M=4)
+    y, _ = run(kind, inputs, state)
+    strided = [x.detach().transpose(1, 2).contiguous().transpose(1, 2) for x in inputs[:4]]
+    strided = [x.requires_grad_() for x in strided] + inputs[4:]
+    assert not any(x.is_contiguous() for x in strided[:4])
+    y_strided, _ = run(kind, strided, state)
+    assert torch.equal(y, y_strided)
+    ones = torch.ones(()).to(y).expand_as(y)
+    for a, b in zip(
+        torch.autograd.grad(y, inputs, ones),
+        torch.autograd.grad(y_strided, strided, ones + 0),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+
+
+def saved_bytes(kind, whole, sizes):
+    """What autograd keeps of whole mini-batches, in bytes per byte of q; the inputs not counted."""
+    b, t, h, d, m = sizes
+    x = torch.randn(4, b, t, h, d).unbind()
+    norm = torch.randn(2, h, d)
+    widths = (d, d) if kind == "linear" else (d, 4 * d, d)
+    weights = [
+        torch.randn(b, h, rows, after)
+        for before, after in zip(widths[:-1], widths[1:], strict=True)
+        for rows in (before, 1)
+    ]
+    inputs = [*x[:3], x[3][..., 0].clone(), torch.rand(m), *norm.unbind(), *weights]
+    inputs = [x.clone().requires_grad_() for x in inputs]
+    own = {x.untyped_storage().data_ptr() for x in inputs}
+    kept = {}
+
+    def keep(x):
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        y, _ = whole(*inputs[:5], tuple(inputs[5:7]), State(tuple(inputs[7:])))
+    return sum(n for storage, n in kept.items() if storage not in own) / x[0].nbytes
+
+
+@pytest.mark.parametrize("kind, bound", [("linear", 2.3), ("mlp", 6.6)])
+def test_the_backward_keeps_a_few_rows_per_token(kind, bound):
+    sizes = (2, 512, 2, 16, 16)
+    assert saved_bytes(kind, dual.whole, sizes) < bound
+    assert saved_bytes(kind, peer.whole, sizes) > 6 * bound
+
+
+@pytest.mark.parametrize("kind", OPS)
+def test_without_gradients_nothing_is_kept(kind, monkeypatch):
+    monkeypatch.setattr(walk, "keep", None)
+    inputs, state = random_inner(kind, T=12, M=4)
+    with torch.no_grad():
+        y, _ = run(kind, inputs, state)
+    with torch.inference_mode():
+        y_inference, _ = run(kind, inputs, state)
+    y_plain, after = run(kind, [x.detach() for x in inputs], state.map(torch.Tensor.detach))
+    assert torch.equal(y, y_plain) and torch.equal(y, y_inference)
+    assert not y_plain.requires_grad and not after.weights[0].requires_grad
+
+
+@pytest.mark.parametrize("kind", OPS)
+def test_a_long_walk_there_and_back_loses_no_digits(kind):
+    inputs, state = random_inner(kind, T=1024, M=8, dtype=torch.float32)
+    with torch.no_grad():  # tame steps: after wild ones no two roundings stay together
+        inputs[3].abs_().mul_(0.1)
+        inputs[4].copy_(1 / torch.arange(1, 9))
+        inputs[5].fill_(1)
+
+    def of(whole, dtype):
+        leaves = [x.detach().to(dtype).requires_grad_() for x in (*inputs, *state.weights)]
+        y, after = whole(*leaves[:5], tuple(leaves[5:7]), State(tuple(leaves[7:])))
+        return gradients([y, *after.weights], leaves, State(()))
+
+    exact, fast = of(peer.whole, torch.float64), of(dual.whole, torch.float32)
+    for a, b in zip(fast, exact, strict=True):
+        assert (a - b).norm() < 1e-5 * b.norm()
+
+
+@pytest.mark.parametrize("kind", OPS)
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (1, 2, 3, 1), (3, 1, 1, 5)], ids=str)
+def test_the_smallest_sizes_serve(kind, sizes, monkeypatch):
+    for name, size in zip(("B", "H", "D", "E"), sizes, strict=True):
+        monkeypatch.setitem(globals(), name, size)
+    inputs, state = random_inner(kind, T=6, M=2)
+    fast, slow = (
+        gradients([y, *after.weights], inputs, state)
+        for y, after in (run(kind, inputs, state, backend) for backend in ("dual", "reference"))
+    )
+    assert_same_gradients(fast, slow, 1e-12)
+
+
+def test_gelu_and_its_derivatives_equal_autograd():
+    z = torch.linspace(-9, 9, 400, dtype=torch.float64).requires_grad_()
+    y = inner.gelu(z)
+    (slope,) = torch.autograd.grad(y.sum(), z, create_graph=True)
+    (curve,) = torch.autograd.grad(slope.sum(), z)
+    out = torch.empty_like(y)
+    with torch.no_grad():
+        fast = dual_mlp.gelu(z, out, order=2)
+    torch.testing.assert_close(out, y, rtol=1e-13, atol=1e-15)
+    torch.testing.assert_close(fast[0], slope, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(fast[1] * dual_mlp.CURVATURE, curve, rtol=1e-11, atol=1e-13)
+    far = torch.tensor([-1e9, -1e4, 1e4, 1e9])
+    slope, curve = dual_mlp.gelu(far, torch.empty(4), order=2)
+    assert slope.tolist() == [0, 0, 1, 1] and curve.tolist() == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("kind", OPS)
@@ -163,6 +357,16 @@ def test_autocast_does_not_reach_the_inner_loop(kind):
         y_cast, after_cast = run(kind, inputs, state)
     assert torch.equal(y, y_cast)
     assert all(map(torch.equal, tensors(after), tensors(after_cast)))
+
+
+@pytest.mark.parametrize("kind", OPS)
+def test_autocast_does_not_reach_the_walk_back(kind):
+    inputs, state = random_inner(kind, T=8, M=4, dtype=torch.float32)
+    y, after = run(kind, inputs, state)
+    plain = gradients([y, *after.weights], inputs, state, retain_graph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = gradients([y, *after.weights], inputs, state)
+    assert all(map(torch.equal, plain, cast))
 
 
 def spoilt(position, value):

@@ -1,0 +1,47 @@
+"""Every command and every line of Python in the README runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tttvideo.apps import demo
+from tttvideo.apps.cli import main
+from tttvideo.data.frames import write_video
+from tttvideo.data.synthetic import bouncing_glyphs
+
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+SHORT = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", *QUIET]
+SMALLER = {"demo": ["--steps", "2", "2"], "fit": SHORT}
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, capsys):
+    """With fewer steps and a shorter drawn video; `./run test` is what runs this."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "FRAMES", 60)
+    Path("clips").mkdir()
+    for path in ("clip.mp4", "clips/a.mp4"):
+        write_video(Path(path), bouncing_glyphs(60), 30)
+    Path("books").mkdir()
+    Path("books/a.txt").write_text("It was the best of times. " * 1000)
+    lines = "".join(blocks("console")).strip().splitlines()
+    assert len(lines) == 12
+    for line in lines:
+        run, command, *arguments = shlex.split(line)
+        assert run == "./run"
+        if command != "test":
+            main([command, *arguments, *SMALLER.get(command, [])])
+    assert Path("out/clip/compare.mp4").is_file()
+    assert "It was " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_the_python_of_the_readme_runs(code):
+    exec(code, {})
