@@ -5,6 +5,7 @@ H frames of the horizon, S pixels of height and width.
 
 import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,6 @@ class Result:
     """
 
     def __init__(self, out: Path, fps: float, context: list[np.ndarray], horizon: int):
-        out.mkdir(parents=True, exist_ok=True)
         self.out, self.fps, self.last, self.horizon = out, fps, context[-1], horizon
         self.context = context
         self.prediction = VideoWriter(out / "prediction.mp4", fps)
@@ -49,15 +49,16 @@ class Result:
         self.count, self.about = 0, {}
 
     def __enter__(self) -> "Result":
-        self.prediction.__enter__()
-        self.compare.__enter__()
-        for image in self.context:
-            self.compare.write(panels({"context": image, "truth": None, "prediction": None}))
+        with ExitStack() as stack:
+            stack.enter_context(self.prediction)
+            stack.enter_context(self.compare)
+            for image in self.context:
+                self.compare.write(panels({"context": image, "truth": None, "prediction": None}))
+            self.open = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self.prediction.__exit__(*error)
-        self.compare.__exit__(*error)
+        self.open.__exit__(*error)
 
     def add(
         self, prediction: np.ndarray, truth: np.ndarray | None, ceiling: np.ndarray | None

@@ -17,8 +17,9 @@ def import_parser() -> argparse.ArgumentParser:
     top.add_argument("out", metavar="CKPT", help="checkpoint to write")
     top.add_argument(
         "--tokenizer",
+        choices=("unknown", "bytes"),
         default="unknown",
-        help='what its tokens are; "bytes" lets `tttvideo generate` use it (default: unknown)',
+        help="what its tokens are; bytes lets `tttvideo generate` use it (default: unknown)",
     )
     return top
 
@@ -41,6 +42,9 @@ def main(arguments: list[str]) -> None:
         from tttvideo.checkpoints import read_reference, save_tokens_model
 
         backbone = read_reference(options.source)
+        size = backbone.config.vocab_size
+        if options.tokenizer == "bytes" and size != 256:
+            raise ValueError(f"{options.source} has {size} tokens; a model of bytes has 256")
         save_tokens_model(backbone, options.out, options.tokenizer)
     else:
         options = export_parser().parse_args(arguments[1:])

@@ -10,6 +10,7 @@ from typing import Any
 
 
 FRAMES, FPS, GLYPHS = 5000, 30, 2  # of the drawn video
+FEWEST = 24  # two windows of video_tiny, to learn from and to measure on, and the end
 HELD_OUT = 64  # frames at the end that nothing learns from, or a fifth of a shorter video
 
 
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> None:
     name = f"demo_{Path(options.video).stem}" if options.video else "demo"
     out = Path(options.out or f"out/{name}")
     if options.fresh:
-        shutil.rmtree(out, ignore_errors=True)
+        (out / "stages.json").unlink(missing_ok=True)
     stages = Stages(out / "stages.json")
     video = Path(options.video) if options.video else out / "video.mp4"
     if not options.video:
@@ -63,10 +64,14 @@ class Stages:
             print(f"[{name}] done before")
             return
         print(f"[{name}]", flush=True)
-        run()
         names = list(self.done)
         kept = names[: names.index(name)] if name in names else names
-        self.done = {kept_name: self.done[kept_name] for kept_name in kept} | {name: told}
+        self.save({kept_name: self.done[kept_name] for kept_name in kept})
+        run()
+        self.save(self.done | {name: told})
+
+    def save(self, done: dict[str, Any]) -> None:
+        self.done = done
         partial = self.path.with_suffix(".partial")
         partial.write_text(json.dumps(self.done))
         os.replace(partial, self.path)
@@ -88,10 +93,10 @@ def learn_and_predict(
     from . import fit, predict, prepare
 
     reader = VideoReader(video, 64)
-    times, fps = reader.index.times, reader.info.fps
+    times, fps = reader.index.times, reader.info.fps or 30.0
     held = min(HELD_OUT, len(times) // 5)
-    if held < 1:
-        raise ValueError(f"{video} has {len(times)} frames; the demo needs at least 5")
+    if len(times) < FEWEST:
+        raise ValueError(f"{video} has {len(times)} frames; the demo needs at least {FEWEST}")
     end = float(times[-held - 1] + times[-held]) / 2
     file = [str(video.resolve()), video.stat().st_size, video.stat().st_mtime_ns]
     tokenizer, model, tokens = out / "frame_tokenizer", out / "model", out / "tokens.bin"
@@ -101,7 +106,7 @@ def learn_and_predict(
         fit.main(
             ["fit", "--config", "frame_tokenizer_tiny", "--out", str(tokenizer)]
             + ["--data.videos", json.dumps([str(video)]), "--data.end", str(end)]
-            + ["--trainer.max_steps", str(frame_steps)]
+            + ["--trainer.max_steps", str(frame_steps), "--trainer.devices", "1"]
             + ["--trainer.val_check_interval", str(frame_steps)]
         )
 
@@ -115,7 +120,8 @@ def learn_and_predict(
         fit.main(
             ["fit", "--config", "video_tiny", "--out", str(model)]
             + ["--model.frame_tokenizer", str(tokenizer / "last.ckpt")]
-            + ["--data.train", str(tokens), "--trainer.max_steps", str(token_steps)]
+            + ["--data.train", str(tokens), "--trainer.devices", "1"]
+            + ["--trainer.max_steps", str(token_steps)]
             + ["--trainer.val_check_interval", str(token_steps)]
         )
 

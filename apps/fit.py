@@ -5,8 +5,10 @@ samples/. A run that is started again goes on from last.ckpt.
 """
 
 import logging
+import os
 import sys
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from .samples import Samples
 
@@ -30,24 +34,36 @@ def main(arguments: list[str]) -> None:
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
     torch.set_flush_denormal(True)  # a CPU takes a hundred times longer over numbers below 1e-38
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    Command(
-        LightningModule,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=0,
-        save_config_kwargs={"overwrite": True},
-        trainer_defaults={"use_distributed_sampler": False},
-        args=find_configs(arguments),
-    )
+    try:
+        Command(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"use_distributed_sampler": False},
+            args=find_configs(arguments),
+        )
+    except MisconfigurationException as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    except RuntimeError as error:
+        if "loading state_dict" not in str(error):
+            raise
+        raise ValueError(
+            "the checkpoint in --out is of another model than the config; choose another --out"
+        ) from error
 
 
 def find_configs(arguments: list[str]) -> list[str]:
     """The arguments, with names of packaged configs replaced by their files."""
-    found = list(arguments)
-    for i, argument in enumerate(found[:-1]):
-        if argument == "--config":
-            found[i + 1] = str(find_config(found[i + 1]))
+    found = [arguments[0]]
+    for before, argument in pairwise(arguments):
+        if before in ("--config", "-c"):
+            argument = str(find_config(argument))
+        elif argument.startswith("--config="):
+            argument = f"--config={find_config(argument.removeprefix('--config='))}"
+        found.append(argument)
     return found
 
 
@@ -73,6 +89,9 @@ class Command(LightningCLI):
 
     def instantiate_trainer(self, **changes: Any) -> Trainer:
         config = self.config[self.subcommand]
+        for name, instead in (("logger", "--wandb"), ("default_root_dir", "--out")):
+            if config.trainer[name] is not None:
+                raise ValueError(f"trainer.{name} is not used here; say {instead} instead")
         out = Path(config.out)
         loggers = [CSVLogger(out, name="logs")]
         if config.wandb != "off":
@@ -80,6 +99,7 @@ class Command(LightningCLI):
             offline = config.wandb == "offline"
             loggers.append(WandbLogger(save_dir=out, project="tttvideo", offline=offline))
         callbacks = [SaveLast(out / "last.ckpt", config.save_every), Samples(out / "samples")]
+        callbacks += self.config_init[self.subcommand].trainer.callbacks or []
         return super().instantiate_trainer(
             default_root_dir=out, logger=loggers, callbacks=callbacks, **changes
         )
@@ -88,30 +108,40 @@ class Command(LightningCLI):
         self.resume()
 
     def before_validate(self) -> None:
-        self.resume()
+        if not self.resume():
+            raise ValueError(f"there is no {self.last}; say --out of a run, or --ckpt_path")
 
-    def before_test(self) -> None:
-        self.resume()
+    before_test = before_validate
 
-    def resume(self) -> None:
-        """Unless told of a checkpoint, use the one that this run left behind."""
+    @property
+    def last(self) -> Path:
+        return Path(self.config_init[self.subcommand].out) / "last.ckpt"
+
+    def resume(self) -> bool:
+        """Unless told of a checkpoint, use the one that this run left behind; is there any?"""
         config = self.config_init[self.subcommand]
-        last = Path(config.out) / "last.ckpt"
-        if config.ckpt_path is None and last.is_file():
-            print(f"going on from {last}", file=sys.stderr)
-            config.ckpt_path = str(last)
+        if config.ckpt_path is None and self.last.is_file():
+            rank_zero_only(print)(f"using {self.last}", file=sys.stderr)
+            config.ckpt_path = str(self.last)
+        return config.ckpt_path is not None
 
 
 class SaveLast(Checkpoint):
     """Keep one checkpoint, of the last step that is a multiple of `every`, and of the end."""
 
     def __init__(self, path: Path, every: int):
-        self.path, self.every, self.saved = path, every, -1
+        if every < 1:
+            raise ValueError(f"--save_every {every} must be 1 or more")
+        self.path, self.every, self.saved = path, every, 0
 
     def save(self, trainer: Trainer) -> None:
+        """Under a temporary name in the same folder first: a kill must not cost the run."""
         if trainer.global_step != self.saved:
             self.saved = trainer.global_step
-            trainer.save_checkpoint(self.path)
+            partial = self.path.with_suffix(".partial")
+            trainer.save_checkpoint(partial)
+            if trainer.is_global_zero:
+                os.replace(partial, self.path)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if trainer.global_step % self.every == 0:

@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
 
 
 def read_prompt(options: argparse.Namespace) -> bytes:
-    if options.prompt_file:
+    if options.prompt_file is not None:
         with open(options.prompt_file, "rb") as file:
             prompt = file.read()
     elif options.prompt == "-":

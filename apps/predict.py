@@ -1,6 +1,6 @@
 """`tttvideo predict CKPT VIDEO`: a video goes on, measured where the file has the truth.
 
-The video is read once, frame by frame, and what is kept of it does not grow with its length.
+The video is read frame by frame; the model's state has the same size however long it is.
 
 H frames of the horizon, S pixels of height and width, P tokens per frame.
 """
@@ -90,6 +90,7 @@ def predict(
     from .compare import Result
     from .terminal import best_device, progress
 
+    out.mkdir(parents=True, exist_ok=True)
     device = best_device()
     backbone = model.backbone.to(device)
     tokenizer = model.frame_tokenizer.to(device)
@@ -137,15 +138,14 @@ def count_frames(
     times: "np.ndarray", fps: float, context: float | None, horizon: float
 ) -> tuple[int, int]:
     """Frames of the context and of the horizon; ValueError where there is nothing to read."""
-    there, ahead = len(times), round(horizon * fps)
+    there, ahead = len(times), round(min(horizon, 1e6) * fps)
     if ahead < 1:
         raise ValueError(f"--horizon {horizon} is less than a frame at {fps:g} frames per second")
-    known = there - ahead if context is None else int((times < context).sum())
+    if context is None:
+        return (there - ahead if there > ahead else there), ahead
+    known = int((times < context).sum())
     if known < 1:
-        raise ValueError(
-            f"the video has {there} frames and the horizon takes {ahead} at {fps:g} frames per "
-            "second, which leaves no context; choose a shorter --horizon or a longer --context"
-        )
+        raise ValueError(f"--context {context} holds no frame; choose a longer one")
     return known, ahead
 
 

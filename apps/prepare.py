@@ -100,6 +100,8 @@ def prepare_video(inputs: list[str], out: Path, checkpoint: str, end: float | No
                 writer.write(tokens)
                 advance(len(tokens))
                 frames += len(tokens)
+        if not frames:
+            raise ValueError(f"--end {end} leaves no frame; choose a later one")
     print(f"{out}: {frames:,} frames of {len(files)} videos, {header.frame} tokens each")
 
 

@@ -34,15 +34,13 @@ class Samples(Callback):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         window = trainer.val_dataloaders.dataset[0].to(model.device)[None]
-        model.eval()
         if model.header.kind == "text":
             path = self.write_text(model, window, trainer.global_step)
         else:
             path = self.write_clip(model, window, trainer.global_step)
-        model.train()
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                log_to_wandb(logger, path)
+                log_to_wandb(logger, path, trainer.global_step)
 
     def write_text(self, model: TokenModel, window: torch.Tensor, step: int) -> Path:
         prompt = window[:, : window.shape[1] // 2]
@@ -54,7 +52,7 @@ class Samples(Callback):
             text = [ByteDecoder()(part, final=True) for part in (prompt[0].tolist(), tokens)]
         else:
             text = [" ".join(map(str, part)) for part in (prompt[0].tolist(), tokens)]
-        path.write_text("\n--- the model goes on ---\n".join(text) + "\n")
+        path.write_text("\n--- the model goes on ---\n".join(text) + "\n", encoding="utf-8")
         return path
 
     def write_clip(self, model: TokenModel, window: torch.Tensor, step: int) -> Path:
@@ -71,14 +69,14 @@ class Samples(Callback):
         return path
 
 
-def log_to_wandb(logger: WandbLogger, path: Path) -> None:
+def log_to_wandb(logger: WandbLogger, path: Path, step: int) -> None:
     import wandb
 
     if path.suffix == ".mp4":
         sample: Any = wandb.Video(str(path), format="mp4")
     else:
-        sample = wandb.Html(f"<pre>{escaped(path.read_text())}</pre>")
-    logger.experiment.log({"sample": sample})
+        sample = wandb.Html(f"<pre>{escaped(path.read_text(encoding='utf-8'))}</pre>")
+    logger.experiment.log({"sample": sample, "trainer/global_step": step})
 
 
 def escaped(text: str) -> str:

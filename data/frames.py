@@ -75,7 +75,7 @@ class Index:
     """What a file's packets say, without decoding."""
 
     times: np.ndarray
-    """seconds of every frame that is shown, from 0.0 upwards"""
+    """seconds of every frame that is shown, from 0.0 upwards; by the rate if it has no stamps"""
     hidden: int
     """frames that an edit list hides"""
     stamped: bool
@@ -208,7 +208,8 @@ def read_index(info: VideoInfo) -> Index:
     if declared - end * tick > max(SLACK, 3 / (info.fps or 1.0)):
         raise cut_short(info, len(stamps) + hidden)
     distinct = not bare and bool((np.diff(ticks) > 0).all())
-    return Index((ticks - ticks[:1]) * tick, hidden, distinct)
+    times = (ticks - ticks[:1]) * tick if distinct else np.arange(len(ticks)) / (info.fps or 1.0)
+    return Index(times, hidden, distinct)
 
 
 def decord_obstacle(info: VideoInfo, index: Index, held: int) -> str:

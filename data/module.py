@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from .frames import VideoReader
 from .text import find_files
@@ -18,6 +18,8 @@ VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm"
 
 class TokenData(LightningDataModule):
     """Windows of token files, in an order that depends on the seed and the epoch alone.
+
+    Windows cross from one document, or video, into the next, as in the paper.
 
     Arguments:
         train: token file to learn from.
@@ -75,10 +77,8 @@ class TokenData(LightningDataModule):
         windows = Windows(self.train_tokens, self.window, may_move=True)
         return ResumableLoader(windows, self.batch_size, self.seed, step=self.header.frame)
 
-    def val_dataloader(self) -> ResumableLoader:
-        return ResumableLoader(
-            Windows(self.validation_tokens, self.window), self.batch_size, shuffle=False
-        )
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(Windows(self.validation_tokens, self.window), self.batch_size)
 
     test_dataloader = val_dataloader
 
@@ -103,7 +103,7 @@ class FrameData(LightningDataModule):
         videos: files or folders.
         size: height and width in pixels.
         end: seconds of each video after which nothing is used; null: all of it.
-        most: frames kept in memory (12 kB each at 64 pixels), drawn evenly from longer videos.
+        most: frames kept in memory (3 size^2 bytes each), drawn evenly from longer videos.
         holdout: share of the frames, from the end, to measure on.
         batch_size: frames per step.
         seed: of the order.
@@ -135,8 +135,8 @@ class FrameData(LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         return ResumableLoader(Frames(self.frames[: -self.held]), self.batch_size, self.seed)
 
-    def val_dataloader(self) -> ResumableLoader:
-        return ResumableLoader(Frames(self.frames[-self.held :]), self.batch_size, shuffle=False)
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(Frames(self.frames[-self.held :]), self.batch_size)
 
     test_dataloader = val_dataloader
 

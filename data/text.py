@@ -20,7 +20,7 @@ def find_files(inputs: Iterable[str | Path], suffixes: tuple[str, ...]) -> list[
     files = []
     for path in map(Path, inputs):
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in suffixes)
+            found = sorted(p for p in path.rglob("*") if fits(p, suffixes))
             if not found:
                 raise ValueError(
                     f"the folder {path} has no file that ends in {', '.join(suffixes)}"
@@ -31,6 +31,11 @@ def find_files(inputs: Iterable[str | Path], suffixes: tuple[str, ...]) -> list[
         else:
             raise ValueError(f"there is no file or folder {path}")
     return files
+
+
+def fits(path: Path, suffixes: tuple[str, ...]) -> bool:
+    """A file of such a kind, and not the shadow that some systems write beside it."""
+    return path.suffix.lower() in suffixes and path.is_file() and not path.name.startswith("._")
 
 
 def read_bytes(path: Path, chunk: int = 1 << 22) -> Iterator[np.ndarray]:

@@ -171,11 +171,11 @@ class EpochBatches(Sampler[list[int]]):
     With several processes each takes its share of every batch.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, shuffle: bool):
+    def __init__(self, count: int, batch_size: int, seed: int):
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         self.rank = torch.distributed.get_rank() if distributed else 0
         self.world = torch.distributed.get_world_size() if distributed else 1
-        self.count, self.seed, self.shuffle = count, seed, shuffle
+        self.count, self.seed = count, seed
         self.batch_size = min(batch_size, max(1, count // self.world))
         self.epoch = self.first = 0
 
@@ -183,24 +183,20 @@ class EpochBatches(Sampler[list[int]]):
         return self.count // (self.batch_size * self.world)
 
     def __iter__(self) -> Iterator[list[int]]:
-        order = np.arange(self.count)
-        if self.shuffle:
-            order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
         size = self.batch_size * self.world
         for batch in range(self.first, len(self)):
             yield order[batch * size : (batch + 1) * size][self.rank :: self.world].tolist()
 
 
 class ResumableLoader(DataLoader):
-    """A DataLoader that goes on, after a restart, at the very batch where it stopped.
+    """A shuffled DataLoader that goes on, after a restart, at the very batch where it stopped.
 
     It counts the batches that were delivered, not those that workers fetched ahead.
     """
 
-    def __init__(
-        self, dataset: Dataset, batch_size: int, seed: int = 0, shuffle: bool = True, step: int = 1
-    ):
-        self.batches = EpochBatches(len(dataset), batch_size, seed, shuffle)
+    def __init__(self, dataset: Dataset, batch_size: int, seed: int = 0, step: int = 1):
+        self.batches = EpochBatches(len(dataset), batch_size, seed)
         self.step = step
         super().__init__(dataset, batch_sampler=self.batches)
         self.epoch = self.delivered = 0

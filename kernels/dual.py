@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from . import adjoint, dual_linear, dual_mlp, inner, walk
@@ -35,18 +34,20 @@ def piece(
 
     q, k, v (B, L, H, D); eta (B, L, H); token_scale (M,); norm a pair of (H, D). Returns y like q.
     """
-    q, k, v, eta = (rearrange(x, "b l h d -> b h l d") for x in (q, k, v, eta[..., None]))
+    q, k, v, eta = (x.transpose(1, 2) for x in (q, k, v, eta[..., None]))  # (B, H, L, .)
     norm = tuple(n[:, None] for n in norm)
     filled = state.filled + q.shape[-2]
     rows = interleave(*scaled_gradient(k, v, eta, state.weights, norm))
     if state.filled:
         rows = tuple(torch.cat(both, dim=-2) for both in zip(state.open, rows, strict=True))
+    else:
+        rows = tuple(x.clone() for x in rows)  # not views that would keep all of k
     y = read(q, state.weights, rows, token_scale[state.filled : filled, None], norm)
     if filled == len(token_scale):
         state = State(step(state.weights, rows, token_scale[-1]))
     else:
         state = State(state.weights, rows, filled)
-    return rearrange(y, "b h l d -> b l h d"), state
+    return y.transpose(1, 2), state
 
 
 def whole(

@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.checkpoints import load_reference, reference_name, save_reference
+from tttvideo.layers import FrameWindow
 from tttvideo.ttt import TTTConfig, TTTLayer
 
 
@@ -85,6 +86,7 @@ SMALL = dict(vocab_size=31, width=16, depth=2, heads=2, mlp_width=24)
 def small(kind="linear", backbone="mamba", grid=None, M=4, **changes):
     torch.manual_seed(0)
     ttt = TTTConfig(inner=kind, backbone=backbone, mini_batch_size=M)
+    changes = {"window_frames": 2, **changes}  # which text models do without
     model = Backbone(BackboneConfig(**SMALL, grid=grid, ttt=ttt, **changes))
     for parameter in model.parameters():  # nothing at zero, or a law could hold for nothing
         torch.nn.init.normal_(parameter, std=0.3)
@@ -135,15 +137,18 @@ def state_tensors(state):
     for block in state.blocks:
         inner = block.mixer.inner
         yield from (*inner.weights, *inner.open, block.mixer.tail, block.tail)
+    if state.recent is not None:
+        yield state.recent
 
 
 @KINDS
-def test_the_size_of_the_state_does_not_depend_on_how_much_was_read(kind):
-    model = small(kind)
+@pytest.mark.parametrize("grid", [None, (2, 2)], ids=str)
+def test_the_size_of_the_state_does_not_depend_on_how_much_was_read(kind, grid):
+    model = small(kind, grid=grid)
     with torch.no_grad():
         sizes = [
-            sum(x.numel() for x in state_tensors(model(torch.randint(31, (1, T)))[1]))
-            for T in (7, 7 + 40 * 4)
+            sum(x.untyped_storage().nbytes() for x in state_tensors(model(tokens)[1]))
+            for tokens in (torch.randint(31, (1, T)) for T in (7, 7 + 40 * 4))
         ]
     assert sizes[0] == sizes[1]
 
@@ -154,6 +159,31 @@ def test_rows_of_a_frame_have_places_of_their_own():
     assert len(angles[:6].unique(dim=0)) == 6
     assert torch.equal(angles[:6], angles[6:])
     assert len(layer.token_shift) == 6
+
+
+def test_the_window_shows_the_tokens_around_the_next_place():
+    """Against a loop over places, frames and neighbours; the none of the vocabulary where empty."""
+    rows, columns, frames, none = 3, 4, 2, 31
+    window = FrameWindow(none, 4, (rows, columns), frames)  # width 4: one feature per neighbour
+    window.embedding.weight.data[:, 0] = torch.arange(none + 1)
+    seen = []
+    window.mix.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
+    tokens = torch.randint(none, (1, 40))
+    window(tokens, window.init_state(1), 0)
+
+    def token_at(frame, row, column):
+        place = (frame * rows + row) * columns + column
+        there = frame >= 0 and 0 <= row < rows and 0 <= column < columns
+        return int(tokens[0, place]) if there else none
+
+    around = [(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)]
+    for t in range(40):
+        frame, place = divmod(t + 1, rows * columns)
+        row, column = divmod(place, columns)
+        wanted = [token_at(frame, row + y, column + x) for y, x in around[:4]]
+        for back in range(1, frames + 1):
+            wanted += [token_at(frame - back, row + y, column + x) for y, x in around]
+        assert seen[0][t].tolist() == wanted
 
 
 def test_a_clamped_token_scale_is_zero_and_starts_as_one_over_the_place():

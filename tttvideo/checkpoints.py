@@ -100,6 +100,9 @@ def load_reference(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) 
             ),
         )
     )
+    head = state_dict.get("lm_head.weight")
+    if head is not None and not torch.equal(head, state_dict["model.embed_tokens.weight"]):
+        raise ValueError("lm_head.weight is not the embedding; only models with a tied head load")
     ours = backbone.state_dict()
     names = {name: reference_name(name) for name in ours}
     check_keys(set(state_dict) - {"lm_head.weight"}, set(names.values()))
@@ -198,9 +201,12 @@ def load_tokens_model(path: str | Path) -> TokenCheckpoint:
     Raises ValueError, in one line, for anything else.
     """
     about, weights = read_checkpoint(path, "tokens")
-    config = about["backbone"]
-    grid = config["grid"] and tuple(config["grid"])
-    config = BackboneConfig(**{**config, "grid": grid, "ttt": TTTConfig(**config["ttt"])})
+    values = dict(about["backbone"])
+    try:
+        values["grid"] = values["grid"] and tuple(values["grid"])
+        config = BackboneConfig(**{**values, "ttt": TTTConfig(**values["ttt"])})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} was written by another version: {error}") from error
     tokenizer = None
     if about["frame_tokenizer"]:
         tokenizer = FrameTokenizer(FrameTokenizerConfig(**about["frame_tokenizer"]))
@@ -282,9 +288,9 @@ def read_reference(path: str | Path) -> Backbone:
     else:
         raise ValueError(f"{file} has no config: put the model's config.json beside it")
     try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"the config of {file} is not JSON: {error}") from error
+        values = dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"the config of {file} is not a JSON mapping: {error}") from error
     return load_reference(weights, values)
 
 

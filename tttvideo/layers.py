@@ -47,7 +47,7 @@ class ShortConv(nn.Module):
         y = self.bias.to(x.dtype)
         for tap, weight in enumerate(self.weight.to(x.dtype).unbind(1)):
             y = torch.addcmul(y, x[:, tap : tap + T], weight)
-        return y, x[:, T:]
+        return y, x[:, T:].clone()  # not a view that would keep all of x
 
 
 class SwiGLU(nn.Module):
@@ -83,7 +83,7 @@ class FrameWindow(nn.Module):
         other_column = places[:, None] % columns + column
         inside = (other_row >= 0) & (other_row < rows)
         inside &= (other_column >= 0) & (other_column < columns)
-        lag = frame * rows * columns - row * columns - column
+        lag = (frame * rows * columns - row * columns - column).clamp_min(1)  # 0 only if outside
         self.none, self.past = vocab_size, int(lag.max()) - 1
         self.register_buffer("lag", lag, persistent=False)  # back from the next token
         self.register_buffer("inside", inside, persistent=False)  # (P, neighbours)
@@ -101,4 +101,4 @@ class FrameWindow(nn.Module):
         near = recent[:, self.past + upcoming[:, None] - self.lag]  # (B, T, neighbours)
         inside = self.inside[(seen + upcoming) % len(self.inside)]
         features = self.embedding(near.where(inside, self.none)).flatten(2)
-        return self.mix(features), recent[:, tokens.shape[1] :]
+        return self.mix(features), recent[:, tokens.shape[1] :].clone()

@@ -4,6 +4,7 @@ B batch, T tokens, P tokens per frame, V vocabulary.
 """
 
 import math
+import secrets
 from collections.abc import Callable, Iterator
 
 import torch
@@ -69,7 +70,7 @@ def chooser(
     temperature 0 takes the likeliest; top_k keeps the k likeliest (0: all); top_p keeps the fewest
     tokens that hold that much probability. Raises ValueError for values outside these meanings.
     """
-    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+    if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1:
         raise ValueError(
             f"temperature {temperature}, top-k {top_k}, top-p {top_p}: temperature and top-k must "
             "be 0 or more, top-p above 0 and at most 1"
@@ -78,8 +79,8 @@ def chooser(
 
     def generator(device: torch.device) -> torch.Generator:
         if device not in generators:
-            generators[device] = torch.Generator(device)
-            generators[device].seed() if seed is None else generators[device].manual_seed(seed)
+            fresh = secrets.randbits(63) if seed is None else seed
+            generators[device] = torch.Generator(device).manual_seed(fresh)
         return generators[device]
 
     def choose(logits: Tensor) -> Tensor:

@@ -127,13 +127,14 @@ class TokenModel(OuterLoop):
     def embed_alike(self) -> None:
         """Begin with embeddings in which tokens of near codes look alike, as their pixels do."""
         fsq = self.frame_tokenizer.fsq
-        codes = fsq.to_codes(torch.arange(self.header.vocab_size))
+        codes = fsq.to_codes(torch.arange(self.header.vocab_size, device=fsq.counts.device))
         features = torch.cat((codes, codes.square() - codes.square().mean(0)), dim=1)
         tables = [self.backbone.embedding.weight]
         if self.backbone.window:
             tables.append(self.backbone.window.embedding.weight[: len(codes)])
         for table in tables:
-            table += features @ torch.randn(features.shape[1], table.shape[1]) * table.std()
+            spread = torch.randn(features.shape[1], table.shape[1], device=features.device)
+            table += features @ spread * table.std()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["tttvideo"] = {
@@ -200,6 +201,13 @@ class FrameTokenizerModel(OuterLoop):
     ):
         super().__init__(optim)
         self.tokenizer = FrameTokenizer(tokenizer)
+
+    def setup(self, stage: str) -> None:
+        ours, theirs = self.tokenizer.config.size, self.trainer.datamodule.size
+        if ours != theirs:
+            raise ValueError(
+                f"model.tokenizer.size is {ours} and data.size {theirs}; say both alike"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["tttvideo"] = {
