@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
-FRAMES, FPS, GLYPHS = 5000, 30, 2  # of the drawn video
+FRAMES, FPS, GLYPHS = 8000, 30, 2  # of the drawn video
 FEWEST = 24  # two windows of video_tiny, to learn from and to measure on, and the end
 HELD_OUT = 64  # frames at the end that nothing learns from, or a fifth of a shorter video
 
@@ -28,9 +28,9 @@ def parser() -> argparse.ArgumentParser:
         "--steps",
         type=int,
         nargs=2,
-        default=(2000, 1200),
+        default=(2000, 1600),
         metavar=("FRAMES", "TOKENS"),
-        help="training steps of the frame tokenizer and of the model (default: 2000 1200)",
+        help="training steps of the frame tokenizer and of the model (default: 2000 1600)",
     )
     return top
 

@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     from tttvideo.checkpoints import load_tokens_model
     from tttvideo.sampling import chooser
 
-    from .terminal import best_device
+    from .device import best_device
 
     prompt = read_prompt(options)
     choose = chooser(options.temperature, options.top_k, options.top_p, options.seed)

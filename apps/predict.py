@@ -85,10 +85,11 @@ def predict(
 ) -> "Result":
     """Read, predict, write prediction.mp4 and compare.mp4; the rest is Result.finish()."""
     from tttvideo.data.frames import VideoReader, batches
+    from tttvideo.data.progress import progress
     from tttvideo.sampling import decode_frames
 
     from .compare import Result
-    from .terminal import best_device, progress
+    from .device import best_device
 
     out.mkdir(parents=True, exist_ok=True)
     device = best_device()
@@ -97,6 +98,10 @@ def predict(
     reader = VideoReader(video, tokenizer.config.size)
     fps = reader.info.fps or model.fps or 30.0
     known, ahead = count_frames(reader.index.times, fps, context, horizon)
+    if model.fps and abs(model.fps / fps - 1) > 0.1:
+        print(
+            f"note: the model learned at {model.fps:g} frames per second, and {video} has {fps:g}"
+        )
     frames = iter(reader)
     listener = Listener(model)
     last: deque = deque(maxlen=SHOWN)

@@ -6,7 +6,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .terminal import best_device, progress
+from tttvideo.data.progress import progress
+
+from .device import best_device
 
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # those with a true i
 DECORD_CODECS = ("h264", "hevc", "vp9")
 COUNTED_CODECS = (*DECORD_CODECS, "av1")  # one packet shows one frame, unless it holds a field
 TEXT_ART = ("tty", "bin", "xbin", "adf", "idf")  # FFmpeg would draw any text as a picture
-AHEAD = 256 * 2**20  # bytes that decord may come to hold; it decodes ahead as far as the file goes
+AHEAD = 128 * 2**20  # bytes that decord may come to hold; it decodes ahead as far as the file goes
 SLACK = 0.1  # seconds by which a file may be shorter than it declares
 UPRIGHT = (1, 0, 0, 1)
 

@@ -1,6 +1,8 @@
 """LightningDataModules: windows of token files, and frames of videos."""
 
+import math
 from collections.abc import Sequence
+from itertools import chain, takewhile
 
 import numpy as np
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .frames import VideoReader
+from .progress import progress
 from .text import find_files
 from .tokens import Header, ResumableLoader, TokenFile, Windows
 
@@ -145,15 +148,18 @@ def read_evenly(videos: Sequence[str], size: int, end: float | None, most: int) 
     """At most `most` frames (N, size, size, 3) uint8: all, or every 2nd, 4th, ... of all."""
     kept: list[np.ndarray] = []
     seen, stride = 0, 1
-    for path in find_files(videos, VIDEO_SUFFIXES):
-        for frame in VideoReader(path, size):
-            if end is not None and frame.time >= end:
-                break
+    readers = [VideoReader(path, size) for path in find_files(videos, VIDEO_SUFFIXES)]
+    last = math.inf if end is None else end
+    total = sum(int((reader.index.times < last).sum()) for reader in readers)
+    with progress("reading videos", total, "frames") as advance:
+        early = (takewhile(lambda frame: frame.time < last, reader) for reader in readers)
+        for frame in chain.from_iterable(early):
             if seen % stride == 0:
                 kept.append(frame.image)
             if len(kept) > most:
                 kept, stride = kept[::2], stride * 2
             seen += 1
+            advance(1)
     if not kept:
         raise ValueError(f"no frame before {end} seconds in {', '.join(map(str, videos))}")
     return torch.from_numpy(np.stack(kept))

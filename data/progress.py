@@ -1,4 +1,4 @@
-"""What every command shows: progress bars with rates, on standard error."""
+"""Progress bars with rates, on standard error."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,10 +31,3 @@ def progress(task: str, total: int, unit: str) -> Iterator[Callable[[int], None]
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         number = bar.add_task(task, total=total)
         yield lambda done: bar.advance(number, done)
-
-
-def best_device() -> str:
-    """A GPU when there is one."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
