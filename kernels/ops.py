@@ -43,10 +43,8 @@ def ttt_linear(
     Returns: y (B, T, H, D) = q + LayerNorm(F(q)) in q's dtype, and the state after the T tokens.
     Raises: ValueError for a shape, dtype, size or backend that does not fit.
     """
-    D = q.shape[-1]
-    check_weights(state, ((D, D), (1, D)))
     norm = norm_weight, norm_bias
-    return run(q, k, v, eta, token_scale, norm, state, mini_batch_size, backend)
+    return run(q, k, v, eta, token_scale, norm, state, 1, mini_batch_size, backend)
 
 
 def ttt_mlp(
@@ -66,11 +64,8 @@ def ttt_mlp(
 
     As `ttt_linear`, with state weights (B, H, D, E), (B, H, 1, E), (B, H, E, D), (B, H, 1, D).
     """
-    D = q.shape[-1]
-    E = state.weights[0].shape[-1] if state.weights else 4 * D
-    check_weights(state, ((D, E), (1, E), (E, D), (1, D)))
     norm = norm_weight, norm_bias
-    return run(q, k, v, eta, token_scale, norm, state, mini_batch_size, backend)
+    return run(q, k, v, eta, token_scale, norm, state, 2, mini_batch_size, backend)
 
 
 def run(
@@ -81,6 +76,7 @@ def run(
     token_scale: Tensor,
     norm: Norm,
     state: State,
+    depth: int,
     mini_batch_size: int,
     backend: str,
 ) -> tuple[Tensor, State]:
@@ -88,6 +84,7 @@ def run(
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
     check_tokens(q, k, v, eta, token_scale, norm, mini_batch_size)
+    check_weights(state, depth, q.shape[-1])
     check_state(q, state, mini_batch_size)
     dtype, state_dtype = q.dtype, state.weights[0].dtype
     q, k, v, eta, token_scale = (x.to(state_dtype) for x in (q, k, v, eta, token_scale))
@@ -142,9 +139,11 @@ def check_tokens(
             raise ValueError(f"{name} is {describe(x)}; it must be (heads, head dim) = {(H, D)}")
 
 
-def check_weights(state: State, shapes: tuple[tuple[int, int], ...]) -> None:
+def check_weights(state: State, depth: int, D: int) -> None:
     """The last two axes of each weight, layer by layer."""
     came = tuple(tuple(w.shape[-2:]) for w in state.weights)
+    E = came[0][-1] if came and depth == 2 else 4 * D
+    shapes = ((D, D), (1, D)) if depth == 1 else ((D, E), (1, E), (E, D), (1, D))
     if came != shapes:
         raise ValueError(f"state.weights end in {came}; for this head dim they must be {shapes}")
 
@@ -152,11 +151,11 @@ def check_weights(state: State, shapes: tuple[tuple[int, int], ...]) -> None:
 def check_state(q: Tensor, state: State, M: int) -> None:
     B, _, H, _ = q.shape
     allowed = torch.float64 if q.dtype == torch.float64 else torch.float32
-    for w in state.weights:
-        if w.shape[:-2] != (B, H) or w.dtype != allowed:
+    for x in (*state.weights, *state.open):
+        if x.shape[:2] != (B, H) or x.dtype != allowed:
             raise ValueError(
-                f"a state weight is {describe(w)}; for this q it must be {allowed} and begin with "
-                f"(batch, heads) = {(B, H)}"
+                f"a tensor of the state is {describe(x)}; for this q it must be {allowed} and "
+                f"begin with (batch, heads) = {(B, H)}"
             )
     if not 0 <= state.filled < M:
         raise ValueError(f"state.filled is {state.filled}; it must be from 0 to {M - 1}")

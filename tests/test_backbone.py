@@ -205,6 +205,20 @@ def test_fast_weights_and_step_sizes_stay_float32_in_bfloat16(kind):
     assert layer.token_scale().dtype == torch.float32
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@KINDS
+@pytest.mark.parametrize("grid", [None, (2, 3)], ids=str)
+def test_a_gpu_gives_the_logits_of_the_cpu(kind, grid):
+    model, tokens = small(kind, grid=grid), torch.randint(31, (2, 29))
+    with torch.no_grad():
+        wanted = model(tokens)[0]
+        model, tokens = model.cuda(), tokens.cuda()
+        for cuts in ((29,), (21, 1, 7)):
+            logits = run_in_pieces(model, tokens, cuts).cpu()
+            assert (logits - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
 SIZES = {  # width, depth, heads, mlp width; parameters in millions, arXiv 2407.04620's models
     "125m": (768, 12, 12, 2048, {"linear": (110.28, 110.42), "mlp": (114.44, 114.59)}),
     "350m": (1024, 24, 16, 2736, {"linear": (337.29, 337.68), "mlp": (348.40, 348.79)}),

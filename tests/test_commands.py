@@ -224,6 +224,7 @@ def test_exported_weights_come_back(work, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.slow
 def test_demo_does_its_stages_once(work, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(demo, "FRAMES", 60)
     arguments = ["demo", "--out", str(tmp_path), "--steps", "2", "2"]
@@ -238,6 +239,7 @@ def test_demo_does_its_stages_once(work, monkeypatch, capsys, tmp_path):
     assert "done before" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_wandb_run_works_offline(work):
     """In a process of its own, which wandb's service may outlive for a moment."""
     arguments = ["fit", "--config", "text_tiny", "--out", "wandb_run", "--wandb", "offline"]
@@ -300,6 +302,7 @@ def test_help_teaches_without_importing_torch(command):
     assert "example: tttvideo" in result.stdout
 
 
+@pytest.mark.slow
 def test_the_wheel_installed_elsewhere_runs(tmp_path):
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]
     subprocess.run([*build, str(ROOT)], check=True, capture_output=True)

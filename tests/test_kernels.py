@@ -379,6 +379,7 @@ def spoilt(position, value):
     "position, value, message",
     [
         (0, torch.zeros(2, 3, 6), r"q is torch.float32 of shape \(2, 3, 6\)"),
+        (0, torch.tensor(1.0), r"q is torch.float32 of shape \(\)"),
         (0, torch.zeros(B, 3, H, D, dtype=torch.long), "must be floats"),
         (1, torch.zeros(B, 3, H, 5), r"k is .*\(2, 3, 3, 5\); it must have q's shape"),
         (3, torch.zeros(B, H, 3, 1), r"eta is .*must be \(batch, tokens, heads\) = \(2, 3, 3\)"),

@@ -22,6 +22,7 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, capsys):
     """With fewer steps and a shorter drawn video; `./run test` is what runs this."""
     monkeypatch.chdir(tmp_path)
@@ -45,3 +46,9 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, ca
 @pytest.mark.parametrize("code", blocks("python"))
 def test_the_python_of_the_readme_runs(code):
     exec(code, {})
+
+
+def test_the_files_that_the_readme_shows_are_there():
+    root = Path(__file__).parent.parent
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert target.startswith("https://") or (root / target).is_file(), target
