@@ -53,6 +53,7 @@ class TokenData(LightningDataModule):
         return self.file.header
 
     def setup(self, stage: str) -> None:
+        check_counts(window=self.window, batch_size=self.batch_size)
         self.file = TokenFile(self.train)
         if self.window % self.header.frame:
             raise ValueError(
@@ -84,6 +85,12 @@ class TokenData(LightningDataModule):
         return DataLoader(Windows(self.validation_tokens, self.window), self.batch_size)
 
     test_dataloader = val_dataloader
+
+
+def check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"data.{name} is {count}; it must be 1 or more")
 
 
 class Frames(Dataset):
@@ -130,6 +137,7 @@ class FrameData(LightningDataModule):
     def setup(self, stage: str) -> None:
         if self.frames is not None:
             return
+        check_counts(size=self.size, most=self.most, batch_size=self.batch_size)
         self.frames = read_evenly(self.videos, self.size, self.end, self.most)
         self.held = max(1, int(len(self.frames) * self.holdout))
         if self.held >= len(self.frames):

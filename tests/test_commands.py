@@ -265,6 +265,17 @@ WRONG = [
     ("prepare video clip.mp4 --frame-tokenizer frames/last.ckpt --end 0 --out x.bin", "no frame"),
     ("validate --config text_tiny --data.train books.bin --out x", "there is no x/last.ckpt"),
     ("fit --config=nowhere", "no config file nowhere"),
+    ("fit --config text_tiny --data.train books.bin --data.window 0 --out x", "data.window is 0"),
+    (
+        "fit --config text_tiny --data.train books.bin --data.window 64 --out x "
+        "--model.backbone.ttt.mini_batch_size 0",
+        "ttt.mini_batch_size is 0; it must be 1 or more",
+    ),
+    (
+        "fit --config text_tiny --data.train books.bin --data.window 64 --out x "
+        "--model.backbone.heads 3",
+        "width 128 over 3 heads",
+    ),
     ("fit --config text_tiny --data.train books.bin --out text", "of another model than the"),
     ("fit --config text_tiny --trainer.logger false --out x", "say --wandb instead"),
     ("predict video/last.ckpt clip.mp4 --horizon 0.01 --out x", "less than a frame"),

@@ -93,6 +93,8 @@ class FrameTokenizer(nn.Module):
             raise ValueError(
                 f"frame size {config.size} and width {config.width} must be multiples of 8"
             )
+        if min(config.levels) < 2:
+            raise ValueError(f"levels are {config.levels}; each must be 2 or more")
         self.config = config
         wide, channels = 2 * config.width, len(config.levels)
         self.fsq = FSQ(config.levels)

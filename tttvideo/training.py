@@ -44,6 +44,8 @@ class OuterLoop(LightningModule):
         self.optim = optim
 
     def configure_optimizers(self) -> dict[str, Any]:
+        if not self.optim.lr > 0:
+            raise ValueError(f"optim.lr is {self.optim.lr}; it must be above 0")
         total = self.trainer.estimated_stepping_batches
         if not math.isfinite(total):
             raise ValueError("the cosine needs an end: set trainer.max_steps or trainer.max_epochs")

@@ -61,6 +61,9 @@ class TTTConfig:
             "pre_conv": mamba,
         }
         values.update({key: value for key, value in defaults.items() if values[key] is None})
+        for name in ("mini_batch_size", "conv_kernel"):
+            if values[name] < 1:
+                raise ValueError(f"ttt.{name} is {values[name]}; it must be 1 or more")
         return TTTConfig(**values)
 
 
