@@ -157,7 +157,10 @@ def draw_sheet(result: Result) -> None:
 
 def table(metrics: dict[str, Any]) -> str:
     """PSNR by horizon and bits by frame, as text."""
-    lines = ["frames ahead  " + "".join(f"{name:>12}" for name in MEASURES) + "   PSNR in dB"]
+    lines = [
+        "PSNR in dB of the prediction, of copying the last frame, of the tokenizer (the ceiling)"
+    ]
+    lines += ["frames ahead  " + "".join(f"{name:>12}" for name in MEASURES)]
     psnr = metrics["psnr"]
     there = len(psnr["prediction"])
     for ahead in [2**n for n in range(12) if 2**n <= there]:

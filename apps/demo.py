@@ -37,6 +37,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> None:
     options = parser().parse_args(arguments[1:])
+    if min(options.steps) < 1:
+        raise ValueError(f"--steps {options.steps[0]} {options.steps[1]} must both be 1 or more")
     if options.video and not Path(options.video).is_file():
         raise ValueError(f"there is no video {options.video}")
     name = f"demo_{Path(options.video).stem}" if options.video else "demo"
@@ -128,7 +130,7 @@ def learn_and_predict(
     stages.do("train the frame tokenizer", [file, frame_steps], train_tokenizer)
     stages.do("turn frames into tokens", [file, end], tokenise)
     stages.do("train the video model", [file, token_steps], train_model)
-    print("[predict the held-out end]")
+    print(f"[predict the held-out end] {held} frames that nothing above has seen")
     predict.main(
         ["predict", str(model / "last.ckpt"), str(video)]
         + ["--context", str(end), "--horizon", str(held / fps), "--out", str(out)]

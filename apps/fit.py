@@ -57,6 +57,9 @@ def main(arguments: list[str]) -> None:
 
 def find_configs(arguments: list[str]) -> list[str]:
     """The arguments, with names of packaged configs replaced by their files."""
+    told = ("--config", "-c", "--help", "-h", "--model")
+    if not any(argument.startswith(told) for argument in arguments[1:]):
+        raise ValueError(f"say --config FILE, or one of {', '.join(packaged_names())}")
     found = [arguments[0]]
     for before, argument in pairwise(arguments):
         if before in ("--config", "-c"):
@@ -72,9 +75,13 @@ def find_config(name: str) -> Path:
         return Path(name)
     packaged = CONFIGS / f"{name}.yaml"
     if not packaged.is_file():
-        names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+        names = ", ".join(packaged_names())
         raise ValueError(f"there is no config file {name}, and no packaged one ({names})")
     return packaged
+
+
+def packaged_names() -> list[str]:
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
 class Command(LightningCLI):
@@ -106,6 +113,9 @@ class Command(LightningCLI):
 
     def before_fit(self) -> None:
         self.resume()
+
+    def after_fit(self) -> None:
+        rank_zero_only(print)(f"{self.last} holds step {self.trainer.global_step}", file=sys.stderr)
 
     def before_validate(self) -> None:
         if not self.resume():

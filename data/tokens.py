@@ -60,6 +60,8 @@ class Header:
     @staticmethod
     def unpack(path: Path) -> Header:
         """Read and check a header; ValueError says what is wrong with the file."""
+        if not path.is_file():
+            raise ValueError(f"there is no token file {path}; make one with `tttvideo prepare`")
         with open(path, "rb") as file:
             head = file.read(HEADER_BYTES)
         if not head.startswith(MAGIC):

@@ -265,6 +265,13 @@ WRONG = [
     ("prepare video clip.mp4 --frame-tokenizer frames/last.ckpt --end 0 --out x.bin", "no frame"),
     ("validate --config text_tiny --data.train books.bin --out x", "there is no x/last.ckpt"),
     ("fit --config=nowhere", "no config file nowhere"),
+    ("fit --out x", "say --config FILE, or one of frame_tokenizer_tiny"),
+    ("fit --config text_tiny --data.train nowhere.bin --out x", "no token file nowhere.bin"),
+    (
+        "fit --config text_tiny --data.train books.bin --model.backbone.depth 0 --out x",
+        "depth is 0",
+    ),
+    ("demo --video clip.mp4 --steps 0 5", "--steps 0 5 must both be 1 or more"),
     ("fit --config text_tiny --data.train books.bin --data.window 0 --out x", "data.window is 0"),
     (
         "fit --config text_tiny --data.train books.bin --data.window 64 --out x "

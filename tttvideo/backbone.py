@@ -87,6 +87,11 @@ class Backbone(nn.Module):
 
     def __init__(self, config: BackboneConfig):
         super().__init__()
+        for name in ("width", "depth", "heads", "mlp_width"):
+            if getattr(config, name) < 1:
+                raise ValueError(
+                    f"backbone.{name} is {getattr(config, name)}; it must be 1 or more"
+                )
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.places = None
