@@ -8,6 +8,7 @@ H frames of the horizon, S pixels of height and width, P tokens per frame.
 import argparse
 import time
 from collections import deque
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tttvideo.checkpoints import TokenCheckpoint
+    from tttvideo.data.frames import Frame
     from tttvideo.sampling import Choose, Heard
 
     from .compare import Result
@@ -84,7 +86,7 @@ def predict(
     choose: "Choose",
 ) -> "Result":
     """Read, predict, write prediction.mp4 and compare.mp4; the rest is Result.finish()."""
-    from tttvideo.data.frames import VideoReader, batches
+    from tttvideo.data.frames import VideoReader
     from tttvideo.data.progress import progress
     from tttvideo.sampling import decode_frames
 
@@ -104,25 +106,22 @@ def predict(
         )
     frames = iter(reader)
     listener = Listener(model)
-    last: deque = deque(maxlen=SHOWN)
-    with progress("reading the context", known, "frames") as advance:
-        start = time.perf_counter()
-        for images in batches(islice(frames, known), BATCH):
-            listener.hear(images)
-            last.extend(images)
-            advance(len(images))
-        context_seconds = time.perf_counter() - start
+    start = time.perf_counter()
+    last = hear_context(listener, frames, known)
+    context_seconds = time.perf_counter() - start
     with (
-        Result(out, fps, list(last), ahead) as result,
+        Result(out, fps, last, ahead) as result,
         progress("predicting", ahead, "frames") as advance,
     ):
         start = time.perf_counter()
-        predictions = decode_frames(backbone, listener.heard, ahead, choose)
-        for tokens in predictions:
+        for tokens in decode_frames(backbone, listener.heard, ahead, choose):
             prediction = tokenizer.decode(tokens)[0].cpu().numpy()
             truth = next(frames, None)
-            ceiling = None if truth is None else listener.hear(truth.image[None])[0]
-            result.add(prediction, truth and truth.image, ceiling)
+            if truth is None:
+                result.add(prediction, None, None)
+            else:
+                ceiling = tokenizer.decode(listener.hear(truth.image[None]))[0].cpu().numpy()
+                result.add(prediction, truth.image, ceiling)
             advance(1)
         seconds = time.perf_counter() - start
     result.about = {
@@ -137,6 +136,20 @@ def predict(
         "reader": reader.backend,
     }
     return result
+
+
+def hear_context(listener: "Listener", frames: Iterator["Frame"], known: int) -> "list[np.ndarray]":
+    """Let the model hear the first `known` frames; the last few of them, to be shown."""
+    from tttvideo.data.frames import batches
+    from tttvideo.data.progress import progress
+
+    last: deque = deque(maxlen=SHOWN)
+    with progress("reading the context", known, "frames") as advance:
+        for images in batches(islice(frames, known), BATCH):
+            listener.hear(images)
+            last.extend(images)
+            advance(len(images))
+    return list(last)
 
 
 def count_frames(
@@ -162,15 +175,15 @@ class Listener:
         self.bits: list[float] = []
         self.heard: Heard | None = None
 
-    def hear(self, images: "np.ndarray") -> "np.ndarray":
-        """images (N, S, S, 3) uint8; the same as the tokenizer brings them back."""
+    def hear(self, images: "np.ndarray") -> "Tensor":
+        """images (N, S, S, 3) uint8; their tokens (N, P)."""
         import torch
         from einops import rearrange
 
         from tttvideo.sampling import score
 
         device = next(self.backbone.parameters()).device
-        tokens: Tensor = self.tokenizer.encode(torch.from_numpy(images).to(device))
+        tokens = self.tokenizer.encode(torch.from_numpy(images).to(device))
         bits, self.heard = score(self.backbone, rearrange(tokens, "n p -> 1 (n p)"), self.heard)
         self.bits += rearrange(bits[0], "(n p) -> n p", n=len(images)).sum(1).tolist()
-        return self.tokenizer.decode(tokens).cpu().numpy()
+        return tokens
