@@ -1,5 +1,6 @@
 """`tttvideo COMMAND`: a thin dispatcher that imports nothing heavy."""
 
+import logging
 import sys
 from importlib import import_module
 
@@ -12,6 +13,7 @@ COMMANDS = {
     "test": ("fit", "measure a model on its test data"),
     "generate": ("generate", "let a text go on"),
     "predict": ("predict", "let a video go on: mp4 in, mp4 out"),
+    "bench": ("bench", "measure speed and memory: kernels, decode, layers, memory, bars"),
     "import": ("convert", "read the reference implementation's weights"),
     "export": ("convert", "write weights as the reference implementation reads them"),
 }
@@ -24,6 +26,8 @@ def main(arguments: list[str] | None = None) -> None:
         return
     if arguments[0] not in COMMANDS:
         sys.exit(f"tttvideo: no command {arguments[0]!r}; there are {', '.join(COMMANDS)}")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("tttvideo").setLevel(logging.INFO)  # which backend serves, and why
     module = import_module(f"tttvideo.apps.{COMMANDS[arguments[0]][0]}")
     try:
         module.main(arguments)

@@ -8,17 +8,18 @@ where training spends its time, have a walk of their own, forward and back: walk
 B batch, H heads, L tokens of the piece, D head dim, M mini-batch size, N whole mini-batches.
 """
 
+import sys
 from collections.abc import Sequence
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from . import adjoint, dual_linear, dual_mlp, inner, walk
+from . import adjoint, dual_linear, dual_mlp, inner, library, walk
 from .state import State, pairs
 
 
 MODELS = {2: dual_linear, 4: dual_mlp}  # by the number of fast weights
+ROWS = {2: 0, 4: 0}  # whole mini-batches leave none open
 
 
 def piece(
@@ -36,13 +37,15 @@ def piece(
     """
     q, k, v, eta = (x.transpose(1, 2) for x in (q, k, v, eta[..., None]))  # (B, H, L, .)
     norm = tuple(n[:, None] for n in norm)
-    filled = state.filled + q.shape[-2]
-    rows = interleave(*scaled_gradient(k, v, eta, state.weights, norm))
+    L = q.shape[-2]
+    filled = state.filled + L
+    z, z_read = inner.affine(torch.cat((k, q), dim=-2), state.weights).split(L, dim=-2)
+    rows = interleave(*scaled_gradient(k, z, v, eta, state.weights, norm))
     if state.filled:
         rows = tuple(torch.cat(both, dim=-2) for both in zip(state.open, rows, strict=True))
     else:
         rows = tuple(x.clone() for x in rows)  # not views that would keep all of k
-    y = read(q, state.weights, rows, token_scale[state.filled : filled, None], norm)
+    y = read(q, z_read, state.weights, rows, token_scale[state.filled : filled, None], norm)
     if filled == len(token_scale):
         state = State(step(state.weights, rows, token_scale[-1]))
     else:
@@ -60,63 +63,71 @@ def whole(
     state: State,
 ) -> tuple[Tensor, State]:
     """Whole mini-batches, from a state with none open; arguments as in `piece`, L = N M."""
-    assert len(state.weights) in MODELS, "whole mini-batches: one or two inner layers"
-    model = MODELS[len(state.weights)]
     operands = q, k, v, eta, token_scale, *norm
-    if torch.is_grad_enabled() and any(x.requires_grad for x in (*operands, *state.weights)):
-        y, *weights = Whole.apply(model, *operands, *state.weights)
-    else:
-        y, weights = walk.forward(model.descend, operands, state.weights)
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in (*operands, *state.weights))
+    y, *weights = OPERATOR(operands, state.weights, None, keep)[: 1 + len(state.weights)]
     return y, State(tuple(weights))
 
 
-class Whole(torch.autograd.Function):
-    """A walk with a backward of its own, in 1/6 of the memory that autograd takes, an MLP 1/20."""
+def forward(operands: list[Tensor], weights: list[Tensor], spans: None, keep: bool) -> list[Tensor]:
+    """y, the weights after and, if `keep`, what the walk back starts from; library.py has more."""
+    tape = [] if keep else None
+    descend = MODELS[len(weights)].descend
+    y, after = walk.forward(descend, operands, weights, tape)
+    return [y, *after, *(tape or ())]
 
-    @staticmethod
-    def forward(ctx, model: ModuleType, *tensors: Tensor) -> tuple[Tensor, ...]:
-        operands, tape = tensors[:7], []
-        y, weights = walk.forward(model.descend, operands, tensors[7:], tape)
-        ctx.model = model
-        ctx.save_for_backward(*operands, *weights, *tape)
-        return y, *weights
 
-    @staticmethod
-    def backward(ctx, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        # once_differentiable would let a second derivative vanish where `grads` are constants
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "the dual form differentiates whole mini-batches once; use backend='reference' "
-                "where create_graph=True is needed"
-            )
-        saved, W = ctx.saved_tensors, 7 + len(grads) - 1
-        with torch.autocast(grads[0].device.type, enabled=False):
-            return None, *adjoint.backward(
-                ctx.model.Ascent, grads, saved[:7], saved[7:W], saved[W:]
-            )
+def like(operands: list[Tensor], weights: list[Tensor], spans: None, keep: bool) -> list[Tensor]:
+    q, M = operands[0], len(operands[4])
+    B, T, H, D = q.shape
+    hidden = [W.shape[-1] for W in weights[:-2:2]]
+    tape = [(T // M, B, H, M, size) for size in (D, 1, D, 1, *hidden)] if keep else []
+    return [q.new_empty(shape) for shape in (q.shape, *(w.shape for w in weights), *tape)]
+
+
+def backward(
+    grads: list[Tensor],
+    operands: list[Tensor],
+    weights: list[Tensor],
+    results: list[Tensor],
+    spans: None,
+) -> list[Tensor]:
+    ascent, m = MODELS[len(weights)].Ascent, len(weights)
+    return adjoint.backward(ascent, grads, operands, results[:m], results[m:])
+
+
+OPERATOR = library.operator("dual", sys.modules[__name__])
 
 
 def scaled_gradient(
-    k: Tensor, v: Tensor, eta: Tensor, weights: Sequence[Tensor], norm: inner.Norm
+    k: Tensor, z: Tensor, v: Tensor, eta: Tensor, weights: Sequence[Tensor], norm: inner.Norm
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Inputs X and gradients times eta, S, per inner layer, at `weights`."""
-    inputs, grads = inner.gradient(k, v, weights, norm)
+    """Inputs X and gradients times eta, S, per inner layer; z = affine(k, weights)."""
+    inputs, grads = inner.gradient(k, z, v, weights, norm)
     return inputs, [eta * G for G in grads]
 
 
 def read(
-    q: Tensor, weights: Sequence[Tensor], rows: Sequence[Tensor], scale: Tensor, norm: inner.Norm
+    q: Tensor,
+    z: Tensor,
+    weights: Sequence[Tensor],
+    rows: Sequence[Tensor],
+    scale: Tensor,
+    norm: inner.Norm,
 ) -> Tensor:
     """q + LayerNorm(F(q)) through what each token sees, W - scale_t sum_{j<=t} X_j^T S_j.
 
-    q (..., L, D); rows (..., R, features) with the last L of R rows written by q's own tokens.
+    q (..., L, D); z = affine(q, weights); rows (..., R, features) with the last L of R rows written
+    by q's own tokens.
     """
     x = q
     for layer, ((W, b), (X, S)) in enumerate(zip(pairs(weights), pairs(rows), strict=True)):
-        x = inner.gelu(x) if layer else x
+        if layer:
+            x = inner.gelu(z)
+            z = x @ W + b
         mix = torch.tril(x @ X.mT + 1, diagonal=X.shape[-2] - q.shape[-2])  # row t reads column j
-        x = x @ W + b - scale * (mix @ S)
-    return q + inner.layer_norm(x, norm)
+        z = z - (scale * mix) @ S
+    return q + inner.layer_norm(z, norm)
 
 
 def step(weights: Sequence[Tensor], rows: Sequence[Tensor], scale: Tensor) -> tuple[Tensor, ...]:
@@ -124,7 +135,8 @@ def step(weights: Sequence[Tensor], rows: Sequence[Tensor], scale: Tensor) -> tu
     new = []
     for (W, b), (X, S) in zip(pairs(weights), pairs(rows), strict=True):
         S = scale * S
-        new += [W - X.mT @ S, b - S.sum(-2, keepdim=True)]
+        flat = (x.flatten(0, -3) for x in (W, X.mT, S))
+        new += [torch.baddbmm(*flat, alpha=-1).view(W.shape), b - S.sum(-2, keepdim=True)]
     return tuple(new)
 
 

@@ -46,20 +46,33 @@ def layer_norm_gradient(z: Tensor, target: Tensor, norm: Norm) -> Tensor:
     )[0]
 
 
+def affine(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """The output of the first affine map."""
+    return x @ weights[0] + weights[1]
+
+
 def forward(x: Tensor, weights: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """The inputs and the outputs of each affine map; the last output is F(x)."""
-    inputs, outputs = [], []
-    for W, b in pairs(weights):
-        inputs.append(gelu(outputs[-1]) if outputs else x)
+    return onward(x, affine(x, weights), weights)
+
+
+def onward(x: Tensor, z: Tensor, weights: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """As `forward`, from the first map's output on."""
+    inputs, outputs = [x], [z]
+    for W, b in pairs(weights)[1:]:
+        inputs.append(gelu(outputs[-1]))
         outputs.append(inputs[-1] @ W + b)
     return inputs, outputs
 
 
 def gradient(
-    k: Tensor, v: Tensor, weights: Sequence[Tensor], norm: Norm
+    k: Tensor, z: Tensor, v: Tensor, weights: Sequence[Tensor], norm: Norm
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Inputs X and gradients G per inner layer: the loss has the gradient X^T G in W, G in b."""
-    inputs, outputs = forward(k, weights)
+    """Inputs X and gradients G per inner layer: the loss has the gradient X^T G in W, G in b.
+
+    z = affine(k, weights) is the caller's, who has other rows to multiply with the same matrix.
+    """
+    inputs, outputs = onward(k, z, weights)
     grads = [layer_norm_gradient(outputs[-1], v - k, norm)]
     for W, z in zip(weights[-2:0:-2], outputs[-2::-1], strict=True):
         grads.insert(0, (grads[0] @ W.mT) * gelu_slope(z))

@@ -1,20 +1,20 @@
-"""The inner loop as two functions of tensors: ttt_linear and ttt_mlp.
+"""The inner loop as functions of tensors: ttt_linear, ttt_mlp and, a token at a time, ttt_decode_.
 
 They check what came, cut the sequence at mini-batch boundaries, and hand the parts to a backend.
 Every way of cutting a sequence into calls gives the same output and the same final state.
 
-B batch, T tokens, H heads, D head dim, E inner hidden, M mini-batch size.
+B batch, T tokens, H heads, D head dim, E inner hidden, M mini-batch size, S packed sequences.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from . import dual, reference
+from . import choice, dual, dual_decode, reference
 from .inner import Norm
+from .slots import Slots
 from .state import State
-
-
-BACKENDS = ("auto", "dual", "reference")
 
 
 def ttt_linear(
@@ -25,11 +25,12 @@ def ttt_linear(
     token_scale: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
-    state: State,
+    state: State | Sequence[State],
     *,
     mini_batch_size: int,
+    cu_seqlens: Tensor | None = None,
     backend: str = "auto",
-) -> tuple[Tensor, State]:
+) -> tuple[Tensor, State | list[State]]:
     """Read T tokens through an inner linear model that learns from each (arXiv 2407.04620).
 
     Arguments:
@@ -39,12 +40,16 @@ def ttt_linear(
         norm_weight, norm_bias: (H, D), inner LayerNorm.
         state: weights (B, H, D, D), (B, H, 1, D), float32 (float64 for float64 inputs).
         mini_batch_size: M, tokens that share one inner step.
-        backend: "auto" (the fastest that can serve), "dual" or "reference".
+        cu_seqlens: (S + 1,) int32, where S sequences packed into one row (B = 1) begin, and the
+            end: 0, ..., T. `state` then has one State per sequence, and so has the result. Best on
+            the CPU, where reading it waits for no GPU.
+        backend: "auto" (the fastest that can serve), "triton", "dual" or "reference".
     Returns: y (B, T, H, D) = q + LayerNorm(F(q)) in q's dtype, and the state after the T tokens.
     Raises: ValueError for a shape, dtype, size or backend that does not fit.
     """
     norm = norm_weight, norm_bias
-    return run(q, k, v, eta, token_scale, norm, state, 1, mini_batch_size, backend)
+    tokens = q, k, v, eta
+    return run(tokens, token_scale, norm, state, 1, mini_batch_size, cu_seqlens, backend)
 
 
 def ttt_mlp(
@@ -55,50 +60,128 @@ def ttt_mlp(
     token_scale: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
-    state: State,
+    state: State | Sequence[State],
     *,
     mini_batch_size: int,
+    cu_seqlens: Tensor | None = None,
     backend: str = "auto",
-) -> tuple[Tensor, State]:
+) -> tuple[Tensor, State | list[State]]:
     """Read T tokens through an inner two-layer MLP that learns from each (arXiv 2407.04620).
 
     As `ttt_linear`, with state weights (B, H, D, E), (B, H, 1, E), (B, H, E, D), (B, H, 1, D).
     """
     norm = norm_weight, norm_bias
-    return run(q, k, v, eta, token_scale, norm, state, 2, mini_batch_size, backend)
+    tokens = q, k, v, eta
+    return run(tokens, token_scale, norm, state, 2, mini_batch_size, cu_seqlens, backend)
 
 
-def run(
+def ttt_decode_(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     eta: Tensor,
     token_scale: Tensor,
-    norm: Norm,
-    state: State,
-    depth: int,
-    mini_batch_size: int,
-    backend: str,
-) -> tuple[Tensor, State]:
-    """Check, compute in the state's dtype, cut into head | body | tail."""
-    if backend not in BACKENDS:
-        raise ValueError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
-    check_tokens(q, k, v, eta, token_scale, norm, mini_batch_size)
-    check_weights(state, depth, q.shape[-1])
-    check_state(q, state, mini_batch_size)
-    dtype, state_dtype = q.dtype, state.weights[0].dtype
-    q, k, v, eta, token_scale = (x.to(state_dtype) for x in (q, k, v, eta, token_scale))
-    norm = norm[0].to(state_dtype), norm[1].to(state_dtype)
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    slots: Slots,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """Read one token of each sequence, linear or mlp as `slots` are, and change `slots` by it.
+
+    The fast way to decode, and one that a CUDA graph can hold with backend "triton". Gives no
+    gradients. Arguments as in `ttt_linear`, with T = 1 and q, k and v in the dtype that the slots
+    were made for; every sequence may be at a place of its own. Returns y (B, 1, H, D).
+    Raises: ValueError for a shape, dtype, size or backend that does not fit.
+    """
+    tokens, norm, weights = (q, k, v), (norm_weight, norm_bias), slots.weights
+    M = slots.rows[0].shape[2]
+    check_tokens(*tokens, eta, token_scale, norm, M)
+    check_weights(slots, len(weights) // 2, q.shape[-1])
+    check_state(q, State(weights), M)
+    if q.shape[1] != 1 or {x.dtype for x in tokens} != {slots.rows[0].dtype}:
+        raise ValueError(
+            f"q is {describe(q)}; decoding takes one token of {slots.rows[0].dtype} at a time, as "
+            "the slots were made for"
+        )
+    name, reason = choice.choose_backend(backend, tokens, weights, M)
+    if name == "reference":
+        raise ValueError("backend 'reference' reads States; slots are for 'dual' and 'triton'")
+    if not torch.compiler.is_compiling():
+        choice.tell(name, reason)
+    shared = [x.detach().to(weights[0].dtype).contiguous() for x in (token_scale, *norm)]
+    tokens = [x.detach() for x in (*tokens, eta.to(weights[0].dtype))]
     with torch.autocast(q.device.type, enabled=False):
-        if backend == "reference":
-            y, state = reference.run(q, k, v, eta, token_scale, norm, state)
+        if name == "dual":
+            return dual_decode.decode_(*tokens, *shared, slots)
+        from . import triton_ops  # importing it imports triton, which not every machine has
+
+        return triton_ops.decode(tokens, shared, slots)
+
+
+def run(
+    tokens: tuple[Tensor, ...],
+    token_scale: Tensor,
+    norm: Norm,
+    state: State | Sequence[State],
+    depth: int,
+    M: int,
+    cu_seqlens: Tensor | None,
+    backend: str,
+) -> tuple[Tensor, State | list[State]]:
+    """Check, choose the backend, and let it read one row per State or the packed sequences."""
+    check_tokens(*tokens, token_scale, norm, M)
+    bounds = None if cu_seqlens is None else check_packing(tokens[0], cu_seqlens, state)
+    for one in [state] if bounds is None else state:
+        check_weights(one, depth, tokens[0].shape[-1])
+        check_state(tokens[0], one, M)
+    weights = (state if bounds is None else state[0]).weights
+    name, reason = choice.choose_backend(backend, tokens[:3], weights, M)
+    if not torch.compiler.is_compiling():
+        choice.tell(name, reason)
+    norm = tuple(n.to(weights[0].dtype) for n in norm)
+    token_scale = token_scale.to(weights[0].dtype)
+    with torch.autocast(tokens[0].device.type, enabled=False):
+        if name == "triton":
+            return read_by_triton(tokens, token_scale, norm, state, bounds)
+        read = reference.run if name == "reference" else read_by_dual
+        dtype, tokens = tokens[0].dtype, [x.to(weights[0].dtype) for x in tokens]
+        if bounds is None:
+            y, state = read(*tokens, token_scale, norm, state)
             return y.to(dtype), state
-        lengths, parts = zip(*cut(q.shape[1], state.filled, mini_batch_size), strict=True)
-        ys = []
-        for part, *tokens in zip(parts, *(split(x, lengths) for x in (q, k, v, eta)), strict=True):
-            y, state = part(*tokens, token_scale, norm, state)
+        ys, states = [], []
+        for (begin, end), one in zip(bounds, state, strict=True):
+            y, one = read(*(x[:, begin:end] for x in tokens), token_scale, norm, one)
             ys.append(y)
-    return (torch.cat(ys, dim=1) if len(ys) > 1 else ys[0]).to(dtype), state
+            states.append(one)
+        return torch.cat(ys, dim=1).to(dtype), states
+
+
+def read_by_triton(
+    tokens: Sequence[Tensor],
+    token_scale: Tensor,
+    norm: Norm,
+    state: State | Sequence[State],
+    bounds: list[tuple[int, int]] | None,
+) -> tuple[Tensor, State | list[State]]:
+    from . import triton_ops  # importing it imports triton, which not every machine has
+
+    q, k, v, eta = tokens
+    tokens = q, k, v, eta.float()
+    if bounds is None:
+        return triton_ops.run(*tokens, token_scale, norm, state)
+    return triton_ops.run_packed(*tokens, token_scale, norm, state, bounds)
+
+
+def read_by_dual(
+    q: Tensor, k: Tensor, v: Tensor, eta: Tensor, token_scale: Tensor, norm: Norm, state: State
+) -> tuple[Tensor, State]:
+    lengths, parts = zip(*cut(q.shape[1], state.filled, len(token_scale)), strict=True)
+    ys = []
+    for part, *tokens in zip(parts, *(split(x, lengths) for x in (q, k, v, eta)), strict=True):
+        y, state = part(*tokens, token_scale, norm, state)
+        ys.append(y)
+    return torch.cat(ys, dim=1) if len(ys) > 1 else ys[0], state
 
 
 def split(x: Tensor, lengths: tuple[int, ...]) -> tuple[Tensor, ...]:
@@ -113,6 +196,25 @@ def cut(T: int, filled: int, M: int) -> list[tuple[int, object]]:
     body = T - head - tail
     parts = [(head, dual.piece), (body, dual.whole), (tail, dual.piece)]
     return [(length, part) for length, part in parts if length]
+
+
+def check_packing(q: Tensor, cu_seqlens: Tensor, states: Sequence[State]) -> list[tuple[int, int]]:
+    """First token and last plus one of each packed sequence."""
+    if cu_seqlens.dtype != torch.int32 or cu_seqlens.ndim != 1:
+        raise ValueError(f"cu_seqlens is {describe(cu_seqlens)}; it must be int32 (sequences + 1,)")
+    if q.shape[0] != 1:
+        raise ValueError(f"q has a batch of {q.shape[0]}; with cu_seqlens it must be 1")
+    borders = cu_seqlens.tolist()
+    bounds = list(zip(borders[:-1], borders[1:], strict=True))
+    if not bounds or (borders[0], borders[-1]) != (0, q.shape[1]) or any(a >= b for a, b in bounds):
+        raise ValueError(
+            f"cu_seqlens is {borders}; it must rise from 0 to the {q.shape[1]} tokens, every "
+            "sequence having one at least"
+        )
+    if isinstance(states, State) or len(states) != len(bounds):
+        came = "one State" if isinstance(states, State) else f"{len(states)} States"
+        raise ValueError(f"state is {came}; with these cu_seqlens it must be {len(bounds)} States")
+    return bounds
 
 
 def check_tokens(
@@ -139,7 +241,7 @@ def check_tokens(
             raise ValueError(f"{name} is {describe(x)}; it must be (heads, head dim) = {(H, D)}")
 
 
-def check_weights(state: State, depth: int, D: int) -> None:
+def check_weights(state: State | Slots, depth: int, D: int) -> None:
     """The last two axes of each weight, layer by layer."""
     came = tuple(tuple(w.shape[-2:]) for w in state.weights)
     E = came[0][-1] if came and depth == 2 else 4 * D

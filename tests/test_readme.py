@@ -15,7 +15,8 @@ from tttvideo.data.synthetic import bouncing_glyphs
 README = (Path(__file__).parent.parent / "README.md").read_text()
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 SHORT = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", *QUIET]
-SMALLER = {"demo": ["--steps", "2", "2"], "fit": SHORT}
+TINY = ["--tokens", "32", "--heads", "1", "--head-dim", "16", "--repeats", "3"]
+SMALLER = {"demo": ["--steps", "2", "2"], "fit": SHORT, "bench": TINY}
 
 
 def blocks(language):
@@ -33,7 +34,7 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, ca
     Path("books").mkdir()
     Path("books/a.txt").write_text("It was the best of times. " * 1000)
     lines = "".join(blocks("console")).strip().splitlines()
-    assert len(lines) == 12
+    assert len(lines) == 13
     for line in lines:
         run, command, *arguments = shlex.split(line)
         assert run == "./run"

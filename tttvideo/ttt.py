@@ -45,7 +45,7 @@ class TTTConfig:
     """Taps of every short convolution."""
     rope_theta: float = 10000.0
     """Base of the rotary positions."""
-    backend: Literal["auto", "dual", "reference"] = "auto"
+    backend: Literal["auto", "triton", "dual", "reference"] = "auto"
     """Who computes the inner loop."""
 
     def resolved(self, grid: Grid | None) -> TTTConfig:

@@ -1,0 +1,316 @@
+"""The bars: figures that must be reached, on a CPU or on a GPU, and what they are measured by.
+
+Sources of the numbers: on a CPU what the first prototypes reached, rounded down; on a GPU what the
+memory and the matrix units of an H100 allow, and distances to others' kernels that follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from statistics import median, quantiles
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+
+from tttvideo.backbone import Backbone, BackboneConfig
+from tttvideo.kernels import dual
+from tttvideo.ttt import TTTConfig
+
+from . import peers
+from .cases import (
+    BACKWARD,
+    BOTH,
+    FORWARD,
+    Case,
+    decode_bytes,
+    draw,
+    least_work,
+    load_config,
+)
+from .contenders import Contender, decode_contenders, kernel_contenders
+from .measure import interleave, timed
+from .report import Bar, Row
+from .runs import Bench, measure_peak
+
+
+CPU_A = Case("linear", 1, 2048, 12, 64)
+CPU_E = replace(CPU_A, tokens=8192)
+CPU_TINY = Case("linear", 8, 1024, 4, 32)
+CPU_DECODE = Case("linear", 32, 512, 12, 64)
+GPU_FULL = Case("linear", 16, 2048, 32, 64, dtype="bfloat16", device="cuda")  # 512 heads in flight
+GPU_LONG = replace(GPU_FULL, batch=4)  # 128 heads
+GPU_FEW = replace(GPU_FULL, batch=1)
+GPU_DECODE = replace(GPU_FULL, batch=512)
+
+
+@dataclass(frozen=True)
+class Versus:
+    """A peer's time over ours: `must` at the least, `aim` at best."""
+
+    case: Case
+    what: str
+    peer: str
+    must: float
+    aim: float
+
+    def bar(self, rows: dict[str, Row], ours: str) -> Bar:
+        kind = f"TTT-{NAMES[self.case.inner]} {self.what}, {self.peer} over {ours}"
+        shape = self.case.sizes if self.what == "decode" else self.case.shape
+        bar = Bar(kind, shape, self.must, self.aim)
+        missing = [name for name in (ours, self.peer) if name not in rows]
+        if missing:
+            bar.wrong = f"{' and '.join(missing)} did not run"
+            return bar
+        mine, theirs = rows[ours], rows[self.peer]
+        return reach(bar, ratios(theirs, mine), mine, theirs)
+
+
+NAMES = {"linear": "Linear", "mlp": "MLP"}
+
+
+def at(case: Case, tokens: int, inner: str = "linear") -> Case:
+    return replace(case, tokens=tokens, inner=inner)
+
+
+CPU = [
+    Versus(CPU_A, BOTH, "plain loop", 1.25, 2.0),
+    Versus(CPU_E, BOTH, "plain loop", 1.25, 2.0),
+    Versus(CPU_TINY, BOTH, "plain loop", 1.1, 1.8),
+    Versus(at(CPU_A, 2048, "mlp"), BOTH, "plain loop", 1.1, 1.6),
+    Versus(at(CPU_E, 8192, "mlp"), BOTH, "plain loop", 1.1, 1.6),
+    Versus(CPU_DECODE, "decode", "dense sum", 1.2, 1.6),
+    Versus(replace(CPU_DECODE, inner="mlp"), "decode", "dense sum", 1.2, 1.6),
+]
+GPU = [
+    *(Versus(at(GPU_FULL, T), FORWARD, "fla fused", 2.0, 2.6) for T in (2048, 8192, 32768)),
+    *(Versus(at(GPU_FULL, T), FORWARD, "fla chunk", 3.0, 4.5) for T in (2048, 8192, 32768)),
+    *(Versus(at(GPU_FULL, T), BOTH, "fla fused", 2.0, 2.7) for T in (2048, 8192)),
+    *(Versus(at(GPU_FULL, T), BOTH, "fla chunk", 2.0, 3.0) for T in (2048, 8192)),
+    Versus(GPU_FULL, FORWARD, "dual", 20, 40),
+    Versus(GPU_FULL, FORWARD, "compiled loop", 8, 15),
+    Versus(GPU_FULL, BOTH, "dual", 15, 30),
+    Versus(GPU_FULL, BOTH, "compiled loop", 6, 12),
+    Versus(at(GPU_LONG, 2048), FORWARD, "attention", 1.2, 2),
+    Versus(at(GPU_LONG, 8192), FORWARD, "attention", 5, 8),
+    Versus(at(GPU_LONG, 32768), FORWARD, "attention", 20, 30),
+    Versus(at(GPU_LONG, 131072), FORWARD, "attention", 60, 100),
+    Versus(at(GPU_LONG, 4096), BOTH, "attention", 1.2, 2),
+    Versus(at(GPU_LONG, 32768), BOTH, "attention", 8, 14),
+    Versus(at(GPU_LONG, 8192, "mlp"), FORWARD, "attention", 1.3, 2),
+    Versus(at(GPU_LONG, 32768, "mlp"), FORWARD, "attention", 5, 8),
+    Versus(at(GPU_LONG, 131072, "mlp"), FORWARD, "attention", 20, 30),
+    Versus(GPU_FULL, BOTH, "Mamba-2 scan", 0.7, 1.0),
+]
+
+
+def ratios(peer: Row, ours: Row) -> list[float]:
+    """Round by round, since what disturbs a round disturbs both."""
+    return [a / b for a, b in zip(peer.values, ours.values, strict=False)]
+
+
+def reach(bar: Bar, values: list[float], *rows: Row) -> Bar:
+    """The bar with what was reached, void if a row's gate failed."""
+    bar.reached = median(values)
+    if len(values) > 1:
+        cuts = quantiles(values, n=5, method="inclusive")
+        bar.spread = cuts[0], cuts[-1]
+    bar.wrong = bar.wrong or "; ".join(f"{row.who}: {row.wrong}" for row in rows if row.wrong)
+    return bar
+
+
+def measure_all(bench: Bench, plan: Iterable[Versus], ours: str) -> None:
+    """Each case and direction once, with all peers that it is compared with; bars as they come."""
+    cells: dict[tuple[Case, str], list[Versus]] = {}
+    for versus in plan:
+        cells.setdefault((versus.case, versus.what), []).append(versus)
+    for (case, what), group in cells.items():
+        rows = run_cell(bench, case, what, {ours, *(versus.peer for versus in group)})
+        bench.report.bars += [versus.bar(rows, ours) for versus in group]
+
+
+def run_cell(bench: Bench, case: Case, what: str, wanted: set[str]) -> dict[str, Row]:
+    decoding = what == "decode"
+    contenders = (decode_contenders if decoding else kernel_contenders)(case)
+    chosen: list[Contender] = [one for one in contenders if one.name in wanted]
+    with torch.set_grad_enabled(not decoding):
+        inputs = draw(replace(case, tokens=case.mini_batch) if decoding else case)
+        return bench.measure(case, what, chosen, inputs)
+
+
+def runs(device: str) -> int:
+    """How many contenders are timed, all in all."""
+    plan, more = (CPU, 6) if device == "cpu" else (GPU, 5)
+    return len({(versus.case, versus.what) for versus in plan}) + len(plan) + more
+
+
+def cpu_bars(bench: Bench) -> None:
+    measure_all(bench, CPU, "dual")
+    fitting(bench)
+    for inner in ("linear", "mlp"):
+        growth(bench, inner)
+    for inner, must, aim in (("linear", 10, 7), ("mlp", 13, 10)):
+        peak_bar(bench, at(CPU_A, CPU_A.tokens, inner), "dual", must, aim)
+
+
+def fitting(bench: Bench) -> None:
+    """A training step of text_tiny, with the plain loop in place of the dual form's own."""
+    config = load_config("text_tiny")["model"]["init_args"]["backbone"]
+    data = load_config("text_tiny")["data"]["init_args"]
+    window, batch = data["window"], data["batch_size"]
+    torch.manual_seed(4)
+    model = Backbone(BackboneConfig(**{**config, "ttt": TTTConfig(**config["ttt"])}))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    start = {name: x.clone() for name, x in model.state_dict().items()}
+    tokens = torch.randint(model.config.vocab_size, (batch, window + 1))
+
+    def ours() -> None:
+        optimizer.zero_grad()
+        logits, _ = model(tokens[:, :-1])
+        F.cross_entropy(logits.mT, tokens[:, 1:]).backward()
+        optimizer.step()
+
+    def plain() -> None:
+        with patch.object(dual, "whole", peers.whole):
+            ours()
+
+    gradients = []
+    for run in (ours, plain):  # at the same weights: a step begins by forgetting gradients
+        run()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        model.load_state_dict(start)
+    error = ((gradients[0] - gradients[1]).norm() / gradients[1].norm()).item()
+    runs = {"ours": ours, "plain loop": plain}
+    mine, theirs = interleave(
+        bench.clock, runs, bench.repeats, bench.seconds, bench.advance
+    ).values()
+    bar = Bar("a training step of text_tiny, plain loop over ours", f"B{batch} T{window}", 1, 1.5)
+    bar.wrong = f"gradients differ by {error:.1e}" if error > 1e-4 else ""
+    bench.report.bars.append(reach(bar, [b / a for a, b in zip(mine, theirs, strict=True)]))
+
+
+def growth(bench: Bench, inner: str) -> None:
+    """Both lengths in turn, since the machine may be slower at one time than at another."""
+    short, long = (at(CPU_A, case.tokens, inner) for case in (CPU_A, CPU_E))
+    dual = next(one for one in kernel_contenders(short) if one.name == "dual")
+    runs = {str(case.tokens): timed(dual.prepare(draw(case)), BOTH) for case in (short, long)}
+    for run in runs.values():
+        run()
+    first, second = interleave(
+        bench.clock, runs, bench.repeats, bench.seconds, bench.advance
+    ).values()
+    what = f"TTT-{NAMES[inner]} {BOTH}, T{long.tokens} over T{short.tokens}"
+    bar = Bar(what, short.sizes, 4.6, 4.0, most=True)
+    reach(bar, [b / a for a, b in zip(first, second, strict=True)])
+    bar.wrong = bench.check(dual, short)[1]
+    bench.report.bars.append(bar)
+
+
+def peak_bar(bench: Bench, case: Case, ours: str, must: float, aim: float) -> None:
+    what = f"TTT-{NAMES[case.inner]} {BOTH}, peak memory over q"
+    bar = Bar(what, case.shape, must, aim, unit="q tensors", most=True)
+    bench.report.bars.append(bar)
+    one = next(one for one in kernel_contenders(case) if one.name == ours)
+    if not bench.usable(case, [one], BOTH):
+        bar.wrong = f"{ours} did not run"
+        return
+    row = measure_peak(bench, one, case, draw(case))
+    reach(bar, row.values, row)
+
+
+def gpu_bars(bench: Bench) -> None:
+    check_kernels(bench)
+    measure_all(bench, GPU, "triton")
+    share_of_floor(bench, at(GPU_FULL, 8192), FORWARD, 55, 80)
+    share_of_floor(bench, at(GPU_FULL, 8192), BACKWARD, 40, 65)
+    latency(bench)
+    mlp_speed(bench)
+    decode_floor(bench)
+    # beside q, k and v: y, the steps S, and three gradients are 5; eta and fast weights are little
+    peak_bar(bench, at(GPU_FULL, 8192), "triton", 6, 5.5)
+    for reason in NOT_HERE:
+        bench.report.leave_out(reason)
+
+
+NOT_HERE = (
+    "ttt-tk and ttt-lm-kernels: they are no packages, and have no adapter here",
+    "decoding a whole 1.3b backbone: it does not run as one CUDA graph",
+)
+
+
+def check_kernels(bench: Bench) -> None:
+    """Every kernel and dtype against float64, and the sizes of the paper; no times."""
+    sizes = [(64, 16, dtype) for dtype in ("bfloat16", "float16", "float32")]
+    sizes += [(64, 64, "bfloat16"), (96, 16, "bfloat16")]
+    for inner in ("linear", "mlp"):
+        for D, M, dtype in sizes:
+            case = replace(GPU_FEW, inner=inner, head_dim=D, mini_batch=M, dtype=dtype)
+            for what, contenders in (("gate", kernel_contenders), ("decode", decode_contenders)):
+                one = contenders(case)[0]
+                if bench.usable(case, [one], what):
+                    with torch.set_grad_enabled(what == "gate"):
+                        check_kernel(bench, case, what, one)
+
+
+def check_kernel(bench: Bench, case: Case, what: str, one: Contender) -> None:
+    try:
+        error, wrong = bench.check(one, case)
+    except Exception as problem:
+        bench.report.broke(f"{one.name}: {what} at {case.small().shape}", problem)
+    else:
+        bench.report.rows.append(
+            Row(case.small(), what, one.name, [error], "error", error=error, wrong=wrong)
+        )
+
+
+def own_row(bench: Bench, case: Case, what: str) -> Row | None:
+    return run_cell(bench, case, what, {"triton"}).get("triton")
+
+
+def add_bar(bench: Bench, bar: Bar, row: Row | None, values: list[float]) -> None:
+    bench.report.bars.append(bar)
+    if row is None:
+        bar.wrong = "triton did not run"
+    else:
+        reach(bar, values, row)
+
+
+def share_of_floor(bench: Bench, case: Case, what: str, must: float, aim: float) -> None:
+    row = own_row(bench, case, what)
+    least = least_work(case, what)[1] / bench.report.ceilings["bytes_per_second"]
+    bar = Bar(f"TTT-Linear {what}, of the copy ceiling", case.shape, must, aim, unit="%")
+    add_bar(bench, bar, row, [100 * least / x for x in row.values] if row else [])
+
+
+def latency(bench: Bench) -> None:
+    """With 32 heads in flight the chain of one mini-batch after the other is what takes time."""
+    row = own_row(bench, GPU_FEW, FORWARD)
+    steps = GPU_FEW.tokens / GPU_FEW.mini_batch
+    hertz = 1e3 * sm_kilohertz()
+    bar = Bar("TTT-Linear forward, cycles per mini-batch", GPU_FEW.shape, 1100, 650, most=True)
+    bar.unit = "at the highest clock"
+    add_bar(bench, bar, row, [x / steps * hertz for x in row.values] if row else [])
+
+
+def sm_kilohertz() -> float:
+    from triton.runtime import driver
+
+    device = torch.cuda.current_device()
+    return driver.active.utils.get_device_properties(device)["sm_clock_rate"]
+
+
+def mlp_speed(bench: Bench) -> None:
+    case = at(GPU_FULL, 2048, "mlp")
+    row = own_row(bench, case, FORWARD)
+    flop = least_work(case, FORWARD)[0]
+    bar = Bar("TTT-MLP forward", case.shape, 150, 300, unit="TFLOP/s")
+    add_bar(bench, bar, row, [flop / x / 1e12 for x in row.values] if row else [])
+
+
+def decode_floor(bench: Bench) -> None:
+    row = own_row(bench, GPU_DECODE, "decode")
+    moved = GPU_DECODE.mini_batch * decode_bytes(GPU_DECODE)
+    least = moved / bench.report.ceilings["bytes_per_second"]
+    bar = Bar("TTT-Linear decode, of the copy ceiling", GPU_DECODE.sizes, 60, 85, unit="%")
+    add_bar(bench, bar, row, [100 * least / x for x in row.values] if row else [])

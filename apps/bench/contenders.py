@@ -1,0 +1,174 @@
+"""Who takes part in a benchmark, and why some cannot: ours, and those of peers.py.
+
+B batch, T tokens, H heads, D head dim, M mini-batch size, C tokens of context.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tttvideo.kernels import Slots, State, ttt_decode_, ttt_linear, ttt_mlp
+from tttvideo.kernels.choice import triton_obstacle
+
+from . import peers
+from .cases import DTYPES, Case, Inputs, attention_work, decode_bytes, draw, least_work
+from .peers import Run
+
+
+REFERENCE_TOKENS = 64  # token by token, with torch.func.grad: a second for each thousand
+LOOP_TOKENS = 8192  # of a loop that autograd differentiates, on a GPU: for its memory
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Who is timed.
+
+    prepare: makes the Run that is timed; truth: the same in float64, by other code.
+    own: ours, held to stricter limits.
+    work: operations and bytes needed at the least, or None where they are not comparable.
+    tensors: how many of q it holds at once, forward and back.
+    obstacle: why it cannot run here.
+    same_eta: it cannot say that writers have learning rates of their own.
+    """
+
+    name: str
+    prepare: Callable[[Inputs], Run]
+    truth: Callable[[Inputs], Run]
+    own: bool = False
+    work: Callable[[Case, str], tuple[float, float]] | None = least_work
+    tensors: int = 16
+    obstacle: str = ""
+    same_eta: bool = False
+
+
+def operator(inputs: Inputs) -> Callable:
+    return ttt_linear if len(inputs.weights) == 2 else ttt_mlp
+
+
+def ours_run(inputs: Inputs, backend: str) -> Run:
+    options = {"mini_batch_size": len(inputs.token_scale), "backend": backend}
+
+    def call() -> Tensor:
+        tokens, state = inputs.tokens, State(inputs.weights)
+        shared = (inputs.token_scale, *inputs.norm)
+        return operator(inputs)(*tokens, *shared, state, **options)[0]
+
+    return Run(call, inputs.leaves())
+
+
+def obstacle_to_triton(case: Case) -> str:
+    inputs = draw(replace(case, batch=1, heads=1, tokens=1))
+    return triton_obstacle(inputs.tokens[:3], inputs.weights, case.mini_batch, False) or ""
+
+
+def obstacle_to(module: str, case: Case) -> str:
+    if case.device != "cuda":
+        return "it needs CUDA, and this is a CPU"
+    return "" if importlib.util.find_spec(module) else f"{module} is not installed"
+
+
+def too_long(case: Case, longest: int) -> str:
+    return f"only up to {longest} tokens" if case.tokens > longest else ""
+
+
+def backend(name: str, case: Case, obstacle: str = "", tensors: int = 16) -> Contender:
+    truth = peers.plain_run if name != "triton" else dual_run
+    prepare = functools.partial(ours_run, backend=name)
+    return Contender(name, prepare, truth, True, tensors=tensors, obstacle=obstacle)
+
+
+dual_run = functools.partial(ours_run, backend="dual")
+
+
+def kernel_contenders(case: Case) -> list[Contender]:
+    linear, cuda = case.inner == "linear", case.device == "cuda"
+    loop = too_long(case, LOOP_TOKENS) if cuda else ""
+    compiled = loop if cuda else "it is compared on a GPU only"
+    held = 40 if linear else 180  # by autograd, of float32
+    found = [
+        backend("triton", case, obstacle_to_triton(case)),
+        backend("dual", case, tensors=16 if case.dtype == "float32" else 32),
+        backend("reference", case, too_long(case, REFERENCE_TOKENS)),
+        Contender("plain loop", peers.plain_run, dual_run, tensors=held, obstacle=loop),
+        Contender("compiled loop", peers.compiled_run, dual_run, tensors=held, obstacle=compiled),
+        Contender("attention", peers.attention_run, peers.attention_truth, work=attention_work),
+    ]
+    for name in ("fused_chunk", "chunk") if linear else ():
+        prepare = functools.partial(peers.fla_run, name=f"{name}_ttt_linear")
+        options = {"obstacle": obstacle_to("fla", case), "same_eta": True}
+        found.append(Contender(f"fla {name.split('_')[0]}", prepare, peers.fla_truth, **options))
+    options = {"obstacle": obstacle_to("mamba_ssm", case), "work": None}
+    return [*found, Contender("Mamba-2 scan", peers.mamba_run, peers.mamba_truth, **options)]
+
+
+def decode_run(inputs: Inputs, backend: str) -> Run:
+    """Slots, a token at a time; on a GPU a mini-batch of them as one CUDA graph."""
+    shared = (inputs.token_scale.detach(), *(x.detach() for x in inputs.norm))
+    state = State(tuple(w.detach() for w in inputs.weights))
+    slots = Slots.of(state, len(inputs.token_scale), inputs.q.dtype)
+
+    @torch.no_grad()
+    def call() -> Tensor:
+        tokens = zip(*(x.detach().split(1, dim=1) for x in inputs.tokens), strict=True)
+        return torch.cat(
+            [ttt_decode_(*token, *shared, slots, backend=backend) for token in tokens], dim=1
+        )
+
+    if backend == "dual" or not inputs.q.is_cuda:
+        return Run(call, {})
+    replay = captured(call)
+    slots.put(slice(None), state)
+    return Run(replay, {})
+
+
+def captured(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """The call as a CUDA graph; it has run once, to compile."""
+    call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = call()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return y
+
+    return replay
+
+
+def decode_contenders(case: Case) -> list[Contender]:
+    B, H, C, D = case.batch, case.heads, case.tokens, case.head_dim
+    slots = obstacle_to_triton(case)
+
+    def cached(inputs: Inputs, run: Callable) -> Run:
+        """With a KV cache of the case's tokens; little of one where it is only checked."""
+        batch, heads = inputs.q.shape[0], inputs.q.shape[2]
+        context = C if (batch, heads) == (B, H) else 64
+        generator = torch.Generator(case.device).manual_seed(2)
+        draw = functools.partial(torch.randn, generator=generator, device=case.device)
+        keys, values = (draw(batch, heads, context, D) for _ in "kv")
+        return run(inputs, *(x.to(DTYPES[case.dtype]) for x in (keys, values)))
+
+    def work(case: Case, what: str) -> tuple[float, float]:
+        return 0.0, case.mini_batch * decode_bytes(case)
+
+    def cache_work(case: Case, what: str) -> tuple[float, float]:
+        return 0.0, case.mini_batch * 2 * case.q_bytes
+
+    plain = Contender("dense sum", peers.dense_decode_run, dual_run, work=work, tensors=0)
+    truth = functools.partial(cached, run=peers.cached_truth)
+    cache = functools.partial(cached, run=peers.cached_run)
+    triton, dual = (functools.partial(decode_run, backend=name) for name in ("triton", "dual"))
+    options = {"truth": dual_run, "own": True, "work": work, "tensors": 0}
+    return [
+        Contender("triton", triton, **options, obstacle=slots),
+        Contender("dual", dual, **options),
+        plain,
+        Contender("attention", cache, truth, work=cache_work, tensors=3),
+    ]

@@ -1,0 +1,289 @@
+"""What the inner loop is compared with: the same function done otherwise, and other mixers.
+
+Each `..._run` prepares a Run from Inputs: what is to be timed is in its call, all else before it.
+The plain loop was the path of kernels/dual.py until a backward of its own beat it; it takes any
+inner depth. The dense decoder keeps a sum of gradients, where ours keeps open rows.
+
+B batch, T tokens, H heads, D head dim, M mini-batch size, N whole mini-batches, T = N M, C tokens
+of a KV cache.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from tttvideo.kernels import State, inner
+from tttvideo.kernels.dual import interleave, read, scaled_gradient, step
+from tttvideo.kernels.state import pairs
+
+
+if TYPE_CHECKING:
+    from .cases import Inputs
+
+
+class Run(NamedTuple):
+    """A call that gives y, and the inputs that its gradients are taken for, by name."""
+
+    call: Callable[[], Tensor]
+    leaves: dict[str, Tensor]
+
+
+def write(
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    scale: Tensor,
+    weights: tuple[Tensor, ...],
+    norm: inner.Norm,
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """A mini-batch's rows and the weights after its step; k, v (B H, M, D), eta (B H, M, 1)."""
+    z = inner.affine(k, weights)
+    rows = interleave(*scaled_gradient(k, z, v, eta, weights, norm))
+    return rows, step(weights, rows, scale)
+
+
+def whole(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    token_scale: Tensor,
+    norm: inner.Norm,
+    state: State,
+    write: Callable = write,
+    read: Callable = read,
+) -> tuple[Tensor, State]:
+    """N whole mini-batches from a state with none open, by a loop that autograd differentiates.
+
+    q, k, v (B, T, H, D), eta (B, T, H), token_scale (M,), norm a pair of (H, D), as in ops.py.
+    """
+    B = len(q)
+    q, starts, rows, weights, norm = loop(q, k, v, eta, token_scale, norm, state, write)
+    y = read(q, inner.affine(q, starts), starts, rows, token_scale[:, None], norm)
+    state = State(tuple(w.unflatten(0, (B, -1)) for w in weights))
+    return rearrange(y, "n (b h) m d -> b (n m) h d", b=B), state
+
+
+def loop(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    token_scale: Tensor,
+    norm: inner.Norm,
+    state: State,
+    write: Callable = write,
+) -> tuple[Tensor, list[Tensor], list[Tensor], tuple[Tensor, ...], inner.Norm]:
+    """All writing: q, the weights at each start and the rows (N, B H, M, .), the weights after."""
+    M, B = len(token_scale), len(q)
+    q, k, v, eta = (
+        rearrange(x, "b (n m) h d -> n (b h) m d", m=M) for x in (q, k, v, eta[..., None])
+    )
+    norm = tuple(n.repeat(B, 1)[:, None] for n in norm)  # (B H, 1, D)
+    weights = tuple(w.flatten(0, 1) for w in state.weights)
+    starts, rows = [], []
+    # unbind, because an indexed tensor's gradient is as long as the tensor: T^2 work in backward
+    for k_n, v_n, eta_n in zip(k.unbind(), v.unbind(), eta.unbind(), strict=True):
+        starts.append(weights)
+        rows_n, weights = write(k_n, v_n, eta_n, token_scale[-1], weights, norm)
+        rows.append(rows_n)
+    return q, stack(starts), stack(rows), weights, norm
+
+
+def stack(tuples: list[tuple[Tensor, ...]]) -> list[Tensor]:
+    return [torch.stack(column) for column in zip(*tuples, strict=True)]
+
+
+def plain_run(inputs: "Inputs", whole: Callable = whole) -> Run:
+    def call() -> Tensor:
+        full = inputs.weights[0].dtype
+        tokens = (x.to(full) for x in inputs.tokens)
+        y, _ = whole(*tokens, inputs.token_scale, inputs.norm, State(inputs.weights))
+        return y.to(inputs.q.dtype)
+
+    return Run(call, inputs.leaves())
+
+
+def compiled_run(inputs: "Inputs") -> Run:
+    """The plain loop by torch.compile, a mini-batch at a time.
+
+    The whole loop as one graph takes it minutes for 16 mini-batches; 2,048 tokens have 128.
+    """
+    parts = {"write": torch.compile(write), "read": torch.compile(read)}
+    return plain_run(inputs, partial(whole, **parts))
+
+
+class RoundedProducts(TorchFunctionMode):
+    """Matmuls take operands of a lower precision, there and back: PyTorch's own form in bfloat16.
+
+    All else, sums of products included, stays in float32, as it does in the kernels.
+    """
+
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in (torch.Tensor.matmul, torch.Tensor.__matmul__):
+            args = tuple(x.to(self.dtype) for x in args)
+            return function(*args).float()
+        return function(*args, **(kwargs or {}))
+
+
+def rounded_run(inputs: "Inputs") -> Run:
+    run = plain_run(inputs)
+
+    def call() -> Tensor:
+        with RoundedProducts(inputs.q.dtype):
+            return run.call()
+
+    return Run(call, run.leaves)
+
+
+def attention_run(inputs: "Inputs") -> Run:
+    """Causal softmax attention, by whichever kernel PyTorch prefers."""
+
+    def call() -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in inputs.tokens[:3])
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+
+    return Run(call, inputs.leaves("q", "k", "v"))
+
+
+def attention_truth(inputs: "Inputs") -> Run:
+    def call() -> Tensor:
+        q, k, v = (x.transpose(1, 2) for x in inputs.tokens[:3])
+        scores = q @ k.mT / q.shape[-1] ** 0.5
+        later = torch.ones_like(scores, dtype=torch.bool).triu(1)
+        return (scores.masked_fill(later, -torch.inf).softmax(-1) @ v).transpose(1, 2)
+
+    return Run(call, inputs.leaves("q", "k", "v"))
+
+
+def fla_run(inputs: "Inputs", name: str) -> Run:
+    """fla's TTT-Linear, `chunk_ttt_linear` or `fused_chunk_ttt_linear`.
+
+    Its eta belongs to the reader, whose last one also scales the step, so only an eta that is the
+    same for all writers can be said in it, and its output adds z where ours adds q.
+    """
+    import fla.ops.ttt
+
+    operator = getattr(fla.ops.ttt, name)
+    B, T, H, D = inputs.q.shape
+    scale = inputs.token_scale.detach().repeat(T // len(inputs.token_scale))
+    eta = (inputs.eta.detach() * scale[:, None])[..., None].to(inputs.q.dtype).requires_grad_()
+    W, b = inputs.weights
+
+    def call() -> Tensor:
+        q, k, v = inputs.tokens[:3]
+        M = len(inputs.token_scale)
+        options = {"scale": 1.0, "chunk_size": M, "initial_state": W, "initial_state_bias": b}
+        return operator(q, k, v, *inputs.norm, eta, **options)[0]
+
+    return Run(call, inputs.leaves("q", "k", "v"))
+
+
+def fla_truth(inputs: "Inputs") -> Run:
+    def call() -> Tensor:
+        tokens, norm = inputs.tokens, inputs.norm
+        q, (W, b), (X, S), _, norm = loop(*tokens, inputs.token_scale, norm, State(inputs.weights))
+        z = q @ W + b - inputs.token_scale[:, None] * (torch.tril(q @ X.mT + 1) @ S)
+        y = z + inner.layer_norm(z, norm)
+        return rearrange(y, "n (b h) m d -> b (n m) h d", b=len(inputs.q))
+
+    return Run(call, inputs.leaves("q", "k", "v"))
+
+
+def mamba_run(inputs: "Inputs") -> Run:
+    """The scan of a Mamba-2 layer with as many heads, and a state as large as TTT-Linear's."""
+    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+
+    A = -torch.ones(inputs.q.shape[2], device=inputs.q.device)
+
+    def call() -> Tensor:
+        q, k, v, eta = inputs.tokens
+        return mamba_chunk_scan_combined(v, eta, A, k, q, chunk_size=256)
+
+    return Run(call, inputs.leaves("q", "k", "v", "eta"))
+
+
+def mamba_truth(inputs: "Inputs") -> Run:
+    """y_t = sum_{s<=t} (q_t k_s) exp(-sum_{s<r<=t} eta_r) eta_s v_s, by a matrix T x T."""
+
+    def call() -> Tensor:
+        q, k, v, eta = (x.transpose(1, 2) for x in (*inputs.tokens[:3], inputs.eta[..., None]))
+        passed = eta.cumsum(-2)
+        decay = torch.tril((passed.mT - passed).exp())
+        return ((q @ k.mT * decay) @ (eta * v)).transpose(1, 2)
+
+    return Run(call, inputs.leaves("q", "k", "v", "eta"))
+
+
+def dense_decode_run(inputs: "Inputs") -> Run:
+    """A token at a time through W - token_scale * (sum of gradients), from no open rows on."""
+    gain_shift = tuple(n[:, None] for n in inputs.norm)
+    scale = inputs.token_scale.tolist()
+    sums = [torch.zeros_like(w) for w in inputs.weights]
+
+    def call() -> Tensor:
+        weights, ys = list(inputs.weights), []
+        for t in range(inputs.q.shape[1]):
+            place = t % len(scale)
+            q, k, v = (x[:, t, :, None] for x in inputs.tokens[:3])  # (B, H, 1, D)
+            eta = inputs.eta[:, t, :, None, None]
+            z, z_read = inner.affine(torch.cat((k, q), dim=-2), weights).split(1, dim=-2)
+            written = scaled_gradient(k, z, v, eta, weights, gain_shift)
+            for (dW, db), X, S in zip(pairs(sums), *written, strict=True):
+                add_product(dW, X.mT, S, fresh=place == 0)
+                db.copy_(S) if place == 0 else db.add_(S)
+            z_read = dense_read(q, z_read, weights, sums, scale[place])
+            ys.append(q + inner.layer_norm(z_read, gain_shift))
+            if place == len(scale) - 1:
+                weights = [w.sub(s, alpha=scale[-1]) for w, s in zip(weights, sums, strict=True)]
+        return torch.cat(ys, dim=2).transpose(1, 2)
+
+    return Run(call, {})
+
+
+def dense_read(
+    x: Tensor, z: Tensor, weights: Sequence[Tensor], sums: Sequence[Tensor], scale: float
+) -> Tensor:
+    """F(x) through W - scale dW; z = affine(x, weights)."""
+    for layer, ((W, b), (dW, db)) in enumerate(zip(pairs(weights), pairs(sums), strict=True)):
+        if layer:
+            x = inner.gelu(z)
+            z = x @ W + b
+        z = z - scale * (x @ dW + db)
+    return z
+
+
+def add_product(x: Tensor, a: Tensor, b: Tensor, fresh: bool) -> None:
+    """x += a @ b, or x = a @ b where it is fresh; (B, H, ., .) each, in place."""
+    x.flatten(0, 1).baddbmm_(a.flatten(0, 1), b.flatten(0, 1), beta=0 if fresh else 1)
+
+
+def cached_run(inputs: "Inputs", keys: Tensor, values: Tensor) -> Run:
+    """Attention, a token at a time, over a KV cache (B, H, C, D) that is there already."""
+
+    def call() -> Tensor:
+        ys = [
+            F.scaled_dot_product_attention(q[:, :, None], keys, values) for q in inputs.q.unbind(1)
+        ]
+        return torch.cat(ys, dim=2).transpose(1, 2)
+
+    return Run(call, {})
+
+
+def cached_truth(inputs: "Inputs", keys: Tensor, values: Tensor) -> Run:
+    def call() -> Tensor:
+        q = inputs.q.transpose(1, 2)
+        scores = q @ keys.to(q).mT / q.shape[-1] ** 0.5
+        return (scores.softmax(-1) @ values.to(q)).transpose(1, 2)
+
+    return Run(call, {})

@@ -1,0 +1,128 @@
+"""The picture of a benchmark: curves over the context, or bars against what they must reach."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402  after the choice of a backend without a screen
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import LogLocator  # noqa: E402
+
+
+if TYPE_CHECKING:
+    from .report import Bar, Report, Row
+
+
+COLOURS = {
+    "triton": "#d62728",
+    "dual": "#f58518",
+    "reference": "#b279a2",
+    "plain loop": "#4c78a8",
+    "dense sum": "#4c78a8",
+    "compiled loop": "#72b7b2",
+    "attention": "#54a24b",
+    "fla fused": "#9d755d",
+    "fla chunk": "#bab0ac",
+    "Mamba-2 scan": "#eeca3b",
+    "TTT state": "#f58518",
+    "KV cache": "#54a24b",
+    "TTT layer": "#f58518",
+    "block": "#4c78a8",
+}
+VERDICTS = {"aim reached": "#2f7d32", "reached": "#8bc34a", "MISSED": "#d62728"}
+LABELS = {"s": "microseconds per token"}
+TITLES = {"linear": "TTT-Linear", "mlp": "TTT-MLP"}
+
+
+def draw_report(report: "Report", about: dict[str, Any], path: Path) -> None:
+    figure = draw_bars(report.bars) if report.bars else draw_curves(report.rows)
+    sizes = "" if report.bars else f", {report.rows[0].case.sizes}"
+    figure.suptitle(f"tttvideo bench {report.name.replace('-', ', ')}{sizes}", fontsize=11)
+    cpu = (
+        f", {about['threads']} thread{'s' * (about['threads'] > 1)}"
+        if report.device == "cpu"
+        else ""
+    )
+    line = f"{about['device']}{cpu}, {about['clock']}, {about['date']}, commit {about['commit']}"
+    figure.supxlabel(line, fontsize=7, color="#666")
+    partial = path.with_name(f".{path.name}")
+    figure.savefig(partial, dpi=130)
+    plt.close(figure)
+    os.replace(partial, path)
+
+
+def draw_curves(rows: "list[Row]") -> Figure:
+    """A panel for each thing measured and inner model, a curve for each contender."""
+    across = list(dict.fromkeys(row.case.inner for row in rows))
+    down = list(dict.fromkeys((row.what, row.unit) for row in rows))
+    size = (1 + 4.4 * len(across), 1.2 + 3 * len(down))
+    options = {"squeeze": False, "sharex": True, "sharey": "row", "layout": "constrained"}
+    figure, axes = plt.subplots(len(down), len(across), figsize=size, **options)
+    for panels, (what, unit) in zip(axes, down, strict=True):
+        panels[0].set_ylabel(LABELS.get(unit, unit), fontsize=8)
+        for panel, inner in zip(panels, across, strict=True):
+            mine = [r for r in rows if (r.case.inner, r.what, r.unit) == (inner, what, unit)]
+            draw_panel(panel, mine)
+            panel.set_title(f"{TITLES[inner]}, {what}", fontsize=9)
+    for panel in axes[-1]:
+        panel.set_xlabel("tokens of context", fontsize=8)
+    return figure
+
+
+def draw_panel(panel: Axes, rows: "list[Row]") -> None:
+    for who in dict.fromkeys(row.who for row in rows):
+        curve = sorted((r for r in rows if r.who == who), key=lambda r: r.case.tokens)
+        scale = [1e6 / (r.tokens * r.case.batch) if r.unit == "s" else 1.0 for r in curve]
+        x = [r.case.tokens for r in curve]
+        y = [r.middle * s for r, s in zip(curve, scale, strict=True)]
+        low, high = zip(
+            *((r.spread[0] * s, r.spread[1] * s) for r, s in zip(curve, scale, strict=True)),
+            strict=True,
+        )
+        failed = any(r.wrong for r in curve)
+        style = {"color": COLOURS.get(who, "#333333"), "linestyle": ":" if failed else "-"}
+        label = f"{who} (gate failed)" if failed else who
+        panel.plot(x, y, marker="o", markersize=4, linewidth=1.6, label=label, **style)
+        panel.fill_between(x, low, high, alpha=0.2, color=style["color"], linewidth=0)
+    panel.set_xscale("log", base=2)
+    panel.set_yscale("log")
+    ticks = sorted({row.case.tokens for row in rows})
+    panel.set_xticks(ticks, [f"{t // 1024}k" if t >= 1024 else str(t) for t in ticks])
+    panel.minorticks_off()
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+    panel.grid(alpha=0.25)
+    panel.tick_params(labelsize=8)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.legend(fontsize=7, frameon=False)
+
+
+def draw_bars(bars: "list[Bar]") -> Figure:
+    """What was reached over what must be; at the dashed line it is, right of it is better."""
+    figure, panel = plt.subplots(figsize=(10, 1.4 + 0.42 * len(bars)), layout="constrained")
+    for place, bar in enumerate(reversed(bars)):
+        name = f"{bar.what}\n{bar.shape}"
+        panel.text(-0.01, place, name, transform=panel.get_yaxis_transform(), **LEFT)
+        aim = bar.must / bar.aim if bar.most else bar.aim / bar.must
+        panel.plot([aim, aim], [place - 0.36, place + 0.36], color="#333333", linewidth=1.5)
+        if bar.reached is None or bar.wrong:
+            panel.text(0.02, place, bar.verdict[:90], fontsize=7, color="#d62728", va="center")
+            continue
+        length = bar.must / bar.reached if bar.most else bar.reached / bar.must
+        panel.barh(place, length, height=0.6, color=VERDICTS[bar.verdict])
+        panel.text(max(length, aim) + 0.02, place, f"{bar.reached:.3g}", fontsize=8, va="center")
+    panel.axvline(1, color="#d62728", linestyle="--", linewidth=1)
+    panel.set_yticks([])
+    panel.set_xlim(0)
+    panel.set_xlabel("reached over must (dashed: must; black: aim)", fontsize=8)
+    panel.tick_params(labelsize=8)
+    panel.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+LEFT = {"fontsize": 7, "ha": "right", "va": "center"}

@@ -1,0 +1,246 @@
+"""What a benchmark leaves behind: rows as JSON, as a table in Markdown, and as a picture."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import torch
+
+from .cases import Case
+
+
+LIBRARIES = ("torch", "triton", "fla-core", "mamba-ssm")
+
+
+@dataclass
+class Row:
+    """One contender on one case.
+
+    unit: what `values` are, "s" of a run, or for instance "q tensors".
+    tokens: tokens of each sequence that a run takes.
+    roofline: least time that the measured ceilings allow, over the median.
+    error: the worst relative RMS error of the gate; wrong: what the gate says against it.
+    """
+
+    case: Case
+    what: str
+    who: str
+    values: list[float] = field(default_factory=list)
+    unit: str = "s"
+    tokens: int = 0
+    roofline: float | None = None
+    error: float | None = None
+    wrong: str = ""
+
+    @property
+    def middle(self) -> float:
+        return median(self.values)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The 20th and the 80th percentile."""
+        if len(self.values) < 2:
+            return self.values[0], self.values[0]
+        cuts = quantiles(self.values, n=5, method="inclusive")
+        return cuts[0], cuts[-1]
+
+    @property
+    def per_token(self) -> float:
+        """Seconds per token of each sequence of the batch."""
+        return self.middle / (self.tokens * self.case.batch)
+
+
+@dataclass
+class Bar:
+    """A figure that must be reached: at least `must`, or at most, with `most`."""
+
+    what: str
+    shape: str
+    must: float
+    aim: float
+    reached: float | None = None
+    spread: tuple[float, float] | None = None
+    unit: str = "x"
+    most: bool = False
+    wrong: str = ""
+
+    @property
+    def verdict(self) -> str:
+        if self.reached is None:
+            return f"not measured: {self.wrong}"
+        if self.wrong:
+            return f"void: {self.wrong}"
+
+        def meets(bound: float) -> bool:
+            return self.reached <= bound if self.most else self.reached >= bound
+
+        return "aim reached" if meets(self.aim) else "reached" if meets(self.must) else "MISSED"
+
+
+@dataclass
+class Report:
+    """Everything that a command measured, and under which conditions."""
+
+    name: str
+    title: str
+    device: str
+    clock: str
+    ceilings: dict[str, float]
+    rows: list[Row] = field(default_factory=list)
+    bars: list[Bar] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+    def broke(self, who: str, problem: Exception) -> None:
+        lines = str(problem).strip().splitlines()
+        self.broken.append(f"{who}: {type(problem).__name__}{': ' + lines[0] if lines else ''}")
+
+    def leave_out(self, reason: str) -> None:
+        if reason not in self.left_out:
+            self.left_out.append(reason)
+
+    def failures(self) -> list[str]:
+        wrong = [f"{r.who}: {r.what} at {r.case.shape}: {r.wrong}" for r in self.rows if r.wrong]
+        return wrong + self.broken
+
+    def write(self, out: Path) -> str:
+        """name.json, name.md and name.png in `out`; the table."""
+        about = {**conditions(self.device), "clock": self.clock, **self.ceilings}
+        text = markdown(self, about)
+        out.mkdir(parents=True, exist_ok=True)
+        replace_text(out / f"{self.name}.md", text)
+        record = {
+            "title": self.title,
+            **about,
+            "rows": [asdict(row) for row in self.rows],
+            "bars": [{**asdict(bar), "verdict": bar.verdict} for bar in self.bars],
+            "left_out": self.left_out,
+            "broken": self.broken,
+        }
+        replace_text(out / f"{self.name}.json", json.dumps(record, indent=1) + "\n")
+        from .plot import draw_report
+
+        draw_report(self, about, out / f"{self.name}.png")
+        return text
+
+
+def replace_text(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def conditions(device: str) -> dict[str, Any]:
+    """Device, date, versions, commit and command."""
+    found = {
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit(),
+        "command": "tttvideo " + " ".join(sys.argv[1:]),
+        "python": platform.python_version(),
+    }
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            found[library] = None
+    if device == "cuda":
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def device_name(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()}, CPU"
+
+
+def commit() -> str:
+    """Of the code that runs, with a plus if files were changed since."""
+    command = ["git", "-C", str(Path(__file__).resolve().parent)]
+    try:
+        head, changed = (
+            subprocess.run([*command, *words], capture_output=True, text=True, check=True).stdout
+            for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "-uno"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.strip() + ("+" if changed.strip() else "")
+
+
+def markdown(report: Report, about: dict[str, Any]) -> str:
+    parts = [f"# {report.title}", summary(about)]
+    if report.bars:
+        parts.append(table(BAR_COLUMNS, [bar_cells(bar) for bar in report.bars]))
+    for unit in dict.fromkeys(row.unit for row in report.rows):
+        rows = [row for row in report.rows if row.unit == unit]
+        columns = TIME_COLUMNS if unit == "s" else (*COLUMNS, unit, "gate")
+        parts.append(table(columns, [row_cells(row, report) for row in rows]))
+    parts += [f"Broken: {reason}" for reason in report.broken]
+    parts += [f"Left out: {reason}" for reason in report.left_out]
+    return "\n\n".join(parts) + "\n"
+
+
+def summary(about: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {about[name]}" for name in LIBRARIES if about[name])
+    speed = f"copy {about['bytes_per_second'] / 1e9:,.1f} GB/s, "
+    speed += f"matmul {about['flop_per_second'] / 1e9:,.0f} GFLOP/s"
+    return (
+        f"`{about['command']}`\n{about['device']}, {threads(about)}, {about['date']}, "
+        f"commit {about['commit']}, {versions}. {about['clock']}, medians; ceilings: {speed}."
+    )
+
+
+def threads(about: dict[str, Any]) -> str:
+    return f"{about['threads']} thread{'s' if about['threads'] > 1 else ''}"
+
+
+COLUMNS = ("inner", "what", "shape", "who")
+TIME_COLUMNS = (*COLUMNS, "ms", "20 to 80 %", "us per token", "of roofline", "error", "gate")
+BAR_COLUMNS = ("what", "shape", "must", "aim", "reached", "20 to 80 %", "verdict")
+
+
+def row_cells(row: Row, report: Report) -> tuple[str, ...]:
+    first = (row.case.inner, row.what, row.case.shape, row.who)
+    if row.unit != "s":
+        number = f"{row.middle:.0e}" if row.unit == "error" else f"{row.middle:,.1f}"
+        return (*first, number, row.wrong or ("" if row.error is None else "passed"))
+    low, high = row.spread
+    share = "" if row.roofline is None else f"{row.roofline:.1%}"
+    error = "" if row.error is None else f"{row.error:.0e}"
+    times = (f"{row.middle * 1e3:,.3f}", f"{low * 1e3:,.3f} to {high * 1e3:,.3f}")
+    return (*first, *times, f"{row.per_token * 1e6:,.2f}", share, error, row.wrong or "passed")
+
+
+def bar_cells(bar: Bar) -> tuple[str, ...]:
+    def number(x: float) -> str:
+        return f"{x:,.2f}".rstrip("0").rstrip(".") + (bar.unit if bar.unit == "x" else "")
+
+    bound = "at most " if bar.most else ""
+    spread = "" if bar.spread is None else " to ".join(map(number, bar.spread))
+    reached = "" if bar.reached is None or bar.wrong else number(bar.reached)
+    what = bar.what if bar.unit == "x" else f"{bar.what} ({bar.unit})"
+    bounds = (f"{bound}{number(bar.must)}", number(bar.aim))
+    return (what, bar.shape, *bounds, reached, spread, bar.verdict)
+
+
+def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Markdown that is a table to the eye too."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    lines = [columns, tuple("-" * width for width in widths), *rows]
+    return "\n".join(
+        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
+        for line in lines
+    )

@@ -1,0 +1,267 @@
+"""The benchmarks: kernels, decoding, layers and memory, each contender checked before it is timed.
+
+B batch, T tokens, H heads, D head dim, M mini-batch size, C width.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from tttvideo.backbone import BackboneConfig, Block
+from tttvideo.kernels import State
+from tttvideo.ttt import TTTConfig, TTTLayer
+
+from . import peers
+from .cases import BOTH, FORWARD, Case, Inputs, draw
+from .contenders import Contender, decode_contenders, kernel_contenders, operator
+from .measure import (
+    LIMITS,
+    LOOSE,
+    Clock,
+    errors,
+    interleave,
+    peak_bytes,
+    results,
+    timed,
+    verdict,
+)
+from .peers import Run
+from .report import Report, Row
+
+
+@dataclass
+class Bench:
+    """What all measurements share.
+
+    repeats, seconds: runs of each contender, less when they take longer than this.
+    limit: a contender whose run takes longer, in seconds, is left out where more tokens come.
+    """
+
+    report: Report
+    repeats: int
+    seconds: float
+    limit: float
+    skip: tuple[str, ...]
+    advance: Callable[[int], None]
+    checked: dict[tuple, tuple[float, str]] = field(default_factory=dict)
+    slow: set[tuple[str, str, str]] = field(default_factory=set)
+
+    def __post_init__(self):
+        self.clock = Clock(self.report.device)
+
+    def usable(self, case: Case, contenders: Iterable[Contender], what: str) -> list[Contender]:
+        """Those that can run this case; of the others the report says why not."""
+        usable = []
+        for one in contenders:
+            reason = one.obstacle
+            if one.name in self.skip:
+                reason = "asked for with --skip"
+            elif not reason and one.tensors * case.q_bytes > room(case.device):
+                reason = f"{one.tensors} times the memory of q at {case.shape} is not there"
+            elif not reason and (one.name, case.inner, what) in self.slow:
+                reason = f"TTT-{case.inner} contexts beyond {self.limit:g} s a run (--limit)"
+            if reason:
+                self.report.leave_out(f"{one.name}: {reason}")
+            else:
+                usable.append(one)
+        return usable
+
+    def check(self, one: Contender, case: Case) -> tuple[float, str]:
+        """The worst relative error on a small case of this kind, and what is wrong with it."""
+        small = case.small()
+        key = (one.name, small)
+        if key not in self.checked:
+            self.checked[key] = check(one, small)
+        return self.checked[key]
+
+    def measure(
+        self, case: Case, what: str, contenders: Iterable[Contender], inputs: Inputs
+    ) -> dict[str, Row]:
+        """Check and time all that can run, in turn; their rows, by name, also in the report."""
+        contenders = list(contenders)
+        rows, runs = {}, {}
+        for one in self.usable(case, contenders, what):
+            try:
+                error, wrong = self.check(one, case)
+                run = timed(one.prepare(inputs), what)
+                seconds = self.clock(run)
+            except torch.OutOfMemoryError:
+                self.report.leave_out(f"{one.name}: {what} at {case.shape} is out of memory")
+                continue
+            except Exception as problem:  # others' kernels, above all, on GPUs new to them
+                self.report.broke(f"{one.name}: {what} at {case.shape}", problem)
+                continue
+            if seconds > self.limit:
+                self.slow.add((one.name, case.inner, what))
+            runs[one.name] = run
+            rows[one.name] = Row(
+                case, what, one.name, tokens=inputs.q.shape[1], error=error, wrong=wrong
+            )
+        times = interleave(self.clock, runs, self.repeats, self.seconds, self.advance)
+        self.advance((len(contenders) - len(runs)) * self.repeats)
+        for one in contenders:
+            if one.name in rows:
+                rows[one.name].values = times[one.name]
+                rows[one.name].roofline = self.roofline(one, case, what, rows[one.name])
+        self.report.rows += rows.values()
+        return rows
+
+    def roofline(self, one: Contender, case: Case, what: str, row: Row) -> float | None:
+        """The least time that the ceilings allow, as a share of the time."""
+        if one.work is None:
+            return None
+        flop, moved = one.work(case, what)
+        ceilings = self.report.ceilings
+        least = max(flop / ceilings["flop_per_second"], moved / ceilings["bytes_per_second"])
+        return least / row.middle
+
+
+def check(one: Contender, case: Case) -> tuple[float, str]:
+    inputs = draw(case, one.same_eta)
+    truth = results(one.truth(inputs.double()))
+    found = errors(one.prepare(inputs), truth)
+    rounded = None
+    if one.own and case.dtype != "float32":
+        rounded = errors(peers.rounded_run(inputs), truth)
+    limits = (LIMITS if one.own else LOOSE)[case.dtype]
+    return max(found.values()), verdict(found, limits, rounded)
+
+
+def room(device: str) -> float:
+    """Bytes that a contender may take: half of what the machine has, or 0.9 of a free GPU."""
+    if device == "cuda":
+        return 0.9 * torch.cuda.mem_get_info()[0]
+    return machine_bytes() / 2
+
+
+@functools.cache
+def machine_bytes() -> float:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        return float("inf")
+
+
+DIRECTIONS = (FORWARD, BOTH)
+
+
+def kernels(bench: Bench, cases: list[Case]) -> None:
+    for case in cases:
+        inputs = draw(case)
+        for what in DIRECTIONS:
+            bench.measure(case, what, kernel_contenders(case), inputs)
+
+
+def decode(bench: Bench, cases: list[Case]) -> None:
+    """A mini-batch of tokens, one at a time; `tokens` of a case is the context before them."""
+    for case in cases:
+        with torch.no_grad():
+            inputs = draw(replace(case, tokens=case.mini_batch))
+            bench.measure(case, "decode", decode_contenders(case), inputs)
+
+
+class Layer(nn.Module):
+    """A block or a TTT layer alone, from inputs (B, T, C) to outputs, from a fresh state."""
+
+    def __init__(self, part: nn.Module):
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(x, self.part.init_state(len(x)))[0]
+
+
+def layer_run(inputs: Inputs, layer: nn.Module) -> Run:
+    """inputs.q (B, T, H, D) through a layer of width H D, in inputs.q's precision."""
+    dtype = inputs.q.dtype
+    x = inputs.q.flatten(2).detach()
+    x = x if dtype == torch.float64 else x.float()
+    layer = copy.deepcopy(layer).to(x)
+    leaves = {"x": x.requires_grad_(), **dict(layer.named_parameters())}
+    rounded = dtype in (torch.bfloat16, torch.float16)
+
+    def call() -> Tensor:
+        with torch.autocast(x.device.type, dtype if rounded else None, enabled=rounded):
+            return layer(x)
+
+    return Run(call, leaves)
+
+
+def layers(bench: Bench, cases: list[Case], mlp_width: int) -> None:
+    """A whole block, and its TTT layer alone, forward and backward."""
+    for case in cases:
+        inputs = draw(case)
+        bench.measure(case, BOTH, layer_contenders(case, mlp_width), inputs)
+
+
+def layer_contenders(case: Case, mlp_width: int) -> list[Contender]:
+    """They are checked at the width of their little case, 4 heads or less."""
+
+    def part(heads: int, kind: type) -> Layer:
+        torch.manual_seed(3)
+        ttt = TTTConfig(inner=case.inner, mini_batch_size=case.mini_batch)
+        width = heads * case.head_dim
+        if kind is TTTLayer:
+            return Layer(TTTLayer(width, heads, ttt))
+        shape = {"width": width, "heads": heads, "mlp_width": mlp_width}
+        return Layer(Block(BackboneConfig(**shape, ttt=ttt)))
+
+    def prepare(inputs: Inputs, kind: type) -> Run:
+        return layer_run(inputs, part(inputs.q.shape[2], kind))
+
+    found = []
+    for name, kind in (("TTT layer", TTTLayer), ("block", Block)):
+        run = functools.partial(prepare, kind=kind)
+        found.append(Contender(name, run, run, work=None, tensors=60))
+    return found
+
+
+def memory(bench: Bench, cases: list[Case]) -> None:
+    """Forward and backward in q tensors; the state that a decoder carries, beside a KV cache."""
+    for case in cases:
+        inputs = draw(case)
+        kernels = [c for c in kernel_contenders(case) if c.name in ("triton", "dual", "plain loop")]
+        for one in bench.usable(case, kernels, BOTH):
+            measure_peak(bench, one, case, inputs)
+        bench.advance(bench.repeats)
+    for case in cases:
+        carried = state_bytes(replace(case, batch=1, heads=1)) * case.heads
+        cached = 2 * case.q_bytes / case.batch
+        for who, size in (("TTT state", carried), ("KV cache", cached)):
+            bench.report.rows.append(
+                Row(case, "carried by one layer", who, [size / 1024], unit="KiB per sequence")
+            )
+
+
+def measure_peak(bench: Bench, one: Contender, case: Case, inputs: Inputs) -> Row:
+    error, wrong = bench.check(one, case)
+    peak = peak_bytes(timed(one.prepare(inputs), BOTH), case.device)
+    row = Row(case, BOTH, one.name, [peak / case.q_bytes], "q tensors", error=error, wrong=wrong)
+    bench.report.rows.append(row)
+    return row
+
+
+def runs(what: str, cases: list[Case]) -> int:
+    """How many contenders are timed, all in all; peaks of memory count as one a case."""
+    if what == "kernels":
+        return sum(len(DIRECTIONS) * len(kernel_contenders(case)) for case in cases)
+    return len(cases) * {"decode": len(decode_contenders(cases[0])), "layers": 2, "memory": 1}[what]
+
+
+@torch.no_grad()
+def state_bytes(case: Case) -> int:
+    """Of the State after T tokens less one, when the open mini-batch holds the most rows."""
+    inputs = draw(case)
+    tokens = (x[:, :-1] for x in inputs.tokens)
+    shared = (inputs.token_scale, *inputs.norm)
+    _, state = operator(inputs)(
+        *tokens, *shared, State(inputs.weights), mini_batch_size=case.mini_batch
+    )
+    return sum(x.nbytes for x in (*state.weights, *state.open))

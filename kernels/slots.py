@@ -1,0 +1,85 @@
+"""Slots: the state of B sequences that decode side by side, in buffers that never move.
+
+A State grows by a row with every token; a CUDA graph wants the same memory every time. So rows have
+room for a whole mini-batch, and how many of them count is kept on the device, for each sequence
+alone: sequences come and go at any place of their mini-batches.
+
+B sequences, H heads, M mini-batch size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .state import State
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What decoding reads and changes in place; one State for each of B sequences.
+
+    weights: W, b of each inner layer in turn, shaped as in State, float32: the exact fast weights.
+    operands: W of each inner layer as tokens are multiplied with it, in the tokens' dtype; the
+        very tensors of `weights` if that is float32. Only a step, once in M tokens, touches both.
+    rows: X, S of each inner layer in turn, (B, H, M, features), in the tokens' dtype: the kernels
+        round S once, when it is made, and use the rounded one for the output and the step alike.
+        Rows that are not filled yet hold anything.
+    places: (B, H) int32, tokens of the open mini-batch seen so far. The heads of a sequence agree;
+        each counts for itself, so that no program has to wait for another.
+    """
+
+    weights: tuple[Tensor, ...]
+    operands: tuple[Tensor, ...]
+    rows: tuple[Tensor, ...]
+    places: Tensor
+
+    @staticmethod
+    def of(state: State, mini_batch_size: int, dtype: torch.dtype) -> Slots:
+        """A copy of `state`, to be decoded with tokens of `dtype`: float32, float16 or bfloat16."""
+        B, H = state.weights[0].shape[:2]
+        weights = tuple(torch.empty_like(w).contiguous() for w in state.weights)
+        operands = tuple(W.to(dtype) for W in weights[::2])
+        features = [n for W in weights[::2] for n in W.shape[-2:]]
+        rows = tuple(weights[0].new_zeros(B, H, mini_batch_size, n, dtype=dtype) for n in features)
+        places = weights[0].new_zeros(B, H, dtype=torch.int32)
+        slots = Slots(weights, operands, rows, places)
+        slots.put(slice(None), state)
+        return slots
+
+    @property
+    def filled(self) -> Tensor:
+        """(B,) int32, a view: each sequence's place in its mini-batch."""
+        return self.places[:, 0]
+
+    def put(self, i: int | slice, state: State) -> None:
+        """Let sequence i, or sequences i, go on from `state`; i = 2 and slice(2, 3) are alike."""
+        i = slice(i, i + 1) if isinstance(i, int) else i
+        for mine, w in zip(self.weights, state.weights, strict=True):
+            mine[i] = w
+        for mine, W in zip(self.operands, state.weights[::2], strict=True):
+            mine[i] = W
+        for mine, x in zip(self.rows, state.open or self.rows, strict=True):
+            mine[i, :, : state.filled] = x[..., : state.filled, :]
+        self.places[i] = state.filled
+
+    def state(self, i: int) -> State:
+        """A copy of sequence i, a batch of one. Waits for the device."""
+        return self.copy(slice(i, i + 1), self.filled[i].item())
+
+    def to_state(self) -> State:
+        """A copy of all sequences, which must be at the same place. Waits for the device."""
+        filled = set(self.filled.tolist())
+        if len(filled) > 1:
+            raise ValueError(
+                f"sequences are at places {sorted(filled)} of their mini-batches, and a State has "
+                "one place; take them one by one with Slots.state(i)"
+            )
+        return self.copy(slice(None), filled.pop())
+
+    def copy(self, i: slice, filled: int) -> State:
+        weights = tuple(w[i].clone() for w in self.weights)
+        rows = tuple(x[i, :, :filled].to(weights[0].dtype, copy=True) for x in self.rows)
+        return State(weights, rows if filled else (), filled)

@@ -1,0 +1,56 @@
+"""Launch options of a Triton kernel: the fastest of those that the compile table allows.
+
+Measured on the GPU at the first launch of a kind, and kept in Triton's cache folder for the next
+process. TTTVIDEO_AUTOTUNE=0 takes the first option instead, unmeasured.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import triton
+
+
+known: dict[str, dict] = {}
+
+
+def fastest(kind: str, options: list[dict], launch: Callable[[dict], object]) -> dict:
+    """The option with the shortest median; `launch` may run any number of times.
+
+    kind: what is launched and on what, so that one measurement serves all that is alike.
+    """
+    if len(options) == 1 or not measurable():
+        return options[0]
+    key = f"{kind} {torch.cuda.get_device_name()} {triton.__version__} {options}"
+    if key not in known:
+        path = cache_file(key)
+        if not path.exists():
+            times = [triton.testing.do_bench(functools.partial(launch, one)) for one in options]
+            store(path, options[times.index(min(times))])
+        known[key] = json.loads(path.read_text())
+    return known[key]
+
+
+def measurable() -> bool:
+    """Not without a GPU, not while its work is only recorded, and not when told otherwise."""
+    return (
+        os.environ.get("TTTVIDEO_AUTOTUNE") != "0"
+        and torch.cuda.is_available()
+        and not torch.cuda.is_current_stream_capturing()
+    )
+
+
+def cache_file(key: str) -> Path:
+    folder = Path(triton.knobs.cache.dir) / "tttvideo"
+    return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+
+
+def store(path: Path, option: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(option))
+    part.replace(path)
