@@ -45,6 +45,8 @@ def triton_obstacle(
         return "the package triton is not installed"
     if q.device.type != "cuda" and not (interpreter and os.environ.get("TRITON_INTERPRET") == "1"):
         return f"the tokens are on {q.device.type}, and the kernels run on CUDA GPUs"
+    if torch.version.hip:
+        return "the kernels are for NVIDIA GPUs"
     major = torch.cuda.get_device_properties(q.device).major if q.is_cuda else 9
     if major < 8:
         return "the GPU is older than compute capability 8.0"

@@ -75,6 +75,7 @@ def ttt_mlp(
     return run(tokens, token_scale, norm, state, 2, mini_batch_size, cu_seqlens, backend)
 
 
+@torch.no_grad()
 def ttt_decode_(
     q: Tensor,
     k: Tensor,
@@ -109,8 +110,8 @@ def ttt_decode_(
         raise ValueError("backend 'reference' reads States; slots are for 'dual' and 'triton'")
     if not torch.compiler.is_compiling():
         choice.tell(name, reason)
-    shared = [x.detach().to(weights[0].dtype).contiguous() for x in (token_scale, *norm)]
-    tokens = [x.detach() for x in (*tokens, eta.to(weights[0].dtype))]
+    shared = [x.to(weights[0].dtype).contiguous() for x in (token_scale, *norm)]
+    tokens = [*tokens, eta.to(weights[0].dtype)]
     with torch.autocast(q.device.type, enabled=False):
         if name == "dual":
             return dual_decode.decode_(*tokens, *shared, slots)

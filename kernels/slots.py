@@ -37,6 +37,7 @@ class Slots:
     places: Tensor
 
     @staticmethod
+    @torch.no_grad()
     def of(state: State, mini_batch_size: int, dtype: torch.dtype) -> Slots:
         """A copy of `state`, to be decoded with tokens of `dtype`: float32, float16 or bfloat16."""
         B, H = state.weights[0].shape[:2]
@@ -54,20 +55,25 @@ class Slots:
         """(B,) int32, a view: each sequence's place in its mini-batch."""
         return self.places[:, 0]
 
+    @torch.no_grad()
     def put(self, i: int | slice, state: State) -> None:
         """Let sequence i, or sequences i, go on from `state`; i = 2 and slice(2, 3) are alike."""
-        i = slice(i, i + 1) if isinstance(i, int) else i
+        i = self.lane(i) if isinstance(i, int) else i
         for mine, w in zip(self.weights, state.weights, strict=True):
             mine[i] = w
         for mine, W in zip(self.operands, state.weights[::2], strict=True):
             mine[i] = W
-        for mine, x in zip(self.rows, state.open or self.rows, strict=True):
-            mine[i, :, : state.filled] = x[..., : state.filled, :]
+        for mine, x in zip(self.rows, state.open, strict=True) if state.filled else ():
+            mine[i, :, : state.filled] = x
         self.places[i] = state.filled
+
+    def lane(self, i: int) -> slice:
+        i = range(len(self.places))[i]
+        return slice(i, i + 1)
 
     def state(self, i: int) -> State:
         """A copy of sequence i, a batch of one. Waits for the device."""
-        return self.copy(slice(i, i + 1), self.filled[i].item())
+        return self.copy(self.lane(i), self.filled[i].item())
 
     def to_state(self) -> State:
         """A copy of all sequences, which must be at the same place. Waits for the device."""

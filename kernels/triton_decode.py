@@ -34,8 +34,8 @@ def decode_(
 ) -> Tensor:
     """y (B, 1, H, D) of one token per sequence; `slots` go on by it.
 
-    q, k, v: (B, 1, H, D), any strides, in the dtype of the slots' rows. D is any number with one
-    inner layer, with two D and E are powers of two.
+    q, k, v: (B, 1, H, D), any strides, in the dtype of the slots' rows. With two inner layers D and
+    E are powers of two.
     eta: (B, 1, H) float32, any strides; token_scale (M,), gain and shift (H, D) float32.
     """
     kernel = linear_kernel if len(slots.weights) == 2 else mlp_kernel

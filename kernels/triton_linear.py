@@ -77,7 +77,7 @@ def forward(
         return steps
 
     plans = forward_plans(arch(), D, M, q.itemsize)
-    steps = walk(tuning.fastest(f"linear forward {kind(q, M, S)}", plans, walk))
+    steps = walk(tuning.fastest(f"linear forward {save} {kind(q, M, S)}", plans, walk))
     return y, new, (rows,), (steps,) if save else ()
 
 
@@ -156,9 +156,7 @@ def backward_plans(arch: int, D: int, M: int, itemsize: int) -> list[Plan]:
     parts["keys"] = options(arch, D, M, itemsize)
     if D <= 32:
         parts["writers"]["AXIS"] = 0  # on every GPU the shorter loop, and spilling nothing
-    swept = (
-        M == 16 and itemsize == 2 and D in (16, 64) and features_last(arch)
-    )  # elsewhere it spills
+    swept = M == 16 and itemsize == 2 and D in (16, 64) and arch > 80  # elsewhere it spills
     return [whole, parts] if swept else [parts]
 
 
@@ -166,11 +164,7 @@ def options(arch: int, D: int, ROWS: int, itemsize: int, LICM: bool = False) -> 
     """LICM, moving what does not change out of the loop, costs registers; two warps lack them."""
     stages = 2 if itemsize == 2 else 1  # two of float32 are more than shared memory
     launch = dict(num_warps=4 if D <= 64 else 8, enable_fp_fusion=True)
-    return dict(ROWS=ROWS, AXIS=int(features_last(arch)), STAGES=stages, LICM=LICM, **launch)
-
-
-def features_last(arch: int) -> bool:
-    return arch // 10 in (9, 10)  # Hopper and Blackwell of data centres
+    return dict(ROWS=ROWS, AXIS=int(arch > 80), STAGES=stages, LICM=LICM, **launch)
 
 
 @triton.jit
@@ -185,7 +179,7 @@ def span(spans, T, sequence):
 
 @triton.jit
 def place(rows, row_stride, columns, column_stride, AXIS: tl.constexpr):
-    """Offsets, or with strides of 1 and masks the bounds, of a tile of rows x columns."""
+    """Offsets of a tile of rows x columns; with 1 and -1 how far a row is ahead of a column."""
     return (
         tl.expand_dims(rows, AXIS) * row_stride + tl.expand_dims(columns, 1 - AXIS) * column_stride
     )
@@ -508,12 +502,14 @@ def backward_kernel(
                 dshift_rows = dp
             tl.store(dv_ptr + to_w + at_writer, -dp, in_w)
             if not READERS:
+                tl.debug_barrier()  # z and dk give way to others, and all threads have read them
                 tl.store(z_ptr + to_w + at_writer, dz_write, in_w)
                 tl.store(dk_ptr + to_w + at_writer, dk + dp, in_w)
         elif KEYS:
             dz_write = tl.load(z_ptr + to_w + at_writer, in_w, 0.0)
             dk = tl.load(dk_ptr + to_w + at_writer, in_w, 0.0).to(tl.float32)
             dk += product(dz_write, tl.trans(W_read), AXIS)
+            tl.debug_barrier()  # all threads have read dk
             tl.store(dk_ptr + to_w + at_writer, dk, in_w)
         if READERS or WRITERS:
             dgain += tl.sum(dgain_rows, 1 - AXIS, keep_dims=True)

@@ -22,8 +22,15 @@ EPS = tl.constexpr(inner.EPS)
 
 
 def arch() -> int:
-    """Compute capability times ten of the GPU that launches go to; 90 under the interpreter."""
-    return 90 if INTERPRETED.value else driver.active.get_current_target().arch
+    """Which of the GPUs that launches are chosen for is the likest: sm_80, sm_90 or sm_100.
+
+    What is neither Hopper nor Blackwell of data centres has sm_80's matrix instructions and less
+    shared memory. Under the interpreter 90.
+    """
+    if INTERPRETED.value:
+        return 90
+    found = driver.active.get_current_target().arch // 10 * 10
+    return found if found in (90, 100) else 80
 
 
 @triton.jit

@@ -66,7 +66,7 @@ def run_packed(
     y, weights, rows = launch(tokens, token_scale, norm, weights, where)
     for s, (begin, end) in enumerate(spans):
         if begin < end:
-            own = [[x[s : s + 1] for x in xs] for xs in (weights, rows)]
+            own = [[x[s : s + 1].clone() for x in xs] for xs in (weights, rows)]
             states[s] = closed(k[:, begin:end], *own, (end - begin) % M)
     if len(ys) > len(spans):
         y = torch.cat([y[:, slice(*x)] if isinstance(x, tuple) else x for x in ys], dim=1)
@@ -104,7 +104,7 @@ def closed(k: Tensor, weights: Sequence[Tensor], rows: Sequence[Tensor], filled:
     """The State of what a launch gave, k (B, T, H, D) having been its keys."""
     if not filled:
         return State(tuple(weights))
-    K = k[:, -filled:].transpose(1, 2).float()
+    K = k[:, -filled:].transpose(1, 2).to(torch.float32, copy=True)  # not a view that keeps k
     rows = [x[:, :, :filled] for x in rows]
     if len(rows) == 1:
         return State(tuple(weights), (K, *rows), filled)
@@ -115,7 +115,8 @@ def closed(k: Tensor, weights: Sequence[Tensor], rows: Sequence[Tensor], filled:
 def forward(
     operands: list[Tensor], weights: list[Tensor], spans: Tensor | None, keep: bool
 ) -> list[Tensor]:
-    y, after, rows, saved = MODELS[len(weights)].forward(*operands, weights, spans, keep)
+    with torch.cuda.device_of(operands[0]):  # Triton launches on the current device
+        y, after, rows, saved = MODELS[len(weights)].forward(*operands, weights, spans, keep)
     return [y, *after, *rows, *saved]
 
 
@@ -143,9 +144,10 @@ def backward(
     rest = [x.contiguous() for x in rest]  # a sum's gradient, for one, has strides of 0
     dweights, dopen = rest[:n], rest[n:]
     after, saved = results[:n], results[n + ROWS[n] :]
-    *gradients, dweights = MODELS[n].backward(
-        dy, dweights, dopen, *operands, weights, after, saved, spans
-    )
+    with torch.cuda.device_of(dy):
+        *gradients, dweights = MODELS[n].backward(
+            dy, dweights, dopen, *operands, weights, after, saved, spans
+        )
     return [*gradients, *dweights]
 
 
@@ -172,7 +174,8 @@ def decode_(
 ) -> Tensor:
     """One token per sequence; `operands` are empty where tokens are multiplied with the weights."""
     slots = Slots(tuple(weights), tuple(operands or weights[::2]), tuple(rows), places)
-    return triton_decode.decode_(*tokens, *shared, slots)
+    with torch.cuda.device_of(places):
+        return triton_decode.decode_(*tokens, *shared, slots)
 
 
 @decode_.register_fake

@@ -21,27 +21,36 @@ known: dict[str, dict] = {}
 def fastest(kind: str, options: list[dict], launch: Callable[[dict], object]) -> dict:
     """The option with the shortest median; `launch` may run any number of times.
 
-    kind: what is launched and on what, so that one measurement serves all that is alike.
+    kind: what is launched and on what, so that one measurement serves all that is alike. While a
+    CUDA graph is recorded nothing can be measured: what is not known yet is the first option.
     """
-    if len(options) == 1 or not measurable():
+    if len(options) == 1 or not wanted():
         return options[0]
-    key = f"{kind} {torch.cuda.get_device_name()} {triton.__version__} {options}"
+    key = f"{kind} {torch.cuda.get_device_name()} {triton.__version__} {sources()} {options}"
     if key not in known:
         path = cache_file(key)
         if not path.exists():
-            times = [triton.testing.do_bench(functools.partial(launch, one)) for one in options]
+            if torch.cuda.is_current_stream_capturing():
+                return options[0]
+            times = [measure(functools.partial(launch, one)) for one in options]
             store(path, options[times.index(min(times))])
         known[key] = json.loads(path.read_text())
     return known[key]
 
 
-def measurable() -> bool:
-    """Not without a GPU, not while its work is only recorded, and not when told otherwise."""
-    return (
-        os.environ.get("TTTVIDEO_AUTOTUNE") != "0"
-        and torch.cuda.is_available()
-        and not torch.cuda.is_current_stream_capturing()
-    )
+def wanted() -> bool:
+    return os.environ.get("TTTVIDEO_AUTOTUNE") != "0" and torch.cuda.is_available()
+
+
+def measure(launch: Callable[[], object]) -> float:
+    return triton.testing.do_bench(launch, return_mode="median")
+
+
+@functools.cache
+def sources() -> str:
+    """A hash of the kernels, since another version of them may have another fastest option."""
+    files = sorted(Path(__file__).parent.glob("triton_*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def cache_file(key: str) -> Path:

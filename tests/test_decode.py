@@ -143,6 +143,35 @@ def test_sequences_at_different_places_do_not_touch_each_other(kind, backend):
 
 
 @pytest.mark.parametrize("kind", OPS)
+def test_a_fresh_sequence_takes_the_place_of_another(kind, backend):
+    inputs, state = random_inner(kind, T=9, M=4, D=16, B=3)
+    slots = Slots.of(state, 4, torch.float32)
+    decode(backend, part(inputs, 0, 3), slots)
+    fresh = State(tuple(2 * w[2:] for w in state.weights))
+    slots.put(-1, fresh)
+    assert slots.filled.tolist() == [3, 3, 0]
+    came = decode(backend, part(inputs, 3, 9), slots)
+    for i, (start, begin) in enumerate([(state, 0), (state, 0), (fresh, 3)]):
+        own = slice(i, i + 1) if begin == 0 else slice(0, 1)
+        alone = [x[i : i + 1] for x in part(inputs, begin, 9)[:4]] + inputs[4:]
+        y, after = truth(kind, alone, State(tuple(w[own] for w in start.weights)))
+        assert_close(came[i : i + 1], y[:, 3 - begin :], 1e-6)
+        assert_same_state(slots.state(i), after, 1e-6)
+
+
+def test_decoding_leaves_no_graph_behind(backend):
+    inputs, state = random_inner("linear", T=3, M=2, D=16)
+    learned = State(tuple(w.requires_grad_() for w in state.weights))
+    slots = Slots.of(learned, 2, torch.float32)
+    with torch.no_grad():
+        decode(backend, inputs, slots)
+    assert not any(x.requires_grad for x in tensors(slots))
+    inputs[0].requires_grad_()
+    slots = Slots.of(learned, 2, torch.float32)
+    assert not ttt_decode_(*part(inputs, 0, 1), slots, backend="dual").requires_grad
+
+
+@pytest.mark.parametrize("kind", OPS)
 def test_strides_do_not_matter_and_a_second_run_gives_the_same_bits(kind, backend):
     inputs, state = random_inner(kind, T=5, M=3, D=16)
     dense = [x.contiguous() for x in inputs]

@@ -242,6 +242,16 @@ def test_triton_serves_any_cut_of_a_sequence(kind):
     torch.testing.assert_close(tensors([carried]), tensors([after]), rtol=1e-4, atol=1e-5)
 
 
+def test_a_state_keeps_nothing_of_the_tokens_it_has_read():
+    inputs, (state,) = drawn("linear", 5)
+    with torch.no_grad():
+        for backend in ("dual", "triton"):
+            _, after = read("linear", inputs, state, backend=backend)
+            before = after.open[0].clone()
+            inputs[1].data.add_(1)
+            assert torch.equal(after.open[0], before)
+
+
 @pytest.mark.parametrize("kind", OPS)
 def test_triton_reads_packed_sequences_as_the_dual_form_does(kind):
     borders = [0, 5, 37, 38, 52]

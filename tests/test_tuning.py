@@ -14,12 +14,14 @@ OPTIONS = [{"num_warps": 4}, {"num_warps": 8}]
 def gpu(monkeypatch, tmp_path):
     """A GPU by name, on which 8 warps are the faster; a list of what was measured."""
     measured = []
-    monkeypatch.setattr(tuning, "measurable", lambda: True)
+    monkeypatch.setattr(tuning, "wanted", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
     monkeypatch.setattr(triton.knobs.cache, "dir", str(tmp_path))
     monkeypatch.setattr(tuning, "known", {})
 
-    def do_bench(launch):
+    def do_bench(launch, return_mode):
+        assert return_mode == "median"
         launch()
         return 1 / measured[-1]["num_warps"]
 
@@ -43,12 +45,18 @@ def test_a_single_option_is_not_measured(gpu):
     assert gpu == []
 
 
+def test_a_graph_that_is_recorded_takes_what_is_known_and_measures_nothing(gpu, monkeypatch):
+    tuning.fastest("kernel 64 16", OPTIONS, gpu.append)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert tuning.fastest("kernel 64 16", OPTIONS, gpu.append) == {"num_warps": 8}
+    assert tuning.fastest("kernel 64 32", OPTIONS, gpu.append) == OPTIONS[0]
+    assert gpu == OPTIONS
+
+
 def test_the_environment_prunes_to_the_first_option(gpu, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    assert tuning.measurable()
+    assert tuning.wanted()
     monkeypatch.setenv("TTTVIDEO_AUTOTUNE", "0")
-    assert not tuning.measurable()
     assert tuning.fastest("kernel", OPTIONS, gpu.append) == OPTIONS[0]
     assert gpu == []
