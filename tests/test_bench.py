@@ -1,13 +1,14 @@
 """`tttvideo bench`: every benchmark on tiny sizes, its gates, its bars, and what peers compute."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from tttvideo.apps.bench import bars, contenders, peers, report
+from tttvideo.apps.bench import bars, contenders, peers, report, runs
 from tttvideo.apps.bench.cases import BACKWARD, BOTH, FORWARD, Case, decode_bytes, draw, least_work
 from tttvideo.apps.bench.measure import errors, peak_bytes, results, verdict
 from tttvideo.apps.cli import main
@@ -192,7 +193,53 @@ def test_rounded_products_err_as_bfloat16_does(inner):
         assert rounded[f"d{name}"] > exact[f"d{name}"]
 
 
+def test_a_failed_gate_of_decoding_is_not_hidden_by_one_of_whole_sequences(monkeypatch):
+    asked = []
+    monkeypatch.setattr(runs, "check", lambda one, case: asked.append(one.name) or (0.0, ""))
+    bench = runs.Bench(report.Report("", "", "cpu", "", {}), 3, 1, 1, (), lambda _: None)
+    ours = contenders.kernel_contenders(CASE)[0], contenders.decode_contenders(CASE)[0]
+    for what, one in zip((FORWARD, "decode", BOTH), (ours[0], ours[1], ours[0]), strict=True):
+        bench.check(one, CASE, what)
+    assert asked == ["triton", "triton"]
+
+
+@pytest.mark.parametrize("problem", [torch.OutOfMemoryError(), RuntimeError("no kernel image")])
+def test_a_cell_that_fails_loses_no_other(problem, tmp_path, monkeypatch, small_bars):
+    def broken(*_):
+        raise problem
+
+    monkeypatch.setattr(bars, "run_cell", broken)
+    stops = not isinstance(problem, torch.OutOfMemoryError)
+    with pytest.raises(SystemExit, match="no kernel image") if stops else nullcontext():
+        bench(tmp_path, "bars", "--device", "cpu", "--repeats", "3")
+    record = json.loads((tmp_path / "bars.json").read_text())
+    assert "TTT-MLP decode at" in "\n".join(record["broken" if stops else "left_out"])
+    verdicts = [bar["verdict"] for bar in record["bars"]]
+    assert sum(v.startswith("not measured: dual and") for v in verdicts) == len(bars.CPU)
+    assert len(verdicts) == len(bars.CPU) + 5
+
+
+def test_what_was_measured_is_kept_when_a_later_part_raises(tmp_path, monkeypatch):
+    def broken(bench, cases):
+        kernels(bench, cases)
+        raise RuntimeError("a mistake of ours")
+
+    kernels = runs.kernels
+    monkeypatch.setattr(runs, "kernels", broken)
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        bench(tmp_path, "kernels", *TINY, "--tokens", "16", "--inner", "linear")
+    assert json.loads((tmp_path / "kernels.json").read_text())["rows"]
+
+
+def test_the_kernel_that_attention_takes_has_a_name():
+    found = peers.attention_backends(torch.zeros(1, 1, 1, 64))
+    assert all("A" <= letter <= "Z" for letter in found.split(",")[0].replace("_", ""))
+
+
 def test_a_kernel_may_err_half_as_much_again_as_pytorch_at_most():
+    found, rounded = {"dgain": 9e-3}, {"dgain": 4e-3}  # a sum over all tokens: three times as much
+    assert verdict(found, (5e-3, 1e-2), rounded) == ""
+    assert "dgain is off" in verdict({"dgain": 1.3e-2}, (5e-3, 1e-2), rounded)
     assert verdict({"y": 2e-3, "dq": 9e-3}, (5e-3, 1e-2)) == ""
     assert "dq is off" in verdict({"y": 2e-3, "dq": 9e-3}, (5e-3, 1e-2), {"y": 2e-3, "dq": 5e-3})
     assert "y is off" in verdict({"y": float("nan")}, (5e-3, 1e-2))
@@ -206,7 +253,9 @@ def test_work_is_counted_as_the_kernels_do_it():
     assert least_work(case, BACKWARD) == (86016, 1032)
     assert least_work(case, BOTH)[1] == 516 + 128 + 1032
     assert (least_work(mlp, FORWARD)[0], least_work(mlp, BACKWARD)[0]) == (249856, 749568)
-    assert decode_bytes(case) == 2 * (4096 + 8.5 * 128 + 256 + 256)
+    assert decode_bytes(case) == 2 * (4096 + 8.5 * 128 + 256) + 10 * 256
+    exact = replace(case, dtype="float32")
+    assert decode_bytes(exact) == 4 * (4096 + 8.5 * 128 + 256) + 4 * 256
 
 
 def test_peak_memory_is_what_tensors_hold_at_once():
@@ -227,3 +276,11 @@ def test_the_dense_decoder_equals_the_dual_form(inner):
         dense = peers.dense_decode_run(inputs).call()
         y, _ = peers.whole(*inputs.tokens, inputs.token_scale, inputs.norm, State(inputs.weights))
     torch.testing.assert_close(dense, y)
+
+
+@pytest.mark.parametrize("who", [1, 2, 3])
+def test_decoders_take_bfloat16_too(who):
+    case = replace(CASE, dtype="bfloat16")
+    with torch.no_grad():
+        error, wrong = runs.check(contenders.decode_contenders(case)[who], case)
+    assert 0 < error < 1e-2 and not wrong

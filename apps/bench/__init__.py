@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
         "--seconds",
         type=float,
         default=3.0,
-        help="less runs, 3 at the least, where they take longer (default: 3)",
+        help="fewer runs, 3 at the least, where they take longer (default: 3)",
     )
     top.add_argument(
         "--limit",
@@ -103,10 +103,12 @@ def main(arguments: list[str]) -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda, and there is no CUDA device; use --device cpu")
     torch.set_num_threads(options.threads)
-    report = run(options)
-    print(report.write(Path(options.out)))
-    for ending in ("json", "md", "png"):
-        print(Path(options.out, f"{report.name}.{ending}"))
+    report = new_report(options)
+    try:
+        fill(options, report)
+    finally:  # what was measured before something broke is kept
+        print(report.write(Path(options.out)))
+        print(*sorted(Path(options.out).glob(f"{report.name}.*")), sep="\n")
     if report.failures():
         sys.exit("tttvideo bench: a gate failed:\n" + "\n".join(report.failures()))
 
@@ -146,19 +148,27 @@ def plan(options: argparse.Namespace) -> "tuple[list[Case], int]":
     return cases, size["mlp_width"]
 
 
-def run(options: argparse.Namespace) -> "Report":
-    """Measure, with a bar of progress."""
-    from tttvideo.data.progress import progress
-
-    from . import bars, runs
+def new_report(options: argparse.Namespace) -> "Report":
+    from .contenders import caveats
     from .measure import Clock, ceilings
     from .report import Report
 
-    cases, mlp_width = plan(options)
     what, device = options.what, options.device
     name = "-".join(filter(None, (what, options.preset)))
     title = f"tttvideo bench {what}: {WHATS[what]}"
-    report = Report(name, title, device, Clock(device).name, ceilings(device, cases[0].dtype))
+    case = plan(options)[0][0]
+    speeds = ceilings(device, case.dtype)
+    return Report(name, title, device, Clock(device).name, speeds, notes=caveats(case))
+
+
+def fill(options: argparse.Namespace, report: "Report") -> None:
+    """Measure into the report, with a bar of progress."""
+    from tttvideo.data.progress import progress
+
+    from . import bars, runs
+
+    cases, mlp_width = plan(options)
+    what, device = options.what, options.device
     repeats = options.repeats or (30 if device == "cuda" else 5)
     total = bars.runs(device) if what == "bars" else runs.runs(what, cases)
     with progress(f"measuring {what}", total * repeats, "runs") as advance:
@@ -170,4 +180,3 @@ def run(options: argparse.Namespace) -> "Report":
             runs.layers(bench, cases, mlp_width)
         else:
             getattr(runs, what)(bench, cases)
-    return report

@@ -1,7 +1,8 @@
 """The bars: figures that must be reached, on a CPU or on a GPU, and what they are measured by.
 
-Sources of the numbers: on a CPU what the first prototypes reached, rounded down; on a GPU what the
-memory and the matrix units of an H100 allow, and distances to others' kernels that follow.
+On a CPU ratios are to the loop that autograd differentiates, and `must` is the gain for which a
+backward of our own is worth its code. On a GPU numbers are what memory and matrix units of an H100
+allow, and the distances to others' kernels that follow from what those move and compute.
 """
 
 from __future__ import annotations
@@ -126,8 +127,14 @@ def measure_all(bench: Bench, plan: Iterable[Versus], ours: str) -> None:
     for versus in plan:
         cells.setdefault((versus.case, versus.what), []).append(versus)
     for (case, what), group in cells.items():
-        rows = run_cell(bench, case, what, {ours, *(versus.peer for versus in group)})
+        rows = cell_rows(bench, case, what, {ours, *(versus.peer for versus in group)})
         bench.report.bars += [versus.bar(rows, ours) for versus in group]
+
+
+def cell_rows(bench: Bench, case: Case, what: str, wanted: set[str]) -> dict[str, Row]:
+    """By name, of those that ran."""
+    name = f"TTT-{NAMES[case.inner]} {what} at {case.shape}"
+    return bench.cell(name, run_cell, bench, case, what, wanted) or {}
 
 
 def run_cell(bench: Bench, case: Case, what: str, wanted: set[str]) -> dict[str, Row]:
@@ -147,9 +154,9 @@ def runs(device: str) -> int:
 
 def cpu_bars(bench: Bench) -> None:
     measure_all(bench, CPU, "dual")
-    fitting(bench)
+    bench.cell("a training step", fitting, bench)
     for inner in ("linear", "mlp"):
-        growth(bench, inner)
+        bench.cell(f"growth of TTT-{NAMES[inner]}", growth, bench, inner)
     for inner, must, aim in (("linear", 10, 7), ("mlp", 13, 10)):
         peak_bar(bench, at(CPU_A, CPU_A.tokens, inner), "dual", must, aim)
 
@@ -203,11 +210,15 @@ def growth(bench: Bench, inner: str) -> None:
     what = f"TTT-{NAMES[inner]} {BOTH}, T{long.tokens} over T{short.tokens}"
     bar = Bar(what, short.sizes, 4.6, 4.0, most=True)
     reach(bar, [b / a for a, b in zip(first, second, strict=True)])
-    bar.wrong = bench.check(dual, short)[1]
+    bar.wrong = bench.check(dual, short, BOTH)[1]
     bench.report.bars.append(bar)
 
 
 def peak_bar(bench: Bench, case: Case, ours: str, must: float, aim: float) -> None:
+    bench.cell(f"peak memory at {case.shape}", peak_cell, bench, case, ours, must, aim)
+
+
+def peak_cell(bench: Bench, case: Case, ours: str, must: float, aim: float) -> None:
     what = f"TTT-{NAMES[case.inner]} {BOTH}, peak memory over q"
     bar = Bar(what, case.shape, must, aim, unit="q tensors", most=True)
     bench.report.bars.append(bar)
@@ -215,7 +226,7 @@ def peak_bar(bench: Bench, case: Case, ours: str, must: float, aim: float) -> No
     if not bench.usable(case, [one], BOTH):
         bar.wrong = f"{ours} did not run"
         return
-    row = measure_peak(bench, one, case, draw(case))
+    row = measure_peak(bench, one, case)
     reach(bar, row.values, row)
 
 
@@ -224,11 +235,12 @@ def gpu_bars(bench: Bench) -> None:
     measure_all(bench, GPU, "triton")
     share_of_floor(bench, at(GPU_FULL, 8192), FORWARD, 55, 80)
     share_of_floor(bench, at(GPU_FULL, 8192), BACKWARD, 40, 65)
-    latency(bench)
+    bench.cell("cycles per mini-batch", latency, bench)
     mlp_speed(bench)
     decode_floor(bench)
-    # beside q, k and v: y, the steps S, and three gradients are 5; eta and fast weights are little
-    peak_bar(bench, at(GPU_FULL, 8192), "triton", 6, 5.5)
+    # y, the steps S and three gradients are 5, two more between the parts of a backward in parts,
+    # where that is the faster one; eta and fast weights are little
+    peak_bar(bench, at(GPU_FULL, 8192), "triton", 8, 6)
     for reason in NOT_HERE:
         bench.report.leave_out(reason)
 
@@ -236,6 +248,7 @@ def gpu_bars(bench: Bench) -> None:
 NOT_HERE = (
     "ttt-tk and ttt-lm-kernels: they are no packages, and have no adapter here",
     "decoding a whole 1.3b backbone: it does not run as one CUDA graph",
+    "spills of the kernels as built (bar 18): a matter of the compiler; results/compile has them",
 )
 
 
@@ -249,23 +262,20 @@ def check_kernels(bench: Bench) -> None:
             for what, contenders in (("gate", kernel_contenders), ("decode", decode_contenders)):
                 one = contenders(case)[0]
                 if bench.usable(case, [one], what):
-                    with torch.set_grad_enabled(what == "gate"):
-                        check_kernel(bench, case, what, one)
+                    name = f"{one.name}: {what} at {case.small().shape}"
+                    bench.cell(name, check_kernel, bench, case, what, one)
 
 
 def check_kernel(bench: Bench, case: Case, what: str, one: Contender) -> None:
-    try:
-        error, wrong = bench.check(one, case)
-    except Exception as problem:
-        bench.report.broke(f"{one.name}: {what} at {case.small().shape}", problem)
-    else:
-        bench.report.rows.append(
-            Row(case.small(), what, one.name, [error], "error", error=error, wrong=wrong)
-        )
+    with torch.set_grad_enabled(what == "gate"):
+        error, wrong = bench.check(one, case, what)
+    bench.report.rows.append(
+        Row(case.small(), what, one.name, [error], "error", error=error, wrong=wrong)
+    )
 
 
 def own_row(bench: Bench, case: Case, what: str) -> Row | None:
-    return run_cell(bench, case, what, {"triton"}).get("triton")
+    return cell_rows(bench, case, what, {"triton"}).get("triton")
 
 
 def add_bar(bench: Bench, bar: Bar, row: Row | None, values: list[float]) -> None:
@@ -279,7 +289,7 @@ def add_bar(bench: Bench, bar: Bar, row: Row | None, values: list[float]) -> Non
 def share_of_floor(bench: Bench, case: Case, what: str, must: float, aim: float) -> None:
     row = own_row(bench, case, what)
     least = least_work(case, what)[1] / bench.report.ceilings["bytes_per_second"]
-    bar = Bar(f"TTT-Linear {what}, of the copy ceiling", case.shape, must, aim, unit="%")
+    bar = Bar(f"TTT-Linear {what}, of the measured copy rate", case.shape, must, aim, unit="%")
     add_bar(bench, bar, row, [100 * least / x for x in row.values] if row else [])
 
 
@@ -312,5 +322,5 @@ def decode_floor(bench: Bench) -> None:
     row = own_row(bench, GPU_DECODE, "decode")
     moved = GPU_DECODE.mini_batch * decode_bytes(GPU_DECODE)
     least = moved / bench.report.ceilings["bytes_per_second"]
-    bar = Bar("TTT-Linear decode, of the copy ceiling", GPU_DECODE.sizes, 60, 85, unit="%")
+    bar = Bar("TTT-Linear decode, of the measured copy rate", GPU_DECODE.sizes, 60, 85, unit="%")
     add_bar(bench, bar, row, [100 * least / x for x in row.values] if row else [])

@@ -159,10 +159,12 @@ def attention_work(case: Case, direction: str) -> tuple[float, float]:
 def decode_bytes(case: Case) -> float:
     """Bytes that a token moves at the least when steps are put off to the end of a mini-batch.
 
-    The weights and half of the open rows are read and a row is written; once in M tokens the
-    weights are written.
+    The operands of products and half of the open rows are read and a row is written. Once in M
+    tokens float32 weights are written; where operands are copies of lower precision, the
+    weights are read too and the copies written.
     """
     D, M, size = case.head_dim, case.mini_batch, DTYPES[case.dtype].itemsize
     matrix, features = (D * D, 2 * D) if case.inner == "linear" else (8 * D * D, 10 * D)
     rows = ((M - 1) / 2 + 1) * features
-    return case.batch * case.heads * size * (matrix + rows + matrix / M + 4 * D)
+    fold = (4 + 4 + size if size < 4 else 4) * matrix / M
+    return case.batch * case.heads * (size * (matrix + rows + 4 * D) + fold)

@@ -17,10 +17,19 @@ from tttvideo.kernels import Slots, State, ttt_decode_, ttt_linear, ttt_mlp
 from tttvideo.kernels.choice import triton_obstacle
 
 from . import peers
-from .cases import DTYPES, Case, Inputs, attention_work, decode_bytes, draw, least_work
+from .cases import DTYPES, FORWARD, Case, Inputs, attention_work, decode_bytes, draw, least_work
 from .peers import Run
 
 
+CAVEATS = (
+    "fla has one learning rate for all that a mini-batch writes, so its gate draws such an eta; "
+    "times do not depend on it",
+    "Mamba-2's scan has as many groups as heads here; its layers have fewer, and read less",
+    "decoding replays a CUDA graph of a mini-batch of tokens, but for dual, which asks the GPU for "
+    "places and so runs eagerly",
+    "rooflines, and bars on memory's speed, are shares of what a copy and a matmul reached in "
+    "this run, not of a data sheet",
+)
 REFERENCE_TOKENS = 64  # token by token, with torch.func.grad: a second for each thousand
 LOOP_TOKENS = 8192  # of a loop that autograd differentiates, on a GPU: for its memory
 
@@ -32,7 +41,7 @@ class Contender:
     prepare: makes the Run that is timed; truth: the same in float64, by other code.
     own: ours, held to stricter limits.
     work: operations and bytes needed at the least, or None where they are not comparable.
-    tensors: how many of q it holds at once, forward and back.
+    tensors: how many of q it holds at once, forward and back; forward alone, half as many.
     obstacle: why it cannot run here.
     same_eta: it cannot say that writers have learning rates of their own.
     """
@@ -45,6 +54,17 @@ class Contender:
     tensors: int = 16
     obstacle: str = ""
     same_eta: bool = False
+
+    def held(self, what: str) -> float:
+        return self.tensors / 2 if what == FORWARD else self.tensors
+
+
+def caveats(case: Case) -> list[str]:
+    """What to bear in mind when numbers of a GPU are read."""
+    if case.device != "cuda":
+        return []
+    backends = peers.attention_backends(draw(replace(case, batch=1, heads=1, tokens=1)).q)
+    return [f"attention is PyTorch's {backends}", *CAVEATS]
 
 
 def operator(inputs: Inputs) -> Callable:
@@ -77,7 +97,7 @@ def too_long(case: Case, longest: int) -> str:
     return f"only up to {longest} tokens" if case.tokens > longest else ""
 
 
-def backend(name: str, case: Case, obstacle: str = "", tensors: int = 16) -> Contender:
+def backend(name: str, obstacle: str = "", tensors: int = 16) -> Contender:
     truth = peers.plain_run if name != "triton" else dual_run
     prepare = functools.partial(ours_run, backend=name)
     return Contender(name, prepare, truth, True, tensors=tensors, obstacle=obstacle)
@@ -90,11 +110,12 @@ def kernel_contenders(case: Case) -> list[Contender]:
     linear, cuda = case.inner == "linear", case.device == "cuda"
     loop = too_long(case, LOOP_TOKENS) if cuda else ""
     compiled = loop if cuda else "it is compared on a GPU only"
-    held = 40 if linear else 180  # by autograd, of float32
+    size = DTYPES[case.dtype].itemsize
+    held = (40 if linear else 180) * 4 // size  # by autograd, in float32
     found = [
-        backend("triton", case, obstacle_to_triton(case)),
-        backend("dual", case, tensors=16 if case.dtype == "float32" else 32),
-        backend("reference", case, too_long(case, REFERENCE_TOKENS)),
+        backend("triton", obstacle_to_triton(case)),
+        backend("dual", tensors=16 * 4 // size),
+        backend("reference", too_long(case, REFERENCE_TOKENS)),
         Contender("plain loop", peers.plain_run, dual_run, tensors=held, obstacle=loop),
         Contender("compiled loop", peers.compiled_run, dual_run, tensors=held, obstacle=compiled),
         Contender("attention", peers.attention_run, peers.attention_truth, work=attention_work),
@@ -108,7 +129,7 @@ def kernel_contenders(case: Case) -> list[Contender]:
 
 
 def decode_run(inputs: Inputs, backend: str) -> Run:
-    """Slots, a token at a time; on a GPU a mini-batch of them as one CUDA graph."""
+    """Slots, a token at a time; one CUDA graph but for the dual form, which asks for places."""
     shared = (inputs.token_scale.detach(), *(x.detach() for x in inputs.norm))
     state = State(tuple(w.detach() for w in inputs.weights))
     slots = Slots.of(state, len(inputs.token_scale), inputs.q.dtype)
@@ -122,24 +143,31 @@ def decode_run(inputs: Inputs, backend: str) -> Run:
 
     if backend == "dual" or not inputs.q.is_cuda:
         return Run(call, {})
-    replay = captured(call)
+    replay = Replay(call)
     slots.put(slice(None), state)
     return Run(replay, {})
 
 
-def captured(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """The call as a CUDA graph; it has run once, to compile."""
-    call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        y = call()
+class Replay:
+    """A call as a CUDA graph; it has run once, to compile."""
 
-    def replay() -> Tensor:
-        graph.replay()
-        return y
+    def __init__(self, call: Callable[[], Tensor]):
+        self.call = call  # kept, since it holds what the graph reads, and the graph does not
+        call()
+        torch.cuda.synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.y = call()
 
-    return replay
+    def __call__(self) -> Tensor:
+        self.graph.replay()
+        return self.y
+
+
+def graph_run(inputs: Inputs, prepare: Callable[[Inputs], Run]) -> Run:
+    """What `prepare` gives, on a GPU as one CUDA graph, so that none waits for the host."""
+    run = prepare(inputs)
+    return run._replace(call=Replay(run.call)) if inputs.q.is_cuda else run
 
 
 def decode_contenders(case: Case) -> list[Contender]:
@@ -151,9 +179,9 @@ def decode_contenders(case: Case) -> list[Contender]:
         batch, heads = inputs.q.shape[0], inputs.q.shape[2]
         context = C if (batch, heads) == (B, H) else 64
         generator = torch.Generator(case.device).manual_seed(2)
-        draw = functools.partial(torch.randn, generator=generator, device=case.device)
-        keys, values = (draw(batch, heads, context, D) for _ in "kv")
-        return run(inputs, *(x.to(DTYPES[case.dtype]) for x in (keys, values)))
+        options = {"device": case.device, "dtype": DTYPES[case.dtype]}
+        shape = batch, heads, context, D
+        return run(inputs, *(torch.randn(shape, generator=generator, **options) for _ in "kv"))
 
     def work(case: Case, what: str) -> tuple[float, float]:
         return 0.0, case.mini_batch * decode_bytes(case)
@@ -161,14 +189,16 @@ def decode_contenders(case: Case) -> list[Contender]:
     def cache_work(case: Case, what: str) -> tuple[float, float]:
         return 0.0, case.mini_batch * 2 * case.q_bytes
 
-    plain = Contender("dense sum", peers.dense_decode_run, dual_run, work=work, tensors=0)
     truth = functools.partial(cached, run=peers.cached_truth)
     cache = functools.partial(cached, run=peers.cached_run)
+    dense, attention = (
+        functools.partial(graph_run, prepare=one) for one in (peers.dense_decode_run, cache)
+    )
     triton, dual = (functools.partial(decode_run, backend=name) for name in ("triton", "dual"))
     options = {"truth": dual_run, "own": True, "work": work, "tensors": 0}
     return [
         Contender("triton", triton, **options, obstacle=slots),
         Contender("dual", dual, **options),
-        plain,
-        Contender("attention", cache, truth, work=cache_work, tensors=3),
+        Contender("dense sum", dense, dual_run, work=work, tensors=0),
+        Contender("attention", attention, truth, work=cache_work, tensors=2),
     ]

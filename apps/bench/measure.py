@@ -23,6 +23,8 @@ LIMITS = {"float32": (1e-5, 1e-5), "float16": (5e-3, 1e-2), "bfloat16": (5e-3, 1
 LOOSE = {"float32": (1e-3, 1e-3), "float16": (5e-2, 5e-2), "bfloat16": (5e-2, 5e-2)}
 """The same for others' kernels: is it the function that we think it is?"""
 FLUSH = 256 << 20  # bytes, more than any GPU's L2 cache
+AHEAD = 2_000_000  # cycles, about a millisecond in which the host queues launches
+BY_TOKEN = ("y", "dq", "dk", "dv", "deta")
 
 
 class Clock:
@@ -46,6 +48,7 @@ class Clock:
             run()
             return self.now() - start
         self.flushed.zero_()
+        torch.cuda._sleep(AHEAD)  # else a short run is timed as its launches from the host
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         run()
@@ -61,7 +64,7 @@ def interleave(
     seconds: float,
     advance: Callable[[int], None],
 ) -> dict[str, list[float]]:
-    """Times of each run in turn, round by round; less rounds, 3 at the least, after `seconds`.
+    """Times of each run in turn, round by round; fewer rounds, 3 at the least, after `seconds`.
 
     All have run once before.
     """
@@ -122,12 +125,16 @@ def errors(run: Run, truth: dict[str, Tensor]) -> dict[str, float]:
 def verdict(
     found: dict[str, float], limits: tuple[float, float], rounded: dict[str, float] | None = None
 ) -> str:
-    """What is wrong, in words, or nothing; `rounded`: errors of PyTorch's own form, times 1.5."""
+    """What is wrong, in words, or nothing.
+
+    rounded: errors of PyTorch's own form, to be exceeded by half at most; by three times where
+    a few elements are sums over all tokens, and so their ratio is little but chance.
+    """
     wrong = []
     for name, error in found.items():
         limit = limits[name != "y"]
         if rounded is not None:
-            limit = min(limit, 1.5 * rounded[name])
+            limit = min(limit, (1.5 if name in BY_TOKEN else 3) * rounded[name])
         if not error <= limit:
             wrong.append(f"{name} is off by {error:.1e}, more than {limit:.1e}")
     return "; ".join(wrong)

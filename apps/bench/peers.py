@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode
 
 from tttvideo.kernels import State, inner
@@ -115,7 +116,9 @@ def compiled_run(inputs: "Inputs") -> Run:
 
     The whole loop as one graph takes it minutes for 16 mini-batches; 2,048 tokens have 128.
     """
-    parts = {"write": torch.compile(write), "read": torch.compile(read)}
+    torch.compiler.reset()  # sizes seen before would make it compile for any size
+    parts = {"write": write, "read": read}
+    parts = {name: torch.compile(part, dynamic=False) for name, part in parts.items()}
     return plain_run(inputs, partial(whole, **parts))
 
 
@@ -154,6 +157,14 @@ def attention_run(inputs: "Inputs") -> Run:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
 
     return Run(call, inputs.leaves("q", "k", "v"))
+
+
+def attention_backends(like: Tensor) -> str:
+    """Which kernels PyTorch takes for attention_run and cached_run, by its own names."""
+    x = like.new_empty(1, 1, 1024, like.shape[-1])
+    whole = torch._fused_sdp_choice(x, x, x, is_causal=True)
+    decoding = torch._fused_sdp_choice(x[:, :, :1], x, x)
+    return f"{SDPBackend(whole).name}, in decoding {SDPBackend(decoding).name}"
 
 
 def attention_truth(inputs: "Inputs") -> Run:
@@ -228,14 +239,14 @@ def mamba_truth(inputs: "Inputs") -> Run:
 def dense_decode_run(inputs: "Inputs") -> Run:
     """A token at a time through W - token_scale * (sum of gradients), from no open rows on."""
     gain_shift = tuple(n[:, None] for n in inputs.norm)
-    scale = inputs.token_scale.tolist()
+    scale, full = inputs.token_scale.tolist(), inputs.weights[0].dtype
     sums = [torch.zeros_like(w) for w in inputs.weights]
 
     def call() -> Tensor:
         weights, ys = list(inputs.weights), []
         for t in range(inputs.q.shape[1]):
             place = t % len(scale)
-            q, k, v = (x[:, t, :, None] for x in inputs.tokens[:3])  # (B, H, 1, D)
+            q, k, v = (x[:, t, :, None].to(full) for x in inputs.tokens[:3])  # (B, H, 1, D)
             eta = inputs.eta[:, t, :, None, None]
             z, z_read = inner.affine(torch.cat((k, q), dim=-2), weights).split(1, dim=-2)
             written = scaled_gradient(k, z, v, eta, weights, gain_shift)
@@ -246,7 +257,7 @@ def dense_decode_run(inputs: "Inputs") -> Run:
             ys.append(q + inner.layer_norm(z_read, gain_shift))
             if place == len(scale) - 1:
                 weights = [w.sub(s, alpha=scale[-1]) for w, s in zip(weights, sums, strict=True)]
-        return torch.cat(ys, dim=2).transpose(1, 2)
+        return torch.cat(ys, dim=2).transpose(1, 2).to(inputs.q.dtype)
 
     return Run(call, {})
 

@@ -75,7 +75,7 @@ class Bar:
     @property
     def verdict(self) -> str:
         if self.reached is None:
-            return f"not measured: {self.wrong}"
+            return f"not measured: {self.wrong or 'see what is broken or left out'}"
         if self.wrong:
             return f"void: {self.wrong}"
 
@@ -98,6 +98,7 @@ class Report:
     bars: list[Bar] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def broke(self, who: str, problem: Exception) -> None:
         lines = str(problem).strip().splitlines()
@@ -112,7 +113,7 @@ class Report:
         return wrong + self.broken
 
     def write(self, out: Path) -> str:
-        """name.json, name.md and name.png in `out`; the table."""
+        """name.json, name.md and, of what was measured, name.png in `out`; the table."""
         about = {**conditions(self.device), "clock": self.clock, **self.ceilings}
         text = markdown(self, about)
         out.mkdir(parents=True, exist_ok=True)
@@ -124,11 +125,13 @@ class Report:
             "bars": [{**asdict(bar), "verdict": bar.verdict} for bar in self.bars],
             "left_out": self.left_out,
             "broken": self.broken,
+            "notes": self.notes,
         }
         replace_text(out / f"{self.name}.json", json.dumps(record, indent=1) + "\n")
-        from .plot import draw_report
+        if self.rows or self.bars:
+            from .plot import draw_report
 
-        draw_report(self, about, out / f"{self.name}.png")
+            draw_report(self, about, out / f"{self.name}.png")
         return text
 
 
@@ -190,6 +193,7 @@ def markdown(report: Report, about: dict[str, Any]) -> str:
         parts.append(table(columns, [row_cells(row, report) for row in rows]))
     parts += [f"Broken: {reason}" for reason in report.broken]
     parts += [f"Left out: {reason}" for reason in report.left_out]
+    parts += [f"Note: {note}" for note in report.notes]
     return "\n\n".join(parts) + "\n"
 
 

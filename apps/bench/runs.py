@@ -10,6 +10,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ from .report import Report, Row
 class Bench:
     """What all measurements share.
 
-    repeats, seconds: runs of each contender, less when they take longer than this.
+    repeats, seconds: runs of each contender, fewer when they take longer than this.
     limit: a contender whose run takes longer, in seconds, is left out where more tokens come.
     """
 
@@ -63,8 +64,8 @@ class Bench:
             reason = one.obstacle
             if one.name in self.skip:
                 reason = "asked for with --skip"
-            elif not reason and one.tensors * case.q_bytes > room(case.device):
-                reason = f"{one.tensors} times the memory of q at {case.shape} is not there"
+            elif not reason and (held := one.held(what)) * case.q_bytes > room(case.device):
+                reason = f"{held:g} times the memory of q at {case.shape} is not there"
             elif not reason and (one.name, case.inner, what) in self.slow:
                 reason = f"TTT-{case.inner} contexts beyond {self.limit:g} s a run (--limit)"
             if reason:
@@ -73,10 +74,21 @@ class Bench:
                 usable.append(one)
         return usable
 
-    def check(self, one: Contender, case: Case) -> tuple[float, str]:
+    def cell(self, name: str, work: Callable, *arguments) -> Any:
+        """What `work` gives, or None if it fails; the report then says why, and others go on."""
+        try:
+            if self.report.device == "cuda":
+                torch.cuda.empty_cache()
+            return work(*arguments)
+        except torch.OutOfMemoryError:
+            self.report.leave_out(f"{name} is out of memory")
+        except Exception as problem:  # others' kernels, above all, on GPUs new to them
+            self.report.broke(name, problem)
+
+    def check(self, one: Contender, case: Case, what: str) -> tuple[float, str]:
         """The worst relative error on a small case of this kind, and what is wrong with it."""
         small = case.small()
-        key = (one.name, small)
+        key = (one.name, what == "decode", small)
         if key not in self.checked:
             self.checked[key] = check(one, small)
         return self.checked[key]
@@ -88,22 +100,9 @@ class Bench:
         contenders = list(contenders)
         rows, runs = {}, {}
         for one in self.usable(case, contenders, what):
-            try:
-                error, wrong = self.check(one, case)
-                run = timed(one.prepare(inputs), what)
-                seconds = self.clock(run)
-            except torch.OutOfMemoryError:
-                self.report.leave_out(f"{one.name}: {what} at {case.shape} is out of memory")
-                continue
-            except Exception as problem:  # others' kernels, above all, on GPUs new to them
-                self.report.broke(f"{one.name}: {what} at {case.shape}", problem)
-                continue
-            if seconds > self.limit:
-                self.slow.add((one.name, case.inner, what))
-            runs[one.name] = run
-            rows[one.name] = Row(
-                case, what, one.name, tokens=inputs.q.shape[1], error=error, wrong=wrong
-            )
+            name = f"{one.name}: {what} at {case.shape}"
+            if ready := self.cell(name, self.ready, one, case, what, inputs):
+                runs[one.name], rows[one.name] = ready
         times = interleave(self.clock, runs, self.repeats, self.seconds, self.advance)
         self.advance((len(contenders) - len(runs)) * self.repeats)
         for one in contenders:
@@ -112,6 +111,16 @@ class Bench:
                 rows[one.name].roofline = self.roofline(one, case, what, rows[one.name])
         self.report.rows += rows.values()
         return rows
+
+    def ready(self, one: Contender, case: Case, what: str, inputs: Inputs) -> tuple[Callable, Row]:
+        """What is timed, checked and warm, and its row."""
+        error, wrong = self.check(one, case, what)
+        run = timed(one.prepare(inputs), what)
+        run()  # compiles, and chooses launch options
+        if self.clock(run) > self.limit:
+            self.slow.add((one.name, case.inner, what))
+        tokens = inputs.q.shape[1]
+        return run, Row(case, what, one.name, tokens=tokens, error=error, wrong=wrong)
 
     def roofline(self, one: Contender, case: Case, what: str, row: Row) -> float | None:
         """The least time that the ceilings allow, as a share of the time."""
@@ -137,7 +146,8 @@ def check(one: Contender, case: Case) -> tuple[float, str]:
 def room(device: str) -> float:
     """Bytes that a contender may take: half of what the machine has, or 0.9 of a free GPU."""
     if device == "cuda":
-        return 0.9 * torch.cuda.mem_get_info()[0]
+        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return 0.9 * (torch.cuda.mem_get_info()[0] + kept)
     return machine_bytes() / 2
 
 
@@ -153,18 +163,24 @@ DIRECTIONS = (FORWARD, BOTH)
 
 
 def kernels(bench: Bench, cases: list[Case]) -> None:
+    def cell(case: Case, what: str) -> None:
+        bench.measure(case, what, kernel_contenders(case), draw(case))
+
     for case in cases:
-        inputs = draw(case)
         for what in DIRECTIONS:
-            bench.measure(case, what, kernel_contenders(case), inputs)
+            bench.cell(f"{what} at {case.shape}", cell, case, what)
 
 
 def decode(bench: Bench, cases: list[Case]) -> None:
     """A mini-batch of tokens, one at a time; `tokens` of a case is the context before them."""
+
+    @torch.no_grad()
+    def cell(case: Case) -> None:
+        inputs = draw(replace(case, tokens=case.mini_batch))
+        bench.measure(case, "decode", decode_contenders(case), inputs)
+
     for case in cases:
-        with torch.no_grad():
-            inputs = draw(replace(case, tokens=case.mini_batch))
-            bench.measure(case, "decode", decode_contenders(case), inputs)
+        bench.cell(f"decode at {case.shape}", cell, case)
 
 
 class Layer(nn.Module):
@@ -196,9 +212,12 @@ def layer_run(inputs: Inputs, layer: nn.Module) -> Run:
 
 def layers(bench: Bench, cases: list[Case], mlp_width: int) -> None:
     """A whole block, and its TTT layer alone, forward and backward."""
+
+    def cell(case: Case) -> None:
+        bench.measure(case, BOTH, layer_contenders(case, mlp_width), draw(case))
+
     for case in cases:
-        inputs = draw(case)
-        bench.measure(case, BOTH, layer_contenders(case, mlp_width), inputs)
+        bench.cell(f"{BOTH} at {case.shape}", cell, case)
 
 
 def layer_contenders(case: Case, mlp_width: int) -> list[Contender]:
@@ -226,23 +245,27 @@ def layer_contenders(case: Case, mlp_width: int) -> list[Contender]:
 def memory(bench: Bench, cases: list[Case]) -> None:
     """Forward and backward in q tensors; the state that a decoder carries, beside a KV cache."""
     for case in cases:
-        inputs = draw(case)
         kernels = [c for c in kernel_contenders(case) if c.name in ("triton", "dual", "plain loop")]
         for one in bench.usable(case, kernels, BOTH):
-            measure_peak(bench, one, case, inputs)
+            name = f"{one.name}: memory at {case.shape}"
+            bench.cell(name, measure_peak, bench, one, case)
         bench.advance(bench.repeats)
     for case in cases:
-        carried = state_bytes(replace(case, batch=1, heads=1)) * case.heads
-        cached = 2 * case.q_bytes / case.batch
-        for who, size in (("TTT state", carried), ("KV cache", cached)):
-            bench.report.rows.append(
-                Row(case, "carried by one layer", who, [size / 1024], unit="KiB per sequence")
-            )
+        bench.cell(f"what is carried at {case.shape}", measure_carried, bench, case)
 
 
-def measure_peak(bench: Bench, one: Contender, case: Case, inputs: Inputs) -> Row:
-    error, wrong = bench.check(one, case)
-    peak = peak_bytes(timed(one.prepare(inputs), BOTH), case.device)
+def measure_carried(bench: Bench, case: Case) -> None:
+    carried = state_bytes(replace(case, batch=1, heads=1)) * case.heads
+    cached = 2 * case.q_bytes / case.batch
+    for who, size in (("TTT state", carried), ("KV cache", cached)):
+        bench.report.rows.append(
+            Row(case, "carried by one layer", who, [size / 1024], unit="KiB per sequence")
+        )
+
+
+def measure_peak(bench: Bench, one: Contender, case: Case) -> Row:
+    error, wrong = bench.check(one, case, BOTH)
+    peak = peak_bytes(timed(one.prepare(draw(case)), BOTH), case.device)
     row = Row(case, BOTH, one.name, [peak / case.q_bytes], "q tensors", error=error, wrong=wrong)
     bench.report.rows.append(row)
     return row
