@@ -1,8 +1,8 @@
 """The bars: figures that must be reached, on a CPU or on a GPU, and what they are measured by.
 
-On a CPU ratios are to the loop that autograd differentiates, and `must` is the gain for which a
-backward of our own is worth its code. On a GPU numbers are what memory and matrix units of an H100
-allow, and the distances to others' kernels that follow from what those move and compute.
+On a CPU they are ratios to the loop that autograd differentiates and to a decoder with dense sums,
+growth over the context, and peak memory. On a GPU they are shares of what memory and matrix units
+of an H100 allow, and the distances to others' kernels that follow from what those move and compute.
 """
 
 from __future__ import annotations
