@@ -105,11 +105,9 @@ def ttt_decode_(
             f"q is {describe(q)}; decoding takes one token of {slots.rows[0].dtype} at a time, as "
             "the slots were made for"
         )
-    name, reason = choice.choose_backend(backend, tokens, weights, M)
+    name = choose(backend, tokens, weights, M)
     if name == "reference":
         raise ValueError("backend 'reference' reads States; slots are for 'dual' and 'triton'")
-    if not torch.compiler.is_compiling():
-        choice.tell(name, reason)
     shared = [x.to(weights[0].dtype).contiguous() for x in (token_scale, *norm)]
     tokens = [*tokens, eta.to(weights[0].dtype)]
     with torch.autocast(q.device.type, enabled=False):
@@ -137,9 +135,7 @@ def run(
         check_weights(one, depth, tokens[0].shape[-1])
         check_state(tokens[0], one, M)
     weights = (state if bounds is None else state[0]).weights
-    name, reason = choice.choose_backend(backend, tokens[:3], weights, M)
-    if not torch.compiler.is_compiling():
-        choice.tell(name, reason)
+    name = choose(backend, tokens[:3], weights, M)
     norm = tuple(n.to(weights[0].dtype) for n in norm)
     token_scale = token_scale.to(weights[0].dtype)
     with torch.autocast(tokens[0].device.type, enabled=False):
@@ -156,6 +152,13 @@ def run(
             ys.append(y)
             states.append(one)
         return torch.cat(ys, dim=1).to(dtype), states
+
+
+def choose(backend: str, tokens: Sequence[Tensor], weights: Sequence[Tensor], M: int) -> str:
+    name, reason = choice.choose_backend(backend, tokens, weights, M)
+    if not torch.compiler.is_compiling():
+        choice.tell(name, reason)
+    return name
 
 
 def read_by_triton(
@@ -177,7 +180,7 @@ def read_by_triton(
 def read_by_dual(
     q: Tensor, k: Tensor, v: Tensor, eta: Tensor, token_scale: Tensor, norm: Norm, state: State
 ) -> tuple[Tensor, State]:
-    lengths, parts = zip(*cut(q.shape[1], state.filled, len(token_scale)), strict=True)
+    lengths, parts = zip(*cut(q.shape[1], state, len(token_scale)), strict=True)
     ys = []
     for part, *tokens in zip(parts, *(split(x, lengths) for x in (q, k, v, eta)), strict=True):
         y, state = part(*tokens, token_scale, norm, state)
@@ -190,9 +193,9 @@ def split(x: Tensor, lengths: tuple[int, ...]) -> tuple[Tensor, ...]:
     return x.split(lengths, dim=1) if len(lengths) > 1 else (x,)
 
 
-def cut(T: int, filled: int, M: int) -> list[tuple[int, object]]:
+def cut(T: int, state: State, M: int) -> list[tuple[int, object]]:
     """Lengths of head (what the open mini-batch still takes), body and tail, and who runs each."""
-    head = min(T, M - filled) if filled else 0
+    head = state.takes(T, M)
     tail = (T - head) % M
     body = T - head - tail
     parts = [(head, dual.piece), (body, dual.whole), (tail, dual.piece)]

@@ -26,6 +26,10 @@ class State:
     open: tuple[Tensor, ...] = ()
     filled: int = 0
 
+    def takes(self, T: int, M: int) -> int:
+        """How many of T tokens the open mini-batch of M still takes; none if none is open."""
+        return min(T, M - self.filled) if self.filled else 0
+
     def map(self, change: Callable[[Tensor], Tensor]) -> State:
         """The state with `change` applied to every tensor, for instance `Tensor.detach`."""
         return State(tuple(map(change, self.weights)), tuple(map(change, self.open)), self.filled)

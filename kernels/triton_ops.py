@@ -27,7 +27,7 @@ def run(
 ) -> tuple[Tensor, State]:
     """As ops.ttt_linear and ops.ttt_mlp, checked; token_scale and norm are float32."""
     tokens, shared = (q, k, v, eta), (token_scale, norm)
-    T, taken = q.shape[1], head_length(state, q.shape[1], len(token_scale))
+    T, taken = q.shape[1], state.takes(q.shape[1], len(token_scale))
     ys = []
     if taken:
         y, state = piece([x[:, :taken] for x in tokens], *shared, state)
@@ -54,7 +54,7 @@ def run_packed(
     tokens, M = (q, k, v, eta), len(token_scale)
     states, spans, ys = list(states), [], []
     for s, (begin, end) in enumerate(bounds):
-        middle = begin + head_length(states[s], end - begin, M)
+        middle = begin + states[s].takes(end - begin, M)
         if middle > begin:
             head = [x[:, begin:middle] for x in tokens]
             y, states[s] = piece(head, token_scale, norm, states[s])
@@ -71,11 +71,6 @@ def run_packed(
     if len(ys) > len(spans):
         y = torch.cat([y[:, slice(*x)] if isinstance(x, tuple) else x for x in ys], dim=1)
     return y, states
-
-
-def head_length(state: State, T: int, M: int) -> int:
-    """How many of T tokens the open mini-batch still takes."""
-    return min(T, M - state.filled) if state.filled else 0
 
 
 def piece(

@@ -72,9 +72,7 @@ class Absent:
 
 
 @contextmanager
-def building(
-    arch: int, D: int = 0, M: int = 0, dtype: torch.dtype = torch.bfloat16
-) -> Iterator[list[Build]]:
+def building(arch: int, D: int, M: int, dtype: torch.dtype) -> Iterator[list[Build]]:
     """Inside, each launch of a kernel compiles it for `arch` and adds a Build to the list."""
     builds, seen, size = [], set(), (D, M, str(dtype).removeprefix("torch."))
     names = Counter()
