@@ -1,10 +1,12 @@
-"""`tttvideo prepare text|video INPUT... --out FILE`: files in, one token file out."""
+"""`tttvideo prepare text|video INPUT... --out OUT`: files in, files of tokens out."""
 
 import argparse
+import os
+import sys
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tttvideo.data.progress import progress
 
@@ -17,21 +19,83 @@ if TYPE_CHECKING:
     from tttvideo.frame_tokenizer import FrameTokenizer
 
 
+EXAMPLE = "example: tttvideo prepare text books/train --out out/books --validation 0.05"
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="tttvideo prepare",
-        description="Turn text or video files into one token file.",
-        epilog="example: tttvideo prepare text books/train --out out/books/train.bin",
+        description="Turn text or video files into files of tokens.",
+        epilog=EXAMPLE,
     )
     kinds = top.add_subparsers(dest="kind", required=True)
+    add_text(kinds)
+    add_video(kinds)
+    return top
+
+
+def add_text(kinds: "argparse._SubParsersAction") -> None:
     text = kinds.add_parser(
         "text",
-        help="bytes of .txt files",
-        description="Turn text files into a file of byte tokens; each file is a document.",
-        epilog="example: tttvideo prepare text books/train --out out/books/train.bin",
+        help="documents of .txt, .jsonl (.gz, .zst) and .parquet files, or of Python's own library",
+        description="Turn documents into a corpus: a folder with shards of tokens for training and "
+        "validation, the tokenizer, and a manifest. A killed run goes on when started again.",
+        epilog=EXAMPLE,
     )
-    text.add_argument("inputs", nargs="+", metavar="INPUT", help=".txt files, or folders of them")
-    text.add_argument("--out", required=True, metavar="FILE", help="token file to write")
+    text.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="files, folders or globs of .txt (a document each), .jsonl, .jsonl.gz, .jsonl.zst and "
+        ".parquet; or the word stdlib: the sources of the Python that runs, with validation "
+        "documents of its own",
+    )
+    text.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    text.add_argument(
+        "--field",
+        default="text",
+        metavar="NAME",
+        help="JSON field, or column, that holds the text (default: text)",
+    )
+    vocabulary = text.add_mutually_exclusive_group()
+    vocabulary.add_argument(
+        "--tokenizer", default="bytes", metavar="FILE", help="a tokenizer.json (default: bytes)"
+    )
+    vocabulary.add_argument(
+        "--train-bpe", type=int, metavar="N", help="train a tokenizer of N tokens on the text"
+    )
+    text.add_argument(
+        "--validation",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the documents to hold out; equal documents stay together (default: 0)",
+    )
+    text.add_argument("--seed", type=int, default=0, help="of what is held out (default: 0)")
+    text.add_argument(
+        "--shard-tokens",
+        type=int,
+        default=1 << 26,
+        metavar="N",
+        help="tokens after which a new shard begins (default: 67108864)",
+    )
+    text.add_argument(
+        "--max-bad",
+        type=float,
+        default=0.001,
+        metavar="SHARE",
+        help="share of lines without a text that is let pass (default: 0.001)",
+    )
+    text.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        metavar="N",
+        help="processes (default: as many as there are cores)",
+    )
+
+
+def add_video(kinds: "argparse._SubParsersAction") -> None:
     video = kinds.add_parser(
         "video",
         help="every frame of videos",
@@ -47,30 +111,47 @@ def parser() -> argparse.ArgumentParser:
     video.add_argument(
         "--end", type=float, metavar="SECONDS", help="leave out what comes after (default: nothing)"
     )
-    return top
 
 
 def main(arguments: list[str]) -> None:
     options = parser().parse_args(arguments[1:])
     if options.kind == "text":
-        prepare_text(options.inputs, Path(options.out))
+        prepare_text(options)
     else:
         prepare_video(options.inputs, Path(options.out), options.frame_tokenizer, options.end)
 
 
-def prepare_text(inputs: list[str], out: Path) -> None:
-    from tttvideo.data.text import BYTES, find_files, read_bytes
-    from tttvideo.data.tokens import TokenWriter
+def prepare_text(options: argparse.Namespace) -> None:
+    from tttvideo.data import corpus
 
-    files = find_files(inputs, (".txt",))
-    total = sum(path.stat().st_size for path in files)
-    with TokenWriter(out, BYTES) as writer, progress("reading", total, "B") as advance:
-        for path in files:
-            writer.start_document()
-            for tokens in read_bytes(path):
-                writer.write(tokens)
-                advance(len(tokens))
-    print(f"{out}: {writer.count:,} bytes of {len(files)} documents")
+    manifest, before = corpus.prepare_text(
+        options.inputs,
+        Path(options.out),
+        corpus.Vocabulary(options.tokenizer, options.train_bpe),
+        corpus.Options(options.field, options.validation, options.seed, options.shard_tokens),
+        options.workers,
+        options.max_bad,
+    )
+    if before:
+        print(f"{options.out} was prepared before")
+    for part, total in manifest["totals"].items():
+        if total["documents"]:
+            counts = ", ".join(f"{count:,} {name}" for name, count in total.items())
+            print(f"{options.out}/{part}: {counts}")
+    report(manifest)
+    print(f"hash {manifest['hash']}")
+
+
+def report(manifest: dict[str, Any]) -> None:
+    """What was wrong in the input, on standard error."""
+    wrong = (("malformed", "lines left out"), ("damaged", "files with bytes that are no UTF-8"))
+    for name, what in wrong:
+        count, first = manifest[name]["count"], manifest[name]["first"][:3]
+        if count:
+            more = "; ..." if count > len(first) else ""
+            print(f"{count:,} {what}: {'; '.join(first)}{more}", file=sys.stderr)
+    if manifest["empty"]:
+        print(f"{manifest['empty']:,} empty documents left out", file=sys.stderr)
 
 
 def prepare_video(inputs: list[str], out: Path, checkpoint: str, end: float | None) -> None:

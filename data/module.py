@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import chain, takewhile
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,27 +12,34 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .frames import VideoReader
+from .order import ResumableLoader, Windows, collate
 from .progress import progress
 from .text import find_files
-from .tokens import Header, ResumableLoader, TokenFile, Windows
+from .tokens import Header, open_tokens
 
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm")
 
 
 class TokenData(LightningDataModule):
-    """Windows of token files, in an order that depends on the seed and the epoch alone.
+    """Windows of tokens, in an order that depends on the seed and the epoch alone.
 
     Windows cross from one document, or video, into the next, as in the paper.
 
     Arguments:
-        train: token file to learn from.
-        validation: token file to measure on; null holds out the end of `train`.
+        train: tokens to learn from: a file, or a folder of shards.
+        validation: tokens to measure on; null holds out the end of `train`.
         holdout: share of `train` that is held out when there is no validation file, and at least a
             window.
         window: tokens per window, T; for video a multiple of the tokens of a frame.
         batch_size: windows per step.
         seed: of the order.
+        lanes: read as many places of `train` at once as a batch has windows, each in order and with
+            its state carried from window to window, which trains on contexts beyond `window`; else
+            windows are shuffled.
+        share_fresh: share of lanes that begins anew at every step, so that the start is learned.
+        reset_at_documents: let every document, or video, begin with a fresh state; the paper does
+            not.
     """
 
     def __init__(
@@ -42,47 +50,68 @@ class TokenData(LightningDataModule):
         window: int = 1024,
         batch_size: int = 8,
         seed: int = 0,
+        lanes: bool = False,
+        share_fresh: float = 0.3,
+        reset_at_documents: bool = False,
     ):
         super().__init__()
         self.train, self.validation, self.holdout = train, validation, holdout
         self.window, self.batch_size, self.seed = window, batch_size, seed
+        self.lanes, self.share_fresh = lanes, share_fresh
+        self.reset_at_documents = reset_at_documents
 
     @property
     def header(self) -> Header:
         """What the training file says of its tokens."""
         return self.file.header
 
+    @property
+    def tokenizer_json(self) -> str | None:
+        """The tokenizer that a text's tokens come from, unless they are bytes; with the shards."""
+        path = Path(self.train).parent / "tokenizer.json"
+        ours = self.header.kind == "text" and self.header.tokenizer != "bytes"
+        return path.read_text(encoding="utf-8") if ours and path.is_file() else None
+
     def setup(self, stage: str) -> None:
         check_counts(window=self.window, batch_size=self.batch_size)
-        self.file = TokenFile(self.train)
-        if self.window % self.header.frame:
+        if not 0 <= self.share_fresh <= 1:
+            raise ValueError(f"data.share_fresh is {self.share_fresh}; it must be from 0 to 1")
+        self.file = self.measured = open_tokens(self.train)
+        total, frame = len(self.file.tokens), self.header.frame
+        if self.window % frame:
             raise ValueError(
-                f"window {self.window} must be a multiple of the {self.header.frame} tokens of a "
-                "frame"
+                f"window {self.window} must be a multiple of the {frame} tokens of a frame"
             )
         if self.validation:
-            self.train_tokens, other = self.file.tokens, TokenFile(self.validation)
-            for name in ("kind", "tokenizer", "vocab_size", "grid"):
-                ours, theirs = getattr(self.header, name), getattr(other.header, name)
-                if ours != theirs:
-                    raise ValueError(
-                        f"{self.train} and {self.validation} differ: {name} is {ours} and {theirs}"
-                    )
-            self.validation_tokens = other.tokens
+            self.measured = open_tokens(self.validation)
+            self.check_same_tokens(self.measured.header)
+            self.train_span, self.validation_span = None, None
         else:
-            frame = self.header.frame
-            frames = len(self.file.tokens) // frame
-            held = max(int(frames * self.holdout), self.window // frame + 1)  # a window at least
-            kept = max(0, frames - held) * frame
-            self.train_tokens = self.file.tokens[:kept]
-            self.validation_tokens = self.file.tokens[kept:]
+            held = max(int(total // frame * self.holdout), self.window // frame + 1)  # a window
+            kept = max(0, total // frame - held) * frame
+            self.train_span, self.validation_span = (0, kept), (kept, total)
+
+    def check_same_tokens(self, other: Header) -> None:
+        for name in ("kind", "tokenizer", "vocab_size", "grid"):
+            ours, theirs = getattr(self.header, name), getattr(other, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"{self.train} and {self.validation} differ: {name} is {ours} and {theirs}"
+                )
 
     def train_dataloader(self) -> ResumableLoader:
-        windows = Windows(self.train_tokens, self.window, may_move=True)
-        return ResumableLoader(windows, self.batch_size, self.seed, step=self.header.frame)
+        starts = self.file.starts if self.reset_at_documents else None
+        windows = Windows(self.file.tokens, self.window, self.train_span, True, starts)
+        share_fresh = self.share_fresh if self.lanes else None
+        return ResumableLoader(
+            windows, self.batch_size, self.seed, self.header.frame, share_fresh
+        )
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(Windows(self.validation_tokens, self.window), self.batch_size)
+        starts = self.measured.starts if self.reset_at_documents else None
+        tokens, span = self.measured.tokens, self.validation_span
+        windows = Windows(tokens, self.window, span, starts=starts)
+        return DataLoader(windows, self.batch_size, collate_fn=collate)
 
     test_dataloader = val_dataloader
 

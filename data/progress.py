@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress(task: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+def progress(task: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     """A bar with its rate per second; unit "B" counts bytes. Yields a function to advance it."""
     from rich.console import Console
     from rich.progress import (

@@ -1,29 +1,28 @@
-"""Token files: a header, the tokens as a memory map, and where documents start; windows of them.
+"""Token files: a header, the tokens as a memory map, and where documents start; folders of them.
 
 Layout: 4096 bytes of header (a magic line, then JSON, padded with spaces and a newline), the tokens
 as little-endian uint16 or uint32, then the documents' starts as little-endian int64. A video is a
 document; its frames are whole rows of grid[0] * grid[1] tokens.
-
-T tokens per window, B windows per batch.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 
 MAGIC = b"tttvideo tokens 1\n"
 HEADER_BYTES = 4096
+MANIFEST, WORKING = "manifest.json", "working"  # of a corpus: written last; there until then
 
 
 @dataclass(frozen=True)
@@ -31,12 +30,14 @@ class Header:
     """What a token file says of itself."""
 
     kind: str  # "text" or "video"
-    tokenizer: str  # "bytes", or the fingerprint of a frame tokenizer
+    tokenizer: str  # "bytes", the hash of a tokenizer.json, or that of a frame tokenizer
     vocab_size: int
     grid: tuple[int, int] | None = None  # rows and columns of a frame; None for text
     fps: float | None = None  # frames per second; None for text, or where videos differ
     tokens: int = 0
     documents: int = 0
+    bos: int | None = None  # the tokens before and after each document; None for video
+    eos: int | None = None
 
     @property
     def frame(self) -> int:
@@ -94,6 +95,115 @@ class TokenFile:
         self.starts = np.fromfile(self.path, "<i8", self.header.documents, offset=offset)
 
 
+class Joined:
+    """Token arrays end to end, as if they were one; a slice within one of them copies nothing."""
+
+    def __init__(self, arrays: Sequence[np.ndarray]):
+        self.arrays = arrays
+        self.ends = np.cumsum([len(array) for array in arrays])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if not isinstance(index, slice):
+            place = range(len(self))[index]
+            number = int(np.searchsorted(self.ends, place, "right"))
+            return self.arrays[number][place - self.ends[number]]
+        start, stop, step = index.indices(len(self))
+        assert step == 1
+        first, last = np.searchsorted(self.ends, [start, stop - 1], "right")
+        parts = []
+        for array, end in zip(self.arrays[first : last + 1], self.ends[first:], strict=False):
+            begin = end - len(array)
+            parts.append(array[max(0, start - begin) : max(0, stop - begin)])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts or [self.arrays[0][:0]])
+
+
+class Tokens:
+    """One token file or several as one: `path`, `header` (of all), `tokens` and `starts`.
+
+    `tokens` has a length and slices, over all files; `starts` (D,) int64 counts over all files.
+    """
+
+    def __init__(self, path: Path, files: Sequence[TokenFile], hashes: Sequence[str] | None = None):
+        self.path, self.files, self.hashes = path, files, hashes
+        self.tokens = Joined([file.tokens for file in files])
+        begins = accumulate((file.header.tokens for file in files), initial=0)
+        self.starts = np.concatenate(
+            [file.starts + begin for file, begin in zip(files, begins, strict=False)]
+        )
+        self.header = replace(
+            files[0].header,
+            tokens=len(self.tokens),
+            documents=len(self.starts),
+            fps=files[0].header.fps if len({file.header.fps for file in files}) == 1 else None,
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the content: of the manifest's hashes, or of all bytes where there is none."""
+        hashes = self.hashes or [file_hash(file.path) for file in self.files]
+        return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_tokens(path: str | Path) -> Tokens:
+    """Open a token file, or a folder of shards, such as the train/ of a prepared corpus.
+
+    Raises ValueError where there is none, and for shards that do not belong together, or are not
+    those that the corpus' manifest lists.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return Tokens(path, [TokenFile(path)])
+    parts = [str(path / name) for name in ("train", "validation") if (path / name).is_dir()]
+    if parts:
+        raise ValueError(f"{path} is a corpus; name a part of it: {' or '.join(parts)}")
+    if (path.parent / WORKING).exists() and not (path.parent / MANIFEST).exists():
+        raise ValueError(f"{path.parent} is not finished; run the `tttvideo prepare` again")
+    shards = sorted(path.glob("*.bin"))
+    if not shards:
+        raise ValueError(f"the folder {path} has no token file; make some with `tttvideo prepare`")
+    files = [TokenFile(shard) for shard in shards]
+    for file in files[1:]:
+        for name in ("kind", "tokenizer", "vocab_size", "grid", "bos", "eos"):
+            ours, theirs = getattr(files[0].header, name), getattr(file.header, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"{files[0].path} and {file.path} do not belong in one folder: "
+                    f"{name} is {ours} and {theirs}"
+                )
+    return Tokens(path, files, listed_hashes(path, files))
+
+
+def listed_hashes(path: Path, files: Sequence[TokenFile]) -> list[str] | None:
+    """Hashes of a folder's shards from the manifest of its corpus; None when it is in no corpus.
+
+    Raises ValueError when shards are missing, were added, or are not as long as the manifest says.
+    """
+    try:
+        listed = json.loads((path.parent / MANIFEST).read_text(encoding="utf-8"))["shards"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path.parent / MANIFEST} is damaged; prepare it again") from error
+    facts = [
+        (f.path.relative_to(path.parent).as_posix(), f.header.tokens, f.header.documents)
+        for f in files
+    ]
+    ours = [shard for shard in listed if shard["file"].startswith(f"{path.name}/")]
+    if facts != [(shard["file"], shard["tokens"], shard["documents"]) for shard in ours]:
+        raise ValueError(
+            f"{path} does not hold the shards that {path.parent / MANIFEST} lists; prepare it again"
+        )
+    return [shard["sha256"] for shard in ours]
+
+
 class TokenWriter:
     """Write a token file as a stream; it takes its name only when all went well.
 
@@ -126,114 +236,10 @@ class TokenWriter:
         if kind is None:
             self.file.write(np.array(self.starts, "<i8").tobytes())
             self.file.seek(0)
-            fields = asdict(self.header) | {"tokens": self.count, "documents": len(self.starts)}
-            self.file.write(Header(**fields).pack())
+            header = replace(self.header, tokens=self.count, documents=len(self.starts))
+            self.file.write(header.pack())
         self.file.close()
         if kind is None:
             os.replace(self.partial, self.path)
         else:
             self.partial.unlink()
-
-
-class Windows(Dataset):
-    """Windows of T + 1 tokens in a row; the last token of one is the first of the next.
-
-    `move_by(n)` shifts them all by n < T tokens, where one window less fits. Raises ValueError when
-    not even one window fits.
-    """
-
-    def __init__(self, tokens: np.ndarray, length: int, may_move: bool = False):
-        self.tokens, self.length, self.offset = tokens, length, 0
-        fit = (len(tokens) - 1) // length
-        if fit < 1:
-            raise ValueError(
-                f"{len(tokens)} tokens are too few for one window of {length}; "
-                "choose a shorter window or prepare more data"
-            )
-        self.may_move = may_move and fit > 1
-        self.count = fit - self.may_move
-
-    def move_by(self, offset: int) -> None:
-        assert 0 <= offset < self.length
-        self.offset = offset if self.may_move else 0
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Tensor:
-        if not 0 <= index < self.count:
-            raise IndexError(index)
-        start = self.offset + index * self.length
-        return torch.from_numpy(self.tokens[start : start + self.length + 1].astype(np.int64))
-
-
-class EpochBatches(Sampler[list[int]]):
-    """Batches of indices, shuffled as a pure function of (seed, epoch); a short last one is left.
-
-    With several processes each takes its share of every batch.
-    """
-
-    def __init__(self, count: int, batch_size: int, seed: int):
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.rank = torch.distributed.get_rank() if distributed else 0
-        self.world = torch.distributed.get_world_size() if distributed else 1
-        self.count, self.seed = count, seed
-        self.batch_size = min(batch_size, max(1, count // self.world))
-        self.epoch = self.first = 0
-
-    def __len__(self) -> int:
-        return self.count // (self.batch_size * self.world)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
-        size = self.batch_size * self.world
-        for batch in range(self.first, len(self)):
-            yield order[batch * size : (batch + 1) * size][self.rank :: self.world].tolist()
-
-
-class ResumableLoader(DataLoader):
-    """A shuffled DataLoader that goes on, after a restart, at the very batch where it stopped.
-
-    It counts the batches that were delivered, not those that workers fetched ahead.
-    """
-
-    def __init__(self, dataset: Dataset, batch_size: int, seed: int = 0, step: int = 1):
-        self.batches = EpochBatches(len(dataset), batch_size, seed)
-        self.step = step
-        super().__init__(dataset, batch_sampler=self.batches)
-        self.epoch = self.delivered = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        # here and not after the loop: a consumer that counts batches never resumes the generator
-        if self.delivered >= len(self):
-            self.epoch, self.delivered = self.epoch + 1, 0
-        self.batches.epoch, self.batches.first = self.epoch, self.delivered
-        if isinstance(self.dataset, Windows):
-            steps = self.dataset.length // self.step
-            random = np.random.default_rng((self.batches.seed, self.epoch, 1))
-            self.dataset.move_by(self.step * int(random.integers(steps)))
-        for batch in super().__iter__():
-            self.delivered += 1
-            yield batch
-
-    def facts(self) -> dict[str, int]:
-        """What must be the same for a position to mean the same batch."""
-        batches = self.batches
-        return {
-            "items": batches.count,
-            "batch_size": batches.batch_size,
-            "seed": batches.seed,
-            "processes": batches.world,
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "delivered": self.delivered, **self.facts()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in self.facts().items():
-            if state[name] != value:
-                raise ValueError(
-                    f"cannot resume in the middle of other data: {name} was {state[name]} and is "
-                    f"{value}; start a new run with another --out"
-                )
-        self.epoch, self.delivered = state["epoch"], state["delivered"]

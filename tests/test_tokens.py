@@ -1,17 +1,12 @@
-"""Laws of token files, windows, order and resuming."""
+"""Laws of token files, and of folders of them."""
+
+import json
 
 import numpy as np
 import pytest
-import torch
 
-from tttvideo.data.text import BYTES, ByteDecoder, find_files, read_bytes
-from tttvideo.data.tokens import (
-    Header,
-    ResumableLoader,
-    TokenFile,
-    TokenWriter,
-    Windows,
-)
+from tttvideo.data.text import BYTES
+from tttvideo.data.tokens import Header, TokenFile, TokenWriter, file_hash, open_tokens
 
 
 VIDEO = Header("video", "abc", 1000, grid=(2, 3), fps=12.5)
@@ -32,7 +27,8 @@ def test_tokens_starts_and_header_come_back(tmp_path, header):
     assert file.tokens.tolist() == [1, 2, top, top]
     assert file.starts.tolist() == [0, 3, 3]
     assert (file.header.tokens, file.header.documents) == (4, 3)
-    assert (file.header.grid, file.header.fps) == (header.grid, header.fps)
+    for name in ("grid", "fps", "bos", "eos"):
+        assert getattr(file.header, name) == getattr(header, name)
     assert not list(tmp_path.rglob("*.partial"))
 
 
@@ -65,87 +61,103 @@ def test_a_file_that_is_no_token_file_is_named(tmp_path):
         TokenFile(write_empty)
 
 
-def test_text_becomes_its_bytes_and_back(tmp_path):
-    text = "Grüße, 世界!\n"
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b/z.txt").write_text(text)
-    (tmp_path / "b/a.TXT").write_text("first")
-    (tmp_path / "b/skip.md").write_text("no")
-    paths = find_files([tmp_path / "b"], (".txt",))
-    assert [path.name for path in paths] == ["a.TXT", "z.txt"]
-    chunks = list(read_bytes(paths[1], chunk=4))
-    assert max(map(len, chunks)) == 4
-    decoder = ByteDecoder()
-    assert "".join(decoder(chunk.tolist()) for chunk in chunks) + decoder([], True) == text
+DOCUMENTS = [[[1, 2, 3], [4]], [[5]], [[], [6, 7, 8, 9], [10, 11]]]
 
 
-def test_text_input_that_cannot_serve_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no file or folder .*nowhere"):
-        find_files([tmp_path / "nowhere"], (".txt",))
-    with pytest.raises(ValueError, match="has no file that ends in .txt"):
-        find_files([tmp_path], (".txt",))
-    (tmp_path / "a.txt").touch()
-    with pytest.raises(ValueError, match="a.txt is empty"):
-        list(read_bytes(tmp_path / "a.txt"))
+@pytest.fixture
+def corpus(tmp_path):
+    """The manifest of a folder of three shards, train/, that holds tokens 1 to 11."""
+    shards = []
+    for number, documents in enumerate(DOCUMENTS):
+        file = write(tmp_path / f"train/{number:05}.bin", BYTES, documents)
+        facts = {"tokens": len(file.tokens), "documents": len(documents)}
+        shards.append({"file": f"train/{number:05}.bin", "sha256": file_hash(file.path), **facts})
+    (tmp_path / "manifest.json").write_text(json.dumps({"shards": shards}))
+    return tmp_path
 
 
-def test_windows_lie_end_to_end_and_share_one_token():
-    windows = Windows(np.arange(20), length=6)
-    assert [w.tolist() for w in windows] == [list(range(n, n + 7)) for n in (0, 6, 12)]
-    with pytest.raises(ValueError, match="6 tokens are too few for one window of 6"):
-        Windows(np.arange(6), length=6)
+def test_shards_are_read_as_one(corpus):
+    tokens = open_tokens(corpus / "train")
+    assert tokens.path == corpus / "train"
+    assert (tokens.header.tokens, tokens.header.documents, tokens.header.bos) == (11, 6, 256)
+    assert tokens.starts.tolist() == [0, 3, 4, 5, 5, 9] and tokens.starts.dtype == np.int64
+    whole = np.arange(1, 12)
+    assert len(tokens.tokens) == 11
+    for start in range(-12, 13):
+        for stop in [*range(-12, 13), None]:
+            part = tokens.tokens[start:stop]
+            assert part.dtype == np.uint16 and np.array_equal(part, whole[start:stop])
+    assert [tokens.tokens[n] for n in range(-11, 11)] == [*whole, *whole]
+    with pytest.raises(IndexError):
+        tokens.tokens[11]
 
 
-@pytest.mark.parametrize("total", [7, 12, 13, 19, 20])
-def test_moved_windows_stay_inside_the_tokens(total):
-    windows = Windows(np.arange(total), length=6, may_move=True)
-    for offset in range(6):
-        windows.move_by(offset)
-        for n in range(len(windows)):
-            assert len(windows[n]) == 7
+def test_a_slice_within_a_shard_copies_nothing(corpus):
+    tokens = open_tokens(corpus / "train")
+    for start, stop, shard in ((0, 4, 0), (4, 5, 1), (6, 11, 2)):
+        assert np.shares_memory(tokens.tokens[start:stop], tokens.files[shard].tokens)
 
 
-def deliver(loader, batches):
-    """The next batches, over as many epochs as it takes, as a consumer that counts takes them."""
-    taken = []
-    while len(taken) < batches:
-        for number, batch in enumerate(loader, 1):
-            taken.append(batch.tolist())
-            if len(taken) == batches or number == len(loader):
-                break
-    return taken
+def test_a_single_file_is_opened_as_a_folder_is(corpus):
+    tokens = open_tokens(corpus / "train/00000.bin")
+    assert tokens.tokens[:].tolist() == [1, 2, 3, 4] and tokens.starts.tolist() == [0, 3]
+    assert tokens.header == TokenFile(corpus / "train/00000.bin").header
 
 
-def new_loader(seed=0):
-    windows = Windows(np.arange(60), length=6, may_move=True)
-    return ResumableLoader(windows, batch_size=2, seed=seed, step=3)
+def test_a_fingerprint_is_of_the_content_with_and_without_a_manifest(corpus):
+    listed = open_tokens(corpus / "train").fingerprint
+    (corpus / "manifest.json").unlink()
+    assert open_tokens(corpus / "train").fingerprint == listed
+    (corpus / "train").rename(corpus / "elsewhere")
+    assert open_tokens(corpus / "elsewhere").fingerprint == listed
+    write(corpus / "elsewhere/00001.bin", BYTES, [[6]])
+    assert open_tokens(corpus / "elsewhere").fingerprint != listed
+    one = open_tokens(corpus / "elsewhere/00000.bin").fingerprint
+    assert one != open_tokens(corpus / "elsewhere/00001.bin").fingerprint
 
 
-def test_the_order_depends_on_seed_and_epoch_alone():
-    first = deliver(new_loader(), 8)
-    torch.manual_seed(5)
-    np.random.seed(5)
-    assert deliver(new_loader(), 8) == first
-    assert deliver(new_loader(seed=1), 8) != first
-    assert first[:4] != first[4:]
+def test_shards_that_do_not_belong_together_are_refused(corpus):
+    for header, message in (
+        (Header("text", "abc", 258, bos=256, eos=257), "tokenizer is bytes and abc"),
+        (Header("text", "bytes", 258), "bos is 256 and None"),
+        (VIDEO, "kind is text and video"),
+    ):
+        write(corpus / "train/00001.bin", header, [[5]])
+        with pytest.raises(ValueError, match=f"00000.bin and .*00001.bin do not belong.*{message}"):
+            open_tokens(corpus / "train")
 
 
-def test_windows_of_video_begin_at_whole_frames():
-    starts = {row[0] % 3 for batch in deliver(new_loader(), 40) for row in batch}
-    assert starts == {0}
+def test_a_folder_that_is_not_what_the_manifest_lists_is_refused(corpus):
+    shard = corpus / "train/00001.bin"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match="00001.bin is .* bytes long and its header says"):
+        open_tokens(corpus / "train")
+    write(shard, BYTES, [[5, 6]])
+    with pytest.raises(ValueError, match="does not hold the shards that .*manifest.json lists"):
+        open_tokens(corpus / "train")
+    shard.unlink()
+    with pytest.raises(ValueError, match="does not hold the shards"):
+        open_tokens(corpus / "train")
+    shard.write_bytes(whole)
+    assert len(open_tokens(corpus / "train").tokens) == 11
+    write(corpus / "train/00003.bin", BYTES, [[5]])
+    with pytest.raises(ValueError, match="does not hold the shards"):
+        open_tokens(corpus / "train")
+    (corpus / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match="manifest.json is damaged"):
+        open_tokens(corpus / "train")
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4, 5, 9])
-def test_a_resumed_loader_goes_on_at_the_very_batch(stop):
-    whole = deliver(new_loader(), 12)
-    loader = new_loader()
-    assert deliver(loader, stop) == whole[:stop]
-    resumed = new_loader()
-    resumed.load_state_dict(loader.state_dict())
-    assert deliver(resumed, 12 - stop) == whole[stop:]
-
-
-def test_a_position_in_other_data_is_refused():
-    loader = ResumableLoader(Windows(np.arange(70), length=6, may_move=True), batch_size=2)
-    with pytest.raises(ValueError, match="items was 8 and is 10; start a new run"):
-        loader.load_state_dict(new_loader().state_dict())
+def test_a_folder_that_cannot_be_read_is_named(corpus):
+    with pytest.raises(ValueError, match=f"is a corpus; name a part of it: {corpus}/train$"):
+        open_tokens(corpus)
+    with pytest.raises(ValueError, match="no token file .*nowhere"):
+        open_tokens(corpus / "nowhere")
+    (corpus / "new").mkdir()
+    with pytest.raises(ValueError, match="the folder .*new has no token file"):
+        open_tokens(corpus / "new")
+    (corpus / "manifest.json").unlink()
+    (corpus / "working").mkdir()
+    with pytest.raises(ValueError, match="is not finished; run the `tttvideo prepare` again"):
+        open_tokens(corpus / "train")

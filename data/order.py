@@ -1,0 +1,203 @@
+"""The order in which training reads tokens: windows, shuffled or in lanes, and resumable.
+
+Shuffled, every window begins with a fresh state. A lane reads windows one after the other and
+carries its state from one to the next. Both are pure functions of (seed, epoch).
+
+T tokens per window, B windows per batch.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+class Window(NamedTuple):
+    """A window, or B of them with B as their first axis."""
+
+    tokens: Tensor
+    """(T + 1,) integers: what is read, and one later what is to be foretold"""
+    begins: Tensor | None = None
+    """(T,) True where a document begins; None where states are not reset there"""
+    fresh: Tensor | None = None
+    """() True where a lane does not go on from its last window; None without lanes"""
+
+
+def collate(windows: list[Window]) -> Window:
+    fields = zip(*windows, strict=True)
+    return Window(*(None if f[0] is None else torch.stack(f) for f in fields))
+
+
+class Windows(Dataset):
+    """Windows of T + 1 tokens in a row; the last token of one is the first of the next.
+
+    They lie in `span`, from a first token to one past the last, or in all of them. `move_by(n)`
+    shifts them by n < T tokens, where one window less fits. With the `starts` of documents, windows
+    say where these begin. Raises ValueError when not even one window fits.
+    """
+
+    def __init__(
+        self,
+        tokens: Any,
+        length: int,
+        span: tuple[int, int] | None = None,
+        may_move: bool = False,
+        starts: np.ndarray | None = None,
+    ):
+        self.tokens, self.length, self.starts, self.offset = tokens, length, starts, 0
+        self.first, last = span or (0, len(tokens))
+        fit = (last - self.first - 1) // length
+        if fit < 1:
+            raise ValueError(
+                f"{last - self.first} tokens are too few for one window of {length}; "
+                "choose a shorter window or prepare more data"
+            )
+        self.may_move = may_move and fit > 1
+        self.count = fit - self.may_move
+
+    def move_by(self, offset: int) -> None:
+        assert 0 <= offset < self.length
+        self.offset = offset if self.may_move else 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Window:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        start = self.first + self.offset + index * self.length
+        tokens = self.tokens[start : start + self.length + 1].astype(np.int64)
+        return Window(torch.from_numpy(tokens), self.begins(start))
+
+    def begins(self, start: int) -> Tensor | None:
+        if self.starts is None:
+            return None
+        first, last = np.searchsorted(self.starts, (start, start + self.length))
+        begins = torch.zeros(self.length, dtype=torch.bool)
+        begins[torch.from_numpy(self.starts[first:last] - start)] = True
+        return begins
+
+
+class EpochBatches(Sampler[list[int]]):
+    """Batches of indices, shuffled as a pure function of (seed, epoch); a short last one is left.
+
+    With several processes each takes its share of every batch.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int):
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.rank = torch.distributed.get_rank() if distributed else 0
+        self.world = torch.distributed.get_world_size() if distributed else 1
+        self.count, self.seed = count, seed
+        self.batch_size = min(batch_size, max(1, count // self.world))
+        self.epoch = self.first = 0
+
+    def __len__(self) -> int:
+        return self.count // (self.batch_size * self.world)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        size = self.batch_size * self.world
+        for batch in range(self.first, len(self)):
+            yield order[batch * size : (batch + 1) * size][self.rank :: self.world].tolist()
+
+
+class LaneBatches(Sampler[list[int]]):
+    """Batches of indices, one to a lane: lane b reads its share of all windows in their order.
+
+    The shares are moved around the corpus by a pure function of (seed, epoch). With several
+    processes each takes its share of the lanes.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, share_fresh: float):
+        order = EpochBatches(count, batch_size, seed)
+        self.rank, self.world, self.batch_size = order.rank, order.world, order.batch_size
+        self.count, self.seed, self.share_fresh = count, seed, share_fresh
+        self.epoch = self.first = 0
+
+    def __len__(self) -> int:
+        return self.count // (self.batch_size * self.world)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first, len(self)):
+            yield self.indices(step)
+
+    def indices(self, step: int) -> list[int]:
+        shift = np.random.default_rng((self.seed, self.epoch)).integers(self.count)
+        lanes = np.arange(self.batch_size * self.world)
+        return ((lanes * len(self) + step + shift) % self.count)[self.rank :: self.world].tolist()
+
+    def fresh(self, step: int) -> Tensor:
+        """(B,) which lanes begin anew: all at first, where the corpus does, and a random share."""
+        dice = np.random.default_rng((self.seed, self.epoch, step, 2))
+        drawn = dice.random(self.batch_size * self.world)[self.rank :: self.world]
+        begins = np.array(self.indices(step)) == 0
+        return torch.from_numpy((drawn < self.share_fresh) | begins | (step == 0))
+
+
+class ResumableLoader(DataLoader):
+    """A DataLoader that goes on, after a restart, at the very batch where it stopped.
+
+    It counts the batches that were delivered, not those that workers fetched ahead. With
+    `share_fresh` its windows come in lanes, of which such a share begins anew at every batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int = 0,
+        step: int = 1,
+        share_fresh: float | None = None,
+    ):
+        if share_fresh is None:
+            self.batches = EpochBatches(len(dataset), batch_size, seed)
+        else:
+            self.batches = LaneBatches(len(dataset), batch_size, seed, share_fresh)
+        self.step = step
+        windows = isinstance(dataset, Windows)
+        super().__init__(
+            dataset, batch_sampler=self.batches, collate_fn=collate if windows else None
+        )
+        self.epoch = self.delivered = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        # here and not after the loop: a consumer that counts batches never resumes the generator
+        if self.delivered >= len(self):
+            self.epoch, self.delivered = self.epoch + 1, 0
+        self.batches.epoch, self.batches.first = self.epoch, self.delivered
+        if isinstance(self.dataset, Windows):
+            steps = self.dataset.length // self.step
+            random = np.random.default_rng((self.batches.seed, self.epoch, 1))
+            self.dataset.move_by(self.step * int(random.integers(steps)))
+        for batch in super().__iter__():
+            if isinstance(self.batches, LaneBatches):
+                batch = batch._replace(fresh=self.batches.fresh(self.delivered))
+            self.delivered += 1
+            yield batch
+
+    def facts(self) -> dict[str, Any]:
+        """What must be the same for a position to mean the same batch."""
+        batches = self.batches
+        return {
+            "order": type(batches).__name__,
+            "items": batches.count,
+            "batch_size": batches.batch_size,
+            "seed": batches.seed,
+            "processes": batches.world,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "delivered": self.delivered, **self.facts()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in self.facts().items():
+            if state[name] != value:
+                raise ValueError(
+                    f"cannot resume in the middle of other data: {name} was {state[name]} and is "
+                    f"{value}; start a new run with another --out"
+                )
+        self.epoch, self.delivered = state["epoch"], state["delivered"]
