@@ -155,7 +155,7 @@ def test_the_size_of_the_state_does_not_depend_on_how_much_was_read(kind, grid):
 
 def test_rows_of_a_frame_have_places_of_their_own():
     layer = TTTLayer(16, 2, TTTConfig(), grid=(2, 3))
-    angles = layer.angles(layer.init_state(1), torch.zeros(1, 12, 16))
+    angles = layer.angles(layer.init_state(1), 12, torch.device("cpu"))
     assert len(angles[:6].unique(dim=0)) == 6
     assert torch.equal(angles[:6], angles[6:])
     assert len(layer.token_shift) == 6
