@@ -1,85 +1,313 @@
-"""`tttvideo generate CKPT --prompt TEXT`: a text goes on, shown as it is decoded."""
+"""`tttvideo generate CKPT --prompt TEXT`: texts go on, shown as they are decoded."""
 
 import argparse
+import os
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .shown import Pace, Shown, show
 
 
 if TYPE_CHECKING:
-    from tttvideo.backbone import Backbone
-    from tttvideo.sampling import Choose
+    import numpy as np
+
+    from tttvideo.checkpoints import TokenCheckpoint
+    from tttvideo.data.text import Advance
+    from tttvideo.data.tokenizer import Tokenizer
+    from tttvideo.sampling import Chooser, Heard, Memory, Texts
+
+
+CHUNK = 1024  # tokens that are read at once
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="tttvideo generate",
-        description="Let a text go on.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Let texts go on. They may be of any lengths, longer than memory too, and of a "
+        "different length each; every text is as it would be alone.",
         epilog='example: tttvideo generate out/text_tiny/last.ckpt --prompt "It was " --tokens 500',
     )
     top.add_argument("checkpoint", metavar="CKPT", help="trained by `tttvideo fit` on text")
-    source = top.add_mutually_exclusive_group(required=True)
-    source.add_argument("--prompt", metavar="TEXT", help="the beginning; - reads standard input")
-    source.add_argument("--prompt-file", metavar="FILE", help="file that holds the beginning")
-    top.add_argument("--tokens", type=int, default=500, metavar="N", help="tokens to add")
-    top.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest token")
-    top.add_argument("--top-k", type=int, default=0, help="keep the k likeliest tokens; 0: all")
-    top.add_argument("--top-p", type=float, default=1.0, help="keep this much probability")
-    top.add_argument("--seed", type=int, help="gives the same text again")
+    several = {"action": "append", "default": []}
+    top.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="a beginning; - reads standard input; give it several times for several texts",
+        **several,
+    )
+    top.add_argument(
+        "--prompt-file",
+        metavar="FILE",
+        help="file that is a beginning; only what follows is shown; may be given several times",
+        **several,
+    )
+    top.add_argument(
+        "--prompts-file", metavar="FILE", help="file with a beginning in each line that has any"
+    )
+    top.add_argument(
+        "--tokens",
+        type=int,
+        default=500,
+        metavar="N",
+        help="tokens to add, at most; 0 with --save-state reads only (default: 500)",
+    )
+    top.add_argument(
+        "--stop",
+        metavar="STRING",
+        help="end a text before this string, which is not shown; may be given several times",
+        **several,
+    )
+    top.add_argument(
+        "--save-state",
+        metavar="FILE",
+        help="keep what was read and said, so that --load-state goes on there",
+    )
+    top.add_argument(
+        "--load-state",
+        metavar="FILE",
+        help="begin with what was kept; prompts, if there are any, come after it",
+    )
+    top.add_argument(
+        "--temperature", type=float, default=0.8, help="0 takes the likeliest token (default: 0.8)"
+    )
+    top.add_argument(
+        "--top-k", type=int, default=0, metavar="K", help="keep the K likeliest (default: all)"
+    )
+    top.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="keep the likeliest that hold this much probability (default: 1)",
+    )
+    top.add_argument(
+        "--seed",
+        type=int,
+        help="gives the same texts again: the first as with this seed alone, the next as with the "
+        "next seed (default: drawn, or what the loaded state goes on with)",
+    )
     return top
 
 
 def main(arguments: list[str]) -> None:
     options = parser().parse_args(arguments[1:])
+    check(options)
+    prompts = find_prompts(options)
     from tttvideo.checkpoints import load_tokens_model
-    from tttvideo.sampling import chooser
+    from tttvideo.data.tokenizer import load_tokenizer
+    from tttvideo.sampling import Texts, chooser, load_memory
 
     from .device import best_device
 
-    prompt = read_prompt(options)
     choose = chooser(options.temperature, options.top_k, options.top_p, options.seed)
-    if options.tokens < 1:
-        raise ValueError(f"--tokens {options.tokens} must be 1 or more")
     model = load_tokens_model(options.checkpoint)
-    if model.tokenizer != "bytes":
-        raise ValueError(f"{options.checkpoint} reads tokens of {model.tokenizer}, not bytes")
-    backbone = model.backbone.to(best_device())
-    start = time.perf_counter()
-    print(prompt.decode(errors="replace"), end="", flush=True)
-    for piece in continue_text(backbone, prompt, options.tokens, choose):
-        print(piece, end="", flush=True)
-    print()
-    seconds = time.perf_counter() - start
-    print(f"{options.tokens / seconds:.0f} tokens per second", file=sys.stderr)
+    check_text(model, options.checkpoint)
+    tokenizer = load_tokenizer(model.tokenizer, model.tokenizer_json)
+    model.backbone.to(best_device())
+    memory = load_memory(options.load_state, model.backbone) if options.load_state else None
+    drawing = memory and memory.draws is not None and options.seed is None and len(prompts) < 2
+    if drawing:
+        choose.generator(0).set_state(memory.draws)
+    pace = Pace()
+    heard, counts = read_prompts(model, tokenizer, prompts, memory)
+    pace.lap("read", sum(counts))
+    texts = Texts(model.backbone, heard, choose, model.eos)
+    shown = [Shown(tokenizer.decoder(), options.stop) for _ in heard]
+    show(go_on(texts, shown, options.tokens), titles(prompts))
+    pace.lap("wrote", sum(one.tokens for one in shown))
+    if options.save_state:
+        draws = choose if drawing or options.seed is not None else None
+        count = (memory.tokens if memory else 0) + sum(counts) + shown[0].tokens
+        save(options.save_state, model, texts, count, draws)
+    print(pace, file=sys.stderr)
 
 
-def read_prompt(options: argparse.Namespace) -> bytes:
-    if options.prompt_file is not None:
-        with open(options.prompt_file, "rb") as file:
-            prompt = file.read()
-    elif options.prompt == "-":
-        prompt = sys.stdin.buffer.read()
+def check(options: argparse.Namespace) -> None:
+    if options.tokens < (0 if options.save_state else 1):
+        raise ValueError(
+            f"--tokens {options.tokens} must be 1 or more; to read only, 0 with --save-state FILE"
+        )
+    if "" in options.stop:
+        raise ValueError("--stop is empty; give at least one character")
+    if options.save_state:
+        path = Path(options.save_state)
+        if path.is_dir():
+            raise ValueError(f"--save-state {path} is a folder; name a file")
+        path.parent.mkdir(parents=True, exist_ok=True)  # now, and not after hours of reading
+
+
+def check_text(model: "TokenCheckpoint", path: str) -> None:
+    if model.backbone.config.grid:
+        raise ValueError(f"{path} is a model of video, not of text; `tttvideo predict` runs it")
+    if model.tokenizer == "unknown":
+        raise ValueError(
+            f"{path} does not say what its tokens are; make it again by `tttvideo import "
+            "--tokenizer bytes` or `--tokenizer FILE`"
+        )
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A beginning: this text, or else what is in a file; - is standard input."""
+
+    text: bytes | None = None
+    path: str = "-"
+
+    @property
+    def name(self) -> str:
+        return "" if self.text is not None else f" {self.path}"
+
+    @property
+    def size(self) -> int | None:
+        """Bytes; None if that is not known."""
+        if self.text is not None:
+            return len(self.text)
+        return None if self.path == "-" else Path(self.path).stat().st_size
+
+    def chunks(self, advance: "Advance") -> Iterator[bytes]:
+        from tttvideo.data.text import CHUNK, read
+
+        if self.text is not None:
+            yield self.text
+            advance(len(self.text))
+        elif self.path == "-":
+            while chunk := sys.stdin.buffer.read(CHUNK):
+                yield chunk
+                advance(len(chunk))
+        else:
+            yield from read(Path(self.path), advance)
+
+
+def find_prompts(options: argparse.Namespace) -> list[Prompt]:
+    """The prompts that the options name; ValueError where there is none, or nothing in one."""
+    prompts = [Prompt() if t == "-" else Prompt(os.fsencode(t)) for t in options.prompt]
+    prompts += [Prompt(path=path) for path in options.prompt_file]
+    if options.prompts_file is not None:
+        lines = Path(options.prompts_file).read_bytes().splitlines()
+        prompts += (found := [Prompt(line) for line in lines if line.strip()])
+        if not found:
+            raise ValueError(f"{options.prompts_file} is empty; write a prompt into each line")
+    for prompt in prompts:
+        if prompt.size == 0:
+            raise ValueError(f"the prompt{prompt.name} is empty; give at least one character")
+    if not prompts and not options.load_state:
+        raise ValueError(
+            "there is nothing to go on from; give --prompt TEXT, --prompt-file FILE, "
+            "--prompts-file FILE or --load-state FILE"
+        )
+    if len(prompts) > 1 and options.save_state:
+        raise ValueError(f"--save-state keeps one text, and there are {len(prompts)}; give one")
+    return prompts
+
+
+def read_prompts(
+    model: "TokenCheckpoint",
+    tokenizer: "Tokenizer",
+    prompts: Sequence[Prompt],
+    memory: "Memory | None",
+) -> "tuple[list[Heard], list[int]]":
+    """What was heard of each text, all beginning with `memory`, and the tokens read for it."""
+    from tttvideo.data.progress import progress
+
+    if not prompts:
+        return [memory.heard], [0]
+    heard, counts = [], []
+    sizes = [prompt.size for prompt in prompts]
+    marks = [] if memory or model.bos is None else [model.bos]
+    with progress("reading", None if None in sizes else sum(sizes), "B") as advance:
+        for prompt in prompts:
+            parts = tokens_of(tokenizer, prompt.chunks(advance))
+            one, count = read_tokens(model, marks, parts, memory and memory.heard)
+            if not count:
+                raise ValueError(f"the prompt{prompt.name} is empty; give at least one character")
+            heard.append(one)
+            counts.append(len(marks) + count)
+    return heard, counts
+
+
+def tokens_of(tokenizer: "Tokenizer", chunks: Iterable[bytes]) -> "Iterator[np.ndarray]":
+    """Tokens of a text, piece by piece."""
+    import numpy as np
+
+    from tttvideo.data.text import Utf8, pieces
+    from tttvideo.data.tokenizer import ByteTokenizer
+    from tttvideo.data.units import PIECE
+
+    if isinstance(tokenizer, ByteTokenizer):
+        yield from (np.frombuffer(chunk, np.uint8).astype(np.int64) for chunk in chunks)
     else:
-        prompt = options.prompt.encode()
-    if not prompt:
-        raise ValueError("the prompt is empty; give at least one character")
-    return prompt
+        for piece in pieces(Utf8().all(chunks), PIECE):
+            yield np.array(tokenizer.encode(piece), np.int64)
 
 
-def continue_text(
-    backbone: "Backbone", prompt: bytes, tokens: int, choose: "Choose"
-) -> Iterator[str]:
-    """The text that follows the prompt, piece by piece."""
+def read_tokens(
+    model: "TokenCheckpoint",
+    marks: list[int],
+    parts: "Iterable[np.ndarray]",
+    heard: "Heard | None",
+) -> "tuple[Heard | None, int]":
+    """Read marks and tokens after what was heard; how many there were without the marks."""
+    import numpy as np
     import torch
 
-    from tttvideo.data.text import ByteDecoder
-    from tttvideo.sampling import decode, prefill
+    from tttvideo.sampling import prefill
 
-    device = next(backbone.parameters()).device
-    decoder = ByteDecoder()
-    ids = torch.tensor([list(prompt)], device=device)
-    for token, _ in decode(backbone, prefill(backbone, ids), tokens, choose):
-        yield decoder(token.tolist())
-    yield decoder([], final=True)
+    device = next(model.backbone.parameters()).device
+    count, rest = 0, np.array(marks, np.int64)
+
+    def read(tokens: np.ndarray) -> None:
+        nonlocal heard
+        if len(tokens):
+            tokens = torch.from_numpy(tokens)[None].to(device)
+            heard = prefill(model.backbone, tokens, CHUNK, heard)
+
+    for part in parts:
+        count += len(part)
+        rest = np.concatenate((rest, part))
+        whole = len(rest) - len(rest) % CHUNK  # so that the pieces do not decide on the chunks
+        read(rest[:whole])
+        rest = rest[whole:]
+    read(rest)
+    if device.type == "cuda":
+        torch.cuda.synchronize()  # so that the time it took is known
+    return heard, count
+
+
+def go_on(texts: "Texts", shown: Sequence[Shown], count: int) -> Iterator[tuple[int, str, bool]]:
+    """Pieces of the texts as they are said: row, text, whether that is all of it."""
+    for _ in range(count):
+        rows, said = texts.rows, texts.step()
+        for row in rows:
+            over = row not in said
+            piece = shown[row]([] if over else [said[row]], final=over)
+            if shown[row].ended and not over:
+                texts.end([row])
+            yield row, piece, shown[row].ended or over
+        if not texts.rows:
+            return
+    rows = texts.rows
+    texts.end(rows)
+    for row in rows:
+        yield row, shown[row]([], final=True), True
+
+
+def titles(prompts: Sequence[Prompt]) -> list[str]:
+    """What stands before each text: its prompt, unless that was a file, and if many its number."""
+    texts = [(prompt.text or b"").decode(errors="replace") for prompt in prompts] or [""]
+    if len(texts) == 1:
+        return texts
+    lines = [f"--- {n} of {len(prompts)}{p.name} ---\n" for n, p in enumerate(prompts, 1)]
+    return [line + text for line, text in zip(lines, texts, strict=True)]
+
+
+def save(
+    path: str, model: "TokenCheckpoint", texts: "Texts", tokens: int, draws: "Chooser | None"
+) -> None:
+    """Keep the only text, and the generator that it was drawn by if that had a seed."""
+    from tttvideo.sampling import Memory, save_memory
+
+    state = draws.generator(0).get_state() if draws else None
+    save_memory(Memory(texts.ended[0], tokens, state), model.backbone, path)

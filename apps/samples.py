@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 from tttvideo.data.frames import write_video
-from tttvideo.data.text import ByteDecoder
+from tttvideo.data.tokenizer import Tokenizer, load_tokenizer
 from tttvideo.sampling import chooser, decode, decode_frames, prefill
 from tttvideo.training import TokenModel
 
@@ -33,25 +33,25 @@ class Samples(Callback):
         if not fitting or not isinstance(model, TokenModel):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        window = trainer.val_dataloaders.dataset[0].to(model.device)[None]
+        window = trainer.val_dataloaders.dataset[0].tokens.to(model.device)[None]
         if model.header.kind == "text":
-            path = self.write_text(model, window, trainer.global_step)
+            tokenizer = load_tokenizer(model.header.tokenizer, trainer.datamodule.tokenizer_json)
+            path = self.write_text(model, tokenizer, window, trainer.global_step)
         else:
             path = self.write_clip(model, window, trainer.global_step)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 log_to_wandb(logger, path, trainer.global_step)
 
-    def write_text(self, model: TokenModel, window: torch.Tensor, step: int) -> Path:
+    def write_text(
+        self, model: TokenModel, tokenizer: Tokenizer, window: torch.Tensor, step: int
+    ) -> Path:
         prompt = window[:, : window.shape[1] // 2]
         choose = chooser(temperature=0.8, seed=0)
         said = decode(model.backbone, prefill(model.backbone, prompt), TOKENS, choose)
         tokens = [int(token) for token, _ in said]
         path = self.folder / f"step_{step:06}.txt"
-        if model.header.tokenizer == "bytes":
-            text = [ByteDecoder()(part, final=True) for part in (prompt[0].tolist(), tokens)]
-        else:
-            text = [" ".join(map(str, part)) for part in (prompt[0].tolist(), tokens)]
+        text = [tokenizer.decoder()(part, final=True) for part in (prompt[0].tolist(), tokens)]
         path.write_text("\n--- the model goes on ---\n".join(text) + "\n", encoding="utf-8")
         return path
 

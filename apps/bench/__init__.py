@@ -17,6 +17,7 @@ WHATS = {
     "decode": "one token at a time, over context",
     "layers": "a block and its TTT layer, forward + backward, over context",
     "memory": "peak memory of forward + backward, and what a decoder carries, over context",
+    "generation": "a whole model's time and memory per token, over context",
     "bars": "what must be reached, as must, aim and reached",
 }
 CONTEXTS = {  # tokens, by device and by what is measured
@@ -24,10 +25,12 @@ CONTEXTS = {  # tokens, by device and by what is measured
     ("cpu", "decode"): (512, 2048),
     ("cpu", "layers"): (256, 1024, 4096),
     ("cpu", "memory"): (512, 2048, 8192),
+    ("cpu", "generation"): (1024, 4096, 16384, 65536, 131072),
     ("cuda", "kernels"): (2048, 8192, 32768, 131072),
     ("cuda", "decode"): (2048, 8192, 32768, 131072),
     ("cuda", "layers"): (2048, 8192, 32768),
     ("cuda", "memory"): (2048, 8192, 32768),
+    ("cuda", "generation"): (1024, 4096, 16384, 65536, 131072),
 }
 BATCHES = {("cpu", "decode"): 32, ("cuda", "decode"): 32, ("cuda", "kernels"): 4}
 PAPER = {  # the two figures on speed of arXiv 2407.04620, of models of 1.3b
@@ -49,6 +52,11 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--device", choices=("cpu", "cuda"), help="(default: a GPU if there is one)")
     top.add_argument(
         "--preset", choices=("paper",), help="kernels or decode as in the paper's figures on speed"
+    )
+    top.add_argument(
+        "--checkpoint",
+        metavar="CKPT",
+        help="of text, for generation (default: untrained ones as in text_tiny, or of --size)",
     )
     top.add_argument("--inner", nargs="+", choices=("linear", "mlp"), default=["linear", "mlp"])
     top.add_argument("--tokens", nargs="+", type=int, metavar="T", help="contexts, in tokens")
@@ -118,12 +126,25 @@ def check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
+    if options.what == "generation":
+        check_generation(options)
+    elif options.checkpoint:
+        raise ValueError(f"--checkpoint is for generation, not for {options.what}")
     M = options.mini_batch
     for tokens in options.tokens or ():
         if tokens < M or tokens % M:
             raise ValueError(f"--tokens {tokens} is no multiple of --mini-batch {M}")
     if options.preset and options.what not in PAPER:
         raise ValueError(f"--preset {options.preset} is of {' and '.join(PAPER)} only")
+
+
+def check_generation(options: argparse.Namespace) -> None:
+    for name in ("batch", "heads", "head_dim", "dtype", "skip"):
+        if getattr(options, name):
+            raise ValueError(
+                f"--{name.replace('_', '-')} is not for generation, which measures one text of a "
+                "whole model in float32"
+            )
 
 
 def plan(options: argparse.Namespace) -> "tuple[list[Case], int]":
@@ -165,10 +186,13 @@ def fill(options: argparse.Namespace, report: "Report") -> None:
     """Measure into the report, with a bar of progress."""
     from tttvideo.data.progress import progress
 
-    from . import bars, runs
+    from . import bars, generation, runs
 
     cases, mlp_width = plan(options)
     what, device = options.what, options.device
+    if what == "generation":
+        generation.generation(report, options, sorted({case.tokens for case in cases}))
+        return
     repeats = options.repeats or (30 if device == "cuda" else 5)
     total = bars.runs(device) if what == "bars" else runs.runs(what, cases)
     with progress(f"measuring {what}", total * repeats, "runs") as advance:

@@ -68,7 +68,7 @@ def draw_curves(rows: "list[Row]") -> Figure:
         for panel, inner in zip(panels, across, strict=True):
             mine = [r for r in rows if (r.case.inner, r.what, r.unit) == (inner, what, unit)]
             draw_panel(panel, mine)
-            panel.set_title(f"{TITLES[inner]}, {what}", fontsize=9)
+            panel.set_title(f"{TITLES.get(inner, inner)}, {what}", fontsize=9)
     for panel in axes[-1]:
         panel.set_xlabel("tokens of context", fontsize=8)
     return figure
