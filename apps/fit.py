@@ -59,33 +59,60 @@ def find_configs(arguments: list[str]) -> list[str]:
     """The arguments, with names of packaged configs replaced by their files."""
     told = ("--config", "-c", "--help", "-h", "--model")
     if not any(argument.startswith(told) for argument in arguments[1:]):
-        raise ValueError(f"say --config FILE, or one of {', '.join(packaged_names())}")
-    found = [arguments[0]]
+        raise ValueError(f"say --config FILE, or one of {packaged_names()}")
+    found, paths = [arguments[0]], []
     for before, argument in pairwise(arguments):
         if before in ("--config", "-c"):
-            argument = str(find_config(argument))
+            paths.append(find_config(argument))
+            argument = str(paths[-1])
         elif argument.startswith("--config="):
-            argument = f"--config={find_config(argument.removeprefix('--config='))}"
+            paths.append(find_config(argument.removeprefix("--config=")))
+            argument = f"--config={paths[-1]}"
         found.append(argument)
+    if paths and paths[0].parent.parent == CONFIGS:
+        name = f"{paths[0].parent.name}/{paths[0].stem}"
+        raise ValueError(
+            f"{name} changes a config: say first which, --config text_tiny for instance"
+        )
     return found
 
 
 def find_config(name: str) -> Path:
+    """A file, or a packaged config or layer by its name, for instance text_tiny or context/8k."""
     if Path(name).is_file():
         return Path(name)
     packaged = CONFIGS / f"{name}.yaml"
     if not packaged.is_file():
-        names = ", ".join(packaged_names())
+        names = packaged_names(name.rpartition("/")[0])
         raise ValueError(f"there is no config file {name}, and no packaged one ({names})")
     return packaged
 
 
-def packaged_names() -> list[str]:
-    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+def packaged_names(folder: str = "") -> str:
+    """The layers that are packaged in a folder; if it is none of theirs, configs and folders."""
+    folders = sorted({path.parent.name for path in CONFIGS.glob("*/*.yaml")})
+    if folder in folders:
+        return ", ".join(f"{folder}/{name}" for name in stems(CONFIGS / folder))
+    layers = ", ".join(f"{name}/" for name in folders)
+    return f"{', '.join(stems(CONFIGS))}; and layers to put on top, in {layers}"
+
+
+def stems(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 class Command(LightningCLI):
     """LightningCLI with --out, --wandb and --save_every, that goes on where a run stopped."""
+
+    def init_parser(self, **options: Any) -> LightningArgumentParser:
+        parser = super().init_parser(**options)
+        for action in parser._actions:
+            if action.dest == "config":
+                action.help = (
+                    "YAML file, or name of a packaged one; of several, each changes what it names "
+                    f"in those before: {packaged_names()}"
+                )
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--out", default="out/run", help="folder of all that the run writes")

@@ -40,6 +40,8 @@ def triton_obstacle(
 ) -> str | None:
     """Why the Triton kernels cannot serve, or None; on a CPU only its interpreter runs them."""
     q, depth = tokens[0], len(weights) // 2
+    if not depth:
+        return "the inner model without a norm has no kernels"
     heads, batches = SIZES[depth]
     if not INSTALLED:
         return "the package triton is not installed"

@@ -1,4 +1,4 @@
-"""The inner loop as functions of tensors: ttt_linear, ttt_mlp and, a token at a time, ttt_decode_.
+"""The inner loop as functions of tensors: ttt_linear, ttt_mlp, ttt_bare; by the token, ttt_decode_.
 
 They check what came, cut the sequence at mini-batch boundaries, and hand the parts to a backend.
 Every way of cutting a sequence into calls gives the same output and the same final state.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import choice, dual, dual_decode, reference
+from . import bare, choice, dual, dual_decode, reference
 from .inner import Norm
 from .slots import Slots
 from .state import State
@@ -75,6 +75,26 @@ def ttt_mlp(
     return run(tokens, token_scale, norm, state, 2, mini_batch_size, cu_seqlens, backend)
 
 
+def ttt_bare(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    token_scale: Tensor,
+    state: State | Sequence[State],
+    *,
+    mini_batch_size: int,
+    cu_seqlens: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, State | list[State]]:
+    """Read T tokens through f(x) = x W, which learns to give v for k; see bare.py.
+
+    As `ttt_linear`, with one state weight, (B, H, D, D), and y = q W. No Triton kernel serves it.
+    """
+    tokens = q, k, v, eta
+    return run(tokens, token_scale, (), state, 0, mini_batch_size, cu_seqlens, backend)
+
+
 @torch.no_grad()
 def ttt_decode_(
     q: Tensor,
@@ -121,7 +141,7 @@ def ttt_decode_(
 def run(
     tokens: tuple[Tensor, ...],
     token_scale: Tensor,
-    norm: Norm,
+    norm: Norm | tuple[()],
     state: State | Sequence[State],
     depth: int,
     M: int,
@@ -141,14 +161,16 @@ def run(
     with torch.autocast(tokens[0].device.type, enabled=False):
         if name == "triton":
             return read_by_triton(tokens, token_scale, norm, state, bounds)
-        read = reference.run if name == "reference" else read_by_dual
+        slow, fast = (reference.run, read_by_dual) if norm else (bare.reference, bare.run)
+        read = slow if name == "reference" else fast
+        shared = (token_scale, norm) if norm else (token_scale,)
         dtype, tokens = tokens[0].dtype, [x.to(weights[0].dtype) for x in tokens]
         if bounds is None:
-            y, state = read(*tokens, token_scale, norm, state)
+            y, state = read(*tokens, *shared, state)
             return y.to(dtype), state
         ys, states = [], []
         for (begin, end), one in zip(bounds, state, strict=True):
-            y, one = read(*(x[:, begin:end] for x in tokens), token_scale, norm, one)
+            y, one = read(*(x[:, begin:end] for x in tokens), *shared, one)
             ys.append(y)
             states.append(one)
         return torch.cat(ys, dim=1).to(dtype), states
@@ -222,7 +244,13 @@ def check_packing(q: Tensor, cu_seqlens: Tensor, states: Sequence[State]) -> lis
 
 
 def check_tokens(
-    q: Tensor, k: Tensor, v: Tensor, eta: Tensor, token_scale: Tensor, norm: Norm, M: int
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    token_scale: Tensor,
+    norm: Norm | tuple[()],
+    M: int,
 ) -> None:
     if q.ndim != 4 or not q.is_floating_point() or 0 in q.shape:
         raise ValueError(f"q is {describe(q)}; it must be floats (batch, tokens, heads, head dim)")
@@ -240,16 +268,16 @@ def check_tokens(
             f"token_scale is {describe(token_scale)}; it must be (mini_batch_size,) = ({M},), "
             "at least one token long"
         )
-    for name, x in (("norm_weight", norm[0]), ("norm_bias", norm[1])):
+    for name, x in zip(("norm_weight", "norm_bias"), norm, strict=False):  # bare: neither
         if x.shape != (H, D):
             raise ValueError(f"{name} is {describe(x)}; it must be (heads, head dim) = {(H, D)}")
 
 
 def check_weights(state: State | Slots, depth: int, D: int) -> None:
-    """The last two axes of each weight, layer by layer."""
+    """The last two axes of each weight, layer by layer; depth 0 is the bare model."""
     came = tuple(tuple(w.shape[-2:]) for w in state.weights)
     E = came[0][-1] if came and depth == 2 else 4 * D
-    shapes = ((D, D), (1, D)) if depth == 1 else ((D, E), (1, E), (E, D), (1, D))
+    shapes = (((D, D),), ((D, D), (1, D)), ((D, E), (1, E), (E, D), (1, D)))[depth]
     if came != shapes:
         raise ValueError(f"state.weights end in {came}; for this head dim they must be {shapes}")
 

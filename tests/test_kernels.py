@@ -413,7 +413,13 @@ def test_reference_does_not_use_the_closed_form(monkeypatch):
     assert y.shape == (B, 3, H, D)
 
 
-@pytest.mark.parametrize("name", ["kernels", "data", "apps"])
+def test_transformers_may_look_for_another_package_called_kernels(request):
+    """It imports `kernels` to ask for its version; from the root it finds ours, which is empty."""
+    code = "import kernels; assert not hasattr(kernels, 'State')"
+    subprocess.run([sys.executable, "-c", code], cwd=request.config.rootpath, check=True)
+
+
+@pytest.mark.parametrize("name", ["data", "apps"])
 def test_a_room_imported_by_another_name_says_its_right_one(name, request):
     root = request.config.rootpath
     result = subprocess.run(

@@ -22,6 +22,8 @@ CONFIGS = {
     "attention": replace(SIZES, mixer="attention"),
     "window": replace(SIZES, mixer="attention", attention=AttentionConfig(window=5)),
     "mamba": replace(SIZES, mixer="mamba", mlp_width=0, mamba=MambaConfig(d_state=3)),
+    "linear attention": replace(SIZES, mixer="linear_attention"),
+    "bare": replace(SIZES, ttt=TTTConfig(mini_batch_size=4, norm=False, learn_step=False)),
     "mamba2": replace(SIZES, mixer="mamba2", mamba=MambaConfig(d_state=3, head_dim=8)),
 }
 MIXERS = pytest.mark.parametrize("name", CONFIGS)
@@ -102,7 +104,7 @@ def test_states_are_put_together_and_apart(name):
     assert alike(rows)
     assert_same_state(stack(rows), state)
     _, longer = model(tokens[:1, :6])
-    assert alike([rows[0], longer]) == (name == "mamba" or name == "mamba2")
+    assert alike([rows[0], longer]) == (name in ("mamba", "mamba2"))
 
 
 @MIXERS

@@ -7,14 +7,21 @@ B batch, T tokens, C width, V vocabulary, P tokens per frame.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import Attention, AttentionConfig
 from .layers import FrameWindow, ShortConv, SwiGLU
-from .ttt import Grid, TTTConfig, TTTLayer, TTTState
+from .linear_attention import LinearAttention, LinearAttentionConfig
+from .mamba import Mamba, Mamba2, MambaConfig
+from .states import Mixer, each, state
+from .ttt import Grid, TTTConfig, TTTLayer
 
 
 @dataclass
@@ -26,60 +33,97 @@ class BackboneConfig:
     depth: int = 4
     """Blocks."""
     heads: int = 4
-    """Heads of each mixer; width / heads is the head dim."""
+    """Heads of each mixer; width / heads is the head dim. Mamba's models have no use for it."""
     mlp_width: int = 352
-    """Hidden features of each SwiGLU."""
+    """Hidden features of each SwiGLU; 0 leaves it out, as Mamba's own models do."""
     norm_eps: float = 1e-6
     """Epsilon of the RMSNorms."""
     grid: Grid | None = None
     """Rows and columns of tokens in a video frame; null for text; `fit` takes it from the file."""
     window_frames: int = 0
     """Last frames whose tokens around the next place are shown to each token; for video only."""
+    mixer: Literal["ttt", "attention", "linear_attention", "mamba", "mamba2"] = "ttt"
+    """What mixes tokens over time; the configs of the others are not used."""
     ttt: TTTConfig = field(default_factory=TTTConfig)
     """The TTT layer."""
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    """Softmax attention, the Transformer's."""
+    linear_attention: LinearAttentionConfig = field(default_factory=LinearAttentionConfig)
+    """Linear attention, where the paper's ladder to TTT begins."""
+    mamba: MambaConfig = field(default_factory=MambaConfig)
+    """Mamba and Mamba-2."""
 
 
-@dataclass(frozen=True)
+@state
 class BlockState:
-    mixer: TTTState
+    mixer: Any
     tail: Tensor | None
 
 
-@dataclass(frozen=True)
+@state
 class BackboneState:
-    """One state per block, the number of tokens seen, and for video the last of them."""
+    """One state per block; for video the place in the frame, and the last tokens."""
 
     blocks: tuple[BlockState, ...]
-    seen: int
+    place: int
     recent: Tensor | None
 
 
+def new_mixer(config: BackboneConfig) -> Mixer:
+    if config.mixer == "ttt":
+        return TTTLayer(config.width, config.heads, config.ttt, config.grid)
+    if config.mixer == "attention":
+        return Attention(config.width, config.heads, config.attention)
+    if config.mixer == "linear_attention":
+        return LinearAttention(config.width, config.heads, config.linear_attention)
+    return {"mamba": Mamba, "mamba2": Mamba2}[config.mixer](
+        config.width, config.heads, config.mamba
+    )
+
+
 class Block(nn.Module):
-    """h + conv(norm(h)), if the mixer wants it; then h + mixer(norm(h)); then h + mlp(norm(h))."""
+    """h + conv(norm(h)), if TTT wants it; then h + mixer(norm(h)); then h + mlp(norm(h))."""
 
     def __init__(self, config: BackboneConfig):
         super().__init__()
         width = config.width
-        self.mixer = TTTLayer(width, config.heads, config.ttt, config.grid)
-        ttt = self.mixer.config
-        self.conv_norm = nn.RMSNorm(width, config.norm_eps) if ttt.pre_conv else None
-        self.conv = ShortConv(width, ttt.conv_kernel) if ttt.pre_conv else None
+        self.mixer = new_mixer(config)
+        pre_conv = config.mixer == "ttt" and self.mixer.config.pre_conv
+        self.conv_norm = nn.RMSNorm(width, config.norm_eps) if pre_conv else None
+        self.conv = ShortConv(width, config.ttt.conv_kernel) if pre_conv else None
         self.mixer_norm = nn.RMSNorm(width, config.norm_eps)
-        self.mlp_norm = nn.RMSNorm(width, config.norm_eps)
-        self.mlp = SwiGLU(width, config.mlp_width)
+        self.mlp_norm = nn.RMSNorm(width, config.norm_eps) if config.mlp_width else None
+        self.mlp = SwiGLU(width, config.mlp_width) if config.mlp_width else None
 
     def init_state(self, batch: int) -> BlockState:
         tail = self.conv.init_state(batch) if self.conv else None
         return BlockState(self.mixer.init_state(batch), tail)
 
-    def forward(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
-        tail = state.tail
+    def forward(
+        self, x: Tensor, state: BlockState | list[BlockState], cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, BlockState | list[BlockState]]:
+        """As the mixer; with cu_seqlens x is packed, (1, T, C), with a state per sequence."""
+        packed = cu_seqlens is not None
+        states = state if packed else [state]
+        lengths = lengths_of(cu_seqlens) if packed else [x.shape[1]]
+        tails = [one.tail for one in states]
         if self.conv:
-            y, tail = self.conv(self.conv_norm(x), tail)
+            y, tails = each(self.conv, self.conv_norm(x), tails, lengths)
             x = x + y
-        y, mixer = self.mixer(self.mixer_norm(x), state.mixer)
+        mixers = [one.mixer for one in states]
+        if packed and isinstance(self.mixer, TTTLayer):
+            y, mixers = self.mixer(self.mixer_norm(x), mixers, cu_seqlens)
+        else:
+            y, mixers = each(self.mixer, self.mixer_norm(x), mixers, lengths)
         x = x + y
-        return x + self.mlp(self.mlp_norm(x)), BlockState(mixer, tail)
+        if self.mlp:
+            x = x + self.mlp(self.mlp_norm(x))
+        states = [BlockState(*both) for both in zip(mixers, tails, strict=True)]
+        return x, states if packed else states[0]
+
+
+def lengths_of(cu_seqlens: Tensor) -> list[int]:
+    return [end - begin for begin, end in pairwise(cu_seqlens.tolist())]
 
 
 class Backbone(nn.Module):
@@ -87,10 +131,10 @@ class Backbone(nn.Module):
 
     def __init__(self, config: BackboneConfig):
         super().__init__()
-        for name in ("width", "depth", "heads", "mlp_width"):
-            if getattr(config, name) < 1:
+        for name, least in (("width", 1), ("depth", 1), ("heads", 1), ("mlp_width", 0)):
+            if getattr(config, name) < least:
                 raise ValueError(
-                    f"backbone.{name} is {getattr(config, name)}; it must be 1 or more"
+                    f"backbone.{name} is {getattr(config, name)}; it must be {least} or more"
                 )
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width)
@@ -114,27 +158,75 @@ class Backbone(nn.Module):
         return BackboneState(blocks, 0, self.window.init_state(batch) if self.window else None)
 
     def forward(
-        self, tokens: Tensor, state: BackboneState | None = None
-    ) -> tuple[Tensor, BackboneState]:
-        """tokens (B, T) integers below V; logits (B, T, V) float32 for the token that follows each.
+        self,
+        tokens: Tensor,
+        state: BackboneState | Sequence[BackboneState] | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor, BackboneState | list[BackboneState]]:
+        """Read tokens (B, T), integers below V; logits (B, T, V) float32 for what follows each.
 
-        Raises ValueError when tokens are not (B, T).
+        With cu_seqlens (S + 1,) int32, sequences of any lengths lie packed in one row, (1, T), each
+        from one of these borders to the next, and `state` has an entry of batch 1 per sequence, as
+        the result then has. Raises ValueError when tokens are not (B, T).
         """
+        hidden, state = self.features(tokens, state, cu_seqlens)
+        return self.head(hidden), state
+
+    def features(
+        self,
+        tokens: Tensor,
+        state: BackboneState | Sequence[BackboneState] | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor, BackboneState | list[BackboneState]]:
+        """As `forward`, with what `head` makes logits of, (B, T, C), in their place."""
         if tokens.ndim != 2 or not tokens.numel():
             raise ValueError(f"tokens are {tuple(tokens.shape)}; they must be (batch, tokens)")
-        state = self.init_state(len(tokens)) if state is None else state
-        x = self.embedding(tokens)
+        packed = cu_seqlens is not None
+        if state is None:
+            new = [self.init_state(1)] * (len(cu_seqlens) - 1) if packed else None
+            state = new or self.init_state(len(tokens))
+        states = state if packed else [state]
+        lengths = lengths_of(cu_seqlens) if packed else [tokens.shape[1]]
+        x, states = each(self.embed, tokens, states, lengths)
+        for i, block in enumerate(self.blocks):
+            before = [one.blocks[i] for one in states]
+            x, after = block(x, before if packed else before[0], cu_seqlens)
+            after = after if packed else [after]
+            states = [with_block(one, i, b) for one, b in zip(states, after, strict=True)]
+        return self.norm(x), states if packed else states[0]
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) in float32, by the embedding's weights."""
+        return F.linear(hidden, self.embedding.weight).float()
+
+    def embed(self, tokens: Tensor, state: BackboneState) -> tuple[Tensor, BackboneState]:
+        """What the first block reads, (B, T, C), and the state, gone on but for its blocks."""
+        x, place, recent = self.embedding(tokens), 0, state.recent
         if self.places is not None:
-            steps = torch.arange(state.seen, state.seen + tokens.shape[1], device=tokens.device)
+            steps = torch.arange(state.place, state.place + tokens.shape[1], device=tokens.device)
             x = x + self.places[steps % len(self.places)]
-        recent = state.recent
+            place = (state.place + tokens.shape[1]) % len(self.places)
         if self.window:
-            near, recent = self.window(tokens, recent, state.seen)
+            near, recent = self.window(tokens, recent, state.place)
             x = x + near
-        states = []
-        for block, block_state in zip(self.blocks, state.blocks, strict=True):
-            x, block_state = block(x, block_state)
-            states.append(block_state)
-        logits = F.linear(self.norm(x), self.embedding.weight)
-        seen = state.seen + tokens.shape[1]
-        return logits.float(), BackboneState(tuple(states), seen, recent)
+        return x, BackboneState(state.blocks, place, recent)
+
+    def part(self, state: BackboneState) -> BackboneState:
+        """What a lane carries from one training window to the next, without its history."""
+        return self.map_mixers("part", state)
+
+    def join(self, state: BackboneState) -> BackboneState:
+        """The state to go on from, of what `part` gave."""
+        return self.map_mixers("join", state)
+
+    def map_mixers(self, method: str, state: BackboneState) -> BackboneState:
+        blocks = []
+        for block, one in zip(self.blocks, state.blocks, strict=True):
+            tail = one.tail if one.tail is None else one.tail.detach()
+            blocks.append(BlockState(getattr(block.mixer, method)(one.mixer), tail))
+        return BackboneState(tuple(blocks), state.place, state.recent)
+
+
+def with_block(state: BackboneState, i: int, block: BlockState) -> BackboneState:
+    blocks = (*state.blocks[:i], block, *state.blocks[i + 1 :])
+    return BackboneState(blocks, state.place, state.recent)

@@ -18,8 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .attention import AttentionConfig
 from .backbone import Backbone, BackboneConfig
 from .frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
+from .linear_attention import LinearAttentionConfig
+from .mamba import MambaConfig
 from .ttt import TTTConfig
 
 
@@ -67,11 +70,8 @@ MIXER_NAMES = {
 }
 
 
-def load_reference(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> Backbone:
-    """The backbone that computes what the reference implementation computes from these weights.
-
-    Raises ValueError for a config that we have no model for and for keys or shapes that do not fit.
-    """
+def reference_config(config: Mapping[str, Any]) -> BackboneConfig:
+    """Ours for one of the reference implementation; ValueError when we have no such model."""
     values = {**REFERENCE_DEFAULTS, **config}
     for key in ("hidden_act", "tie_word_embeddings"):
         if values[key] != REFERENCE_DEFAULTS[key]:
@@ -80,26 +80,32 @@ def load_reference(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) 
     inner = values["ttt_layer_type"]
     if inner not in ("linear", "mlp"):
         raise ValueError(f"config ttt_layer_type is {inner!r}; it must be linear or mlp")
-    backbone = Backbone(
-        BackboneConfig(
-            vocab_size=values["vocab_size"],
-            width=values["hidden_size"],
-            depth=values["num_hidden_layers"],
-            heads=values["num_attention_heads"],
-            mlp_width=values["intermediate_size"],
-            norm_eps=values["rms_norm_eps"],
-            ttt=TTTConfig(
-                inner=inner,
-                mini_batch_size=values["mini_batch_size"],
-                base_lr=values["ttt_base_lr"],
-                share_qk=values["share_qk"],
-                gate=values["use_gate"],
-                pre_conv=values["pre_conv"],
-                conv_kernel=values["conv_kernel"],
-                rope_theta=values["rope_theta"],
-            ),
-        )
+    return BackboneConfig(
+        vocab_size=values["vocab_size"],
+        width=values["hidden_size"],
+        depth=values["num_hidden_layers"],
+        heads=values["num_attention_heads"],
+        mlp_width=values["intermediate_size"],
+        norm_eps=values["rms_norm_eps"],
+        ttt=TTTConfig(
+            inner=inner,
+            mini_batch_size=values["mini_batch_size"],
+            base_lr=values["ttt_base_lr"],
+            share_qk=values["share_qk"],
+            gate=values["use_gate"],
+            pre_conv=values["pre_conv"],
+            conv_kernel=values["conv_kernel"],
+            rope_theta=values["rope_theta"],
+        ),
     )
+
+
+def load_reference(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> Backbone:
+    """The backbone that computes what the reference implementation computes from these weights.
+
+    Raises ValueError for a config that we have no model for and for keys or shapes that do not fit.
+    """
+    backbone = Backbone(reference_config(config))
     head = state_dict.get("lm_head.weight")
     if head is not None and not torch.equal(head, state_dict["model.embed_tokens.weight"]):
         raise ValueError("lm_head.weight is not the embedding; only models with a tied head load")
@@ -117,15 +123,26 @@ def load_reference(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) 
     return backbone
 
 
+def has_reference_form(config: BackboneConfig) -> bool:
+    """Is it a model of text whose every part the reference implementation has?"""
+    whole = config.ttt.learn_start and config.ttt.norm and config.ttt.learn_step
+    return config.mixer == "ttt" and whole and config.mlp_width > 0 and not config.grid
+
+
 def save_reference(backbone: Backbone) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(state_dict, config) as the reference implementation reads them; the tied head is left out.
 
-    Raises ValueError for a model of video frames, which the reference has no place for.
+    Raises ValueError for what the reference has no place for: frames, other mixers, parts left out.
     """
     config = backbone.config
     if config.grid:
         raise ValueError(
             f"a model of frames {config.grid} has no form in the reference implementation"
+        )
+    if not has_reference_form(config):
+        raise ValueError(
+            f"a model of {config.mixer} with mlp_width {config.mlp_width} and {config.ttt} has no "
+            "form in the reference implementation, which has whole TTT layers and SwiGLUs"
         )
     ttt = backbone.blocks[0].mixer.config
     values = REFERENCE_DEFAULTS | {
@@ -187,33 +204,67 @@ def check_keys(came: set[str], wanted: set[str]) -> None:
 
 @dataclass
 class TokenCheckpoint:
-    """A trained model of tokens, ready to run."""
+    """A trained model of tokens, ready to run.
+
+    tokenizer: "bytes", the hash of a tokenizer.json, the fingerprint of the frame tokenizer, or
+        "unknown".
+    bos, eos: tokens that stand before and after each document; None where there are none.
+    trained: tokens, flops, window and steps of all training so far; None if that is not known.
+    """
 
     backbone: Backbone
-    tokenizer: str  # "bytes", the fingerprint of the frame tokenizer, or "unknown"
+    tokenizer: str
+    tokenizer_json: str | None = None
+    bos: int | None = None
+    eos: int | None = None
     fps: float | None = None
     frame_tokenizer: FrameTokenizer | None = None
+    trained: dict[str, Any] | None = None
 
 
 def load_tokens_model(path: str | Path) -> TokenCheckpoint:
     """Read a checkpoint of `tttvideo fit` or `tttvideo import`.
 
-    Raises ValueError, in one line, for anything else.
+    Raises ValueError, in one line, for anything else, and for weights that are not finite.
     """
     about, weights = read_checkpoint(path, "tokens")
-    values = dict(about["backbone"])
     try:
-        values["grid"] = values["grid"] and tuple(values["grid"])
-        config = BackboneConfig(**{**values, "ttt": TTTConfig(**values["ttt"])})
+        config = backbone_config(about["backbone"])
+        tokenizer = None
+        if about["frame_tokenizer"]:
+            tokenizer = FrameTokenizer(FrameTokenizerConfig(**about["frame_tokenizer"]))
+            fill(tokenizer, weights, "frame_tokenizer.", path)
+        backbone = Backbone(config)
+        names = ("tokenizer", "tokenizer_json", "bos", "eos", "fps", "trained")
+        facts = {name: about[name] for name in names}
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} was written by another version: {error}") from error
-    tokenizer = None
-    if about["frame_tokenizer"]:
-        tokenizer = FrameTokenizer(FrameTokenizerConfig(**about["frame_tokenizer"]))
-        fill(tokenizer, weights, "frame_tokenizer.", path)
-    backbone = Backbone(config)
     fill(backbone, weights, "backbone.", path)
-    return TokenCheckpoint(backbone, about["tokenizer"], about["fps"], tokenizer)
+    check_finite(backbone, path)
+    return TokenCheckpoint(backbone, frame_tokenizer=tokenizer, **facts)
+
+
+def backbone_config(values: Mapping[str, Any]) -> BackboneConfig:
+    """The config that `dataclasses.asdict` took apart."""
+    values = dict(values)
+    values["grid"] = values["grid"] and tuple(values["grid"])
+    parts = {
+        "ttt": TTTConfig,
+        "attention": AttentionConfig,
+        "linear_attention": LinearAttentionConfig,
+        "mamba": MambaConfig,
+    }
+    return BackboneConfig(**values | {name: kind(**values[name]) for name, kind in parts.items()})
+
+
+def check_finite(module: torch.nn.Module, path: str | Path) -> None:
+    for name, parameter in module.named_parameters():
+        if not parameter.isfinite().all():
+            count = int((~parameter.isfinite()).sum())
+            raise ValueError(
+                f"{path}: {count} of the {parameter.numel()} numbers in {name} are not finite; the "
+                "run that made it diverged: use an earlier checkpoint or a smaller learning rate"
+            )
 
 
 def load_frame_tokenizer(path: str | Path) -> FrameTokenizer:
@@ -224,14 +275,25 @@ def load_frame_tokenizer(path: str | Path) -> FrameTokenizer:
     return tokenizer
 
 
-def save_tokens_model(backbone: Backbone, path: str | Path, tokenizer: str) -> None:
+def save_tokens_model(
+    backbone: Backbone,
+    path: str | Path,
+    tokenizer: str,
+    tokenizer_json: str | None = None,
+    bos: int | None = None,
+    eos: int | None = None,
+) -> None:
     """Write what `load_tokens_model` reads, under a temporary name first."""
     about = {
         "model": "tokens",
         "backbone": asdict(backbone.config),
         "tokenizer": tokenizer,
+        "tokenizer_json": tokenizer_json,
+        "bos": bos,
+        "eos": eos,
         "fps": None,
         "frame_tokenizer": None,
+        "trained": None,
     }
     weights = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
     path = Path(path)

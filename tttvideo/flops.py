@@ -38,10 +38,13 @@ def ttt(config: BackboneConfig, T: int) -> float:
     M, D = ttt.mini_batch_size, C // H
     projections = 3 + (not ttt.share_qk) + ttt.gate  # q, v, out; k; gate
     convolutions = 2 * ttt.share_qk + ttt.pre_conv
-    outside = 2 * C * C * projections + 2 * ttt.conv_kernel * C * convolutions + 2 * C * H
+    steps = 2 * C * H * ttt.learn_step
+    outside = 2 * C * C * projections + 2 * ttt.conv_kernel * C * convolutions + steps
     # per head and mini-batch: 2 M D^2 for every product with a weight or a step of one, 2 M^2 D for
     # every product of tokens with tokens; the MLP's hidden size is 4 D
     squares, mixes = {"linear": (6, 4), "mlp": (56, 20)}[ttt.inner]
+    if not ttt.norm:  # a mini-batch is linear attention, by chunks
+        squares, M = 8, min(linear.CHUNK, M)
     return outside + H * (squares * D * D + mixes * M * D)
 
 

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from tttvideo.kernels import State, ttt_linear, ttt_mlp
+from tttvideo.kernels import State, ttt_bare, ttt_linear, ttt_mlp
 
 from .layers import ShortConv, rotary_table, rotate
+from .states import Mixer, each, state, tree_map
 
 
 Grid = tuple[int, int]
@@ -45,6 +46,13 @@ class TTTConfig:
     """Taps of every short convolution."""
     rope_theta: float = 10000.0
     """Base of the rotary positions."""
+    learn_start: bool = True
+    """Learn W0, the fast weights before the first token, in the outer loop; else they are zero."""
+    norm: bool = True
+    """A LayerNorm and a residual in the inner model; without, f(x) = x W and its target is v."""
+    learn_step: bool = True
+    """Learn each token's step size: a gate times base_lr where it writes, one over its place and a
+    shift where it reads; else base_lr / 2 and 1, the paper's plain gradient descent."""
     backend: Literal["auto", "triton", "dual", "reference"] = "auto"
     """Who computes the inner loop."""
 
@@ -64,19 +72,25 @@ class TTTConfig:
         for name in ("mini_batch_size", "conv_kernel"):
             if values[name] < 1:
                 raise ValueError(f"ttt.{name} is {values[name]}; it must be 1 or more")
+        for name in ("norm", "learn_start"):
+            if self.inner == "mlp" and not values[name]:
+                raise ValueError(
+                    f"ttt.{name} is false, which is for ttt.inner linear; an mlp "
+                    + ("has its norm" if name == "norm" else "that begins at zero stays there")
+                )
         return TTTConfig(**values)
 
 
-@dataclass(frozen=True)
+@state
 class TTTState:
-    """The inner loop's state, the convolutions' last inputs, and the number of tokens seen."""
+    """The inner loop's state, the convolutions' last inputs, and for video the place in a frame."""
 
     inner: State
     tail: Tensor | None
-    seen: int
+    place: int
 
 
-class TTTLayer(nn.Module):
+class TTTLayer(Mixer):
     """A mixer: forward(x, state) -> (y, state), x and y (B, T, C), any T >= 1 at any place."""
 
     def __init__(self, width: int, heads: int, config: TTTConfig, grid: Grid | None = None):
@@ -95,76 +109,132 @@ class TTTLayer(nn.Module):
         self.gate_proj = nn.Linear(width, width, bias=False) if config.gate else None
         self.conv_q = ShortConv(width, config.conv_kernel) if config.share_qk else None
         self.conv_k = ShortConv(width, config.conv_kernel) if config.share_qk else None
-        self.eta_weight = nn.Parameter(torch.empty(heads, width))
-        self.eta_bias = nn.Parameter(torch.zeros(heads))
-        self.token_shift = nn.Parameter(torch.zeros(config.mini_batch_size))
-        self.norm_weight = nn.Parameter(torch.ones(heads, self.head_dim))
-        self.norm_bias = nn.Parameter(torch.zeros(heads, self.head_dim))
+        if config.learn_step:
+            self.eta_weight = nn.Parameter(torch.empty(heads, width).normal_(std=0.02))
+            self.eta_bias = nn.Parameter(torch.zeros(heads))
+            self.token_shift = nn.Parameter(torch.zeros(config.mini_batch_size))
+        if config.norm:
+            self.norm_weight = nn.Parameter(torch.ones(heads, self.head_dim))
+            self.norm_bias = nn.Parameter(torch.zeros(heads, self.head_dim))
         self.post_norm = nn.LayerNorm(width, eps=1e-6)
-        sizes = [self.head_dim] + [4 * self.head_dim] * (config.inner == "mlp") + [self.head_dim]
-        self.inner_weights = nn.ParameterList(
-            nn.Parameter(torch.zeros(heads, rows, after))
-            for before, after in zip(sizes[:-1], sizes[1:], strict=True)
-            for rows in (before, 1)
-        )
-        for parameter in (self.eta_weight, *self.inner_weights[::2]):
-            nn.init.normal_(parameter, std=0.02)
+        if config.learn_start:
+            self.inner_weights = nn.ParameterList(map(torch.zeros, self.inner_shapes()))
+            for weight in self.inner_weights[::2]:
+                nn.init.normal_(weight, std=0.02)
         self.lr_factor = 1.0  # the outer loop's warm-up of the inner learning rate
 
+    def inner_shapes(self) -> list[tuple[int, int, int]]:
+        """Of W and b of each inner layer; the bare inner model has no b."""
+        D = self.head_dim
+        sizes = (D, 4 * D, D) if self.config.inner == "mlp" else (D, D)
+        ends = [(n, 1) if self.config.norm else (n,) for n in sizes[:-1]]
+        layers = zip(ends, sizes[1:], strict=True)
+        return [(self.heads, rows, after) for both, after in layers for rows in both]
+
+    def start(self) -> list[Tensor]:
+        """W0: the fast weights before the first token, for one sequence, float32 or float64."""
+        if self.config.learn_start:
+            return [full(weight) for weight in self.inner_weights]
+        return [full(self.o_proj.weight).new_zeros(shape) for shape in self.inner_shapes()]
+
     def init_state(self, batch: int) -> TTTState:
-        """The state before the first token: the learned initial weights for B sequences."""
-        weights = tuple(full(w).expand(batch, -1, -1, -1) for w in self.inner_weights)
+        """The state before the first token: the initial weights for B sequences."""
+        weights = tuple(weight.expand(batch, -1, -1, -1) for weight in self.start())
         tail = self.conv_q.init_state(batch) if self.conv_q else None
         return TTTState(State(weights), tail, 0)
 
-    def forward(self, x: Tensor, state: TTTState | None = None) -> tuple[Tensor, TTTState]:
+    def forward(
+        self,
+        x: Tensor,
+        state: TTTState | list[TTTState] | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor, TTTState | list[TTTState]]:
+        """With cu_seqlens x is packed, (1, T, C), and there is one state per sequence."""
         state = self.init_state(len(x)) if state is None else state
-        q, k, v, tail = self.views(x, state)
-        op = ttt_linear if self.config.inner == "linear" else ttt_mlp
-        y, inner = op(
-            *(q, k, v, self.eta(x), self.token_scale(), self.norm_weight, self.norm_bias),
-            state.inner,
-            mini_batch_size=len(self.token_shift),
+        packed = cu_seqlens is not None
+        states = state if packed else [state]
+        lengths = cu_seqlens.diff().tolist() if packed else [x.shape[1]]
+        q, k, v, tails = self.views(x, states, lengths)
+        op = {"linear": ttt_linear, "mlp": ttt_mlp}[self.config.inner]
+        norm = (self.norm_weight, self.norm_bias) if self.config.norm else ()
+        inner = [one.inner for one in states]
+        y, inner = (op if norm else ttt_bare)(
+            *(q, k, v, self.eta(x), self.token_scale(), *norm),
+            inner if packed else inner[0],
+            mini_batch_size=self.config.mini_batch_size,
+            cu_seqlens=cu_seqlens,
             backend=self.config.backend,
         )
         y = self.post_norm(rearrange(y, "b t h d -> b t (h d)"))
         if self.gate_proj:
             y = F.gelu(self.gate_proj(x), approximate="tanh") * y
-        return self.o_proj(y), TTTState(inner, tail, state.seen + x.shape[1])
+        places = [self.place(one, length) for one, length in zip(states, lengths, strict=True)]
+        after = zip(inner if packed else [inner], tails, places, strict=True)
+        states = [TTTState(*parts) for parts in after]
+        return self.o_proj(y), states if packed else states[0]
 
-    def views(self, x: Tensor, state: TTTState) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """q, k, v (B, T, H, D), q and k rotated, and the convolutions' new tail."""
-        q, v, tail = self.q_proj(x), self.v_proj(x), None
+    def views(
+        self, x: Tensor, states: list[TTTState], lengths: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor | None]]:
+        """q, k, v (B, T, H, D), q and k rotated, and the convolutions' new tails."""
+        q, v, tails = self.q_proj(x), self.v_proj(x), [one.tail for one in states]
         if self.k_proj:
             k = self.k_proj(x)
         else:
-            shared = q
-            q, tail = self.conv_q(shared, state.tail)
-            k, _ = self.conv_k(shared, state.tail)
+            k, _ = each(self.conv_k, q, tails, lengths)
+            q, tails = each(self.conv_q, q, tails, lengths)
         q, k, v = (rearrange(y, "b t (h d) -> b t h d", h=self.heads) for y in (q, k, v))
-        angles = self.angles(state, x)
-        return rotate(q, angles), rotate(k, angles), v, tail
+        both = zip(states, lengths, strict=True)
+        angles = torch.cat([self.angles(one, length, x.device) for one, length in both])
+        return rotate(q, angles), rotate(k, angles), v, tails
 
-    def angles(self, state: TTTState, x: Tensor) -> Tensor:
+    def angles(self, state: TTTState, length: int, device: torch.device) -> Tensor:
         """Rotary angles (T, D // 2): by place in the mini-batch, or by row and column."""
-        steps = torch.arange(x.shape[1], device=x.device)
+        steps = torch.arange(length, device=device)
         theta = self.config.rope_theta
         if self.grid is None:
-            places = (state.inner.filled + steps) % len(self.token_shift)
+            places = (state.inner.filled + steps) % self.config.mini_batch_size
             return rotary_table(places, self.head_dim // 2, theta)
-        places = (state.seen + steps) % (self.grid[0] * self.grid[1])
+        places = (state.place + steps) % (self.grid[0] * self.grid[1])
         axes = (places // self.grid[1], places % self.grid[1])
         return torch.cat([rotary_table(axis, self.head_dim // 4, theta) for axis in axes], dim=1)
 
+    def place(self, state: TTTState, length: int) -> int:
+        """Where in a frame the next token stands; 0 in text."""
+        return (state.place + length) % (self.grid[0] * self.grid[1]) if self.grid else 0
+
+    def part(self, state: TTTState) -> TTTState:
+        """Carry what was learned, W - W0, so that the learned start W0 goes on learning."""
+        weights = self.shifted(state.inner.weights, -1)
+        return tree_map(Tensor.detach, self.with_weights(state, weights))
+
+    def join(self, state: TTTState) -> TTTState:
+        return self.with_weights(state, self.shifted(state.inner.weights, 1))
+
+    def shifted(self, weights: tuple[Tensor, ...], sign: int) -> tuple[Tensor, ...]:
+        """The weights plus or minus the initial ones."""
+        both = zip(weights, self.start(), strict=True)
+        return tuple(torch.add(w, w0, alpha=sign) for w, w0 in both)
+
+    def with_weights(self, state: TTTState, weights: tuple[Tensor, ...]) -> TTTState:
+        inner = State(weights, state.inner.open, state.inner.filled)
+        return TTTState(inner, state.tail, state.place)
+
     def eta(self, x: Tensor) -> Tensor:
         """Inner learning rate (B, T, H) of each token and head, never less exact than float32."""
+        lr = self.lr_factor * self.config.base_lr / self.head_dim
+        if not self.config.learn_step:  # what the gate begins with
+            return full(x).new_full((*x.shape[:2], self.heads), lr / 2)
         with torch.autocast(x.device.type, enabled=False):
             gate = torch.sigmoid(F.linear(full(x), full(self.eta_weight), full(self.eta_bias)))
-        return self.lr_factor * self.config.base_lr / self.head_dim * gate
+        return lr * gate
 
     def token_scale(self) -> Tensor:
         """Factor (M,) of the token that reads: one over its place, learned, never negative."""
-        places = torch.arange(1, len(self.token_shift) + 1, device=self.token_shift.device)
+        M = self.config.mini_batch_size
+        if not self.config.learn_step:
+            return full(self.o_proj.weight).new_ones(M)
+        places = torch.arange(1, M + 1, device=self.token_shift.device)
         return (1 / full(places) + full(self.token_shift)).clamp_min(0)
 
 
