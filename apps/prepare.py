@@ -1,6 +1,10 @@
-"""`tttvideo prepare text|video INPUT... --out OUT`: files in, files of tokens out."""
+"""`tttvideo prepare text|video INPUT... --out OUT`: files in, files of tokens out.
+
+`tttvideo prepare recall --out FILE` writes text to learn recalling from.
+"""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -31,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     kinds = top.add_subparsers(dest="kind", required=True)
     add_text(kinds)
     add_video(kinds)
+    add_recall(kinds)
     return top
 
 
@@ -113,10 +118,34 @@ def add_video(kinds: "argparse._SubParsersAction") -> None:
     )
 
 
+def add_recall(kinds: "argparse._SubParsersAction") -> None:
+    recall = kinds.add_parser(
+        "recall",
+        help="generated text with facts and questions, to learn recalling from",
+        description="Write generated text, as JSON lines for `tttvideo prepare text`: facts, other "
+        "text, and questions that only the facts answer.",
+        epilog="example: tttvideo prepare recall --out out/recall.jsonl",
+    )
+    recall.add_argument("--out", required=True, metavar="FILE", help=".jsonl file to write")
+    recall.add_argument(
+        "--size", type=int, default=20_000_000, metavar="BYTES", help="(default: 20000000)"
+    )
+    recall.add_argument(
+        "--length",
+        type=int,
+        default=1024,
+        metavar="BYTES",
+        help="of the longest document (default: 1024)",
+    )
+    recall.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
+
+
 def main(arguments: list[str]) -> None:
     options = parser().parse_args(arguments[1:])
     if options.kind == "text":
         prepare_text(options)
+    elif options.kind == "recall":
+        prepare_recall(Path(options.out), options.size, options.length, options.seed)
     else:
         prepare_video(options.inputs, Path(options.out), options.frame_tokenizer, options.end)
 
@@ -199,3 +228,23 @@ def tokenise(path: Path, tokenizer: "FrameTokenizer", end: float | None) -> Iter
     before_end = takewhile(lambda frame: end is None or frame.time < end, frames)
     for images in batches(before_end, 64):
         yield tokenizer.encode(torch.from_numpy(images).to(device)).cpu().numpy()
+
+
+def prepare_recall(out: Path, size: int, length: int, seed: int) -> None:
+    from tttvideo.data.recall import recall_documents
+
+    if out.suffix != ".jsonl":
+        raise ValueError(f"--out {out} does not end in .jsonl, as what is written there has to")
+    if size < 1:
+        raise ValueError(f"--size {size} must be 1 or more")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial, written, count = out.with_name(out.name + ".partial"), 0, 0
+    with open(partial, "w", encoding="utf-8") as file, progress("drawing", size, "B") as advance:
+        for text in recall_documents(length, seed):
+            file.write(json.dumps({"text": text}) + "\n")
+            advance(len(text))
+            written, count = written + len(text), count + 1
+            if written >= size:
+                break
+    os.replace(partial, out)
+    print(f"{out}: {count:,} documents, {written:,} bytes")
