@@ -103,9 +103,7 @@ class TokenData(LightningDataModule):
         starts = self.file.starts if self.reset_at_documents else None
         windows = Windows(self.file.tokens, self.window, self.train_span, True, starts)
         share_fresh = self.share_fresh if self.lanes else None
-        return ResumableLoader(
-            windows, self.batch_size, self.seed, self.header.frame, share_fresh
-        )
+        return ResumableLoader(windows, self.batch_size, self.seed, self.header.frame, share_fresh)
 
     def val_dataloader(self) -> DataLoader:
         starts = self.measured.starts if self.reset_at_documents else None

@@ -16,7 +16,7 @@ from tttvideo.apps import demo, fit
 from tttvideo.apps.cli import COMMANDS, main
 from tttvideo.data.frames import VideoReader, write_video
 from tttvideo.data.synthetic import bouncing_glyphs
-from tttvideo.data.tokens import TokenFile
+from tttvideo.data.tokens import TokenFile, open_tokens
 
 
 ROOT = Path(__file__).parent.parent
@@ -28,14 +28,14 @@ SMALL += ["--model.backbone.mlp_width=24", *QUIET]
 
 @pytest.fixture(scope="session")
 def work(tmp_path_factory):
-    """A folder with books/a.txt, books.bin, clip.mp4, and a frame tokenizer, tokens and model."""
+    """A folder with books/a.txt, corpus/, clip.mp4, and a frame tokenizer, tokens and models."""
     folder = tmp_path_factory.mktemp("work")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         Path("books").mkdir()
         Path("books/a.txt").write_text(TEXT)
         Path("books/b.txt").write_text(TEXT[::-1])
-        main(["prepare", "text", "books", "--out", "books.bin"])
+        main(["prepare", "text", "books", "--out", "corpus"])
         write_video(Path("clip.mp4"), bouncing_glyphs(40), 10, lossless=True)
         fit_two_steps("frame_tokenizer_tiny", "frames", "--data.videos=[clip.mp4]", *QUIET)
         arguments = ["--frame-tokenizer", "frames/last.ckpt", "--out", "clip.bin"]
@@ -47,7 +47,7 @@ def work(tmp_path_factory):
 
 VIDEO_DATA = ["--data.train=clip.bin", "--data.window=128", "--data.holdout=0.2"]
 VIDEO_DATA += ["--model.frame_tokenizer=frames/last.ckpt"]
-TEXT_DATA = ["--data.train=books.bin", "--data.window=64", "--data.batch_size=2"]
+TEXT_DATA = ["--data.train=corpus/train", "--data.window=64", "--data.batch_size=2"]
 
 
 @pytest.fixture(autouse=True)
@@ -62,9 +62,11 @@ def fit_two_steps(config, out, *arguments):
 
 
 def test_text_is_prepared_as_documents_of_bytes(work):
-    file = TokenFile("books.bin")
-    assert file.starts.tolist() == [0, len(TEXT)]
-    assert bytes(file.tokens.astype(np.uint8)).decode() == TEXT + TEXT[::-1]
+    file = open_tokens("corpus/train")
+    assert file.starts.tolist() == [0, len(TEXT) + 2]
+    bos, eos = file.header.bos, file.header.eos
+    wanted = [token for text in (TEXT, TEXT[::-1]) for token in (bos, *text.encode(), eos)]
+    assert file.tokens[:].tolist() == wanted
 
 
 def test_video_is_prepared_as_whole_frames(work):
@@ -116,15 +118,22 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("inner, accumulate", [("linear", 1), ("mlp", 1), ("linear", 2)])
+LANES = ["--data.lanes=true", "--data.reset_at_documents=true"]
+
+
+@pytest.mark.parametrize(
+    "inner, accumulate, more",
+    [("linear", 1, []), ("mlp", 1, []), ("linear", 2, []), ("linear", 2, LANES)],
+    ids=["linear", "mlp", "accumulated", "lanes"],
+)
 def test_a_killed_run_that_is_started_again_has_the_same_losses(
-    work, monkeypatch, tmp_path, inner, accumulate
+    work, monkeypatch, tmp_path, inner, accumulate, more
 ):
     arguments = ["fit", "--config", "text_tiny", *TEXT_DATA, *SMALL, "--save_every=5"]
     arguments += ["--trainer.max_steps=70", "--trainer.val_check_interval=35"]
     arguments += [f"--trainer.accumulate_grad_batches={accumulate}"]
     arguments += ["--trainer.limit_val_batches=1"]
-    arguments += ["--trainer.log_every_n_steps=1", f"--model.backbone.ttt.inner={inner}"]
+    arguments += ["--trainer.log_every_n_steps=1", f"--model.backbone.ttt.inner={inner}", *more]
     main([*arguments, "--out", str(tmp_path / "whole")])
 
     class Kill(Checkpoint):  # ordered as SaveLast is, and after it
@@ -251,39 +260,42 @@ def test_a_wandb_run_works_offline(work):
 
 WRONG = [
     ("fly", "no command 'fly'; there are demo, prepare"),
-    ("prepare text nowhere --out x.bin", "no file or folder nowhere"),
+    ("prepare text nowhere --out x", "no file or folder nowhere"),
     ("prepare video clip.mp4 --frame-tokenizer text/last.ckpt --out x.bin", "not of frame token"),
     ("prepare video books/a.txt --frame-tokenizer frames/last.ckpt --out x.bin", "a.txt"),
     ("generate nowhere.ckpt --prompt x", "there is no checkpoint nowhere.ckpt"),
     ("generate books/a.txt --prompt x", "a.txt is not a checkpoint of"),
-    ("generate video/last.ckpt --prompt x", "not bytes"),
+    ("generate video/last.ckpt --prompt x", "is a model of video, not of text"),
     ("generate text/last.ckpt --prompt=", "the prompt is empty"),
     ("generate text/last.ckpt --prompt x --tokens 0", "--tokens 0 must be 1 or more"),
     ("predict text/last.ckpt clip.mp4 --out x", "is a model of text"),
     ("predict video/last.ckpt nowhere.mp4 --out x", "nowhere.mp4 does not exist"),
     ("predict video/last.ckpt clip.mp4 --context 0 --out x", "--context 0.0 holds no frame"),
     ("prepare video clip.mp4 --frame-tokenizer frames/last.ckpt --end 0 --out x.bin", "no frame"),
-    ("validate --config text_tiny --data.train books.bin --out x", "there is no x/last.ckpt"),
+    ("validate --config text_tiny --data.train corpus/train --out x", "there is no x/last.ckpt"),
     ("fit --config=nowhere", "no config file nowhere"),
     ("fit --out x", "say --config FILE, or one of frame_tokenizer_tiny"),
     ("fit --config text_tiny --data.train nowhere.bin --out x", "no token file nowhere.bin"),
     (
-        "fit --config text_tiny --data.train books.bin --model.backbone.depth 0 --out x",
+        "fit --config text_tiny --data.train corpus/train --model.backbone.depth 0 --out x",
         "depth is 0",
     ),
     ("demo --video clip.mp4 --steps 0 5", "--steps 0 5 must both be 1 or more"),
-    ("fit --config text_tiny --data.train books.bin --data.window 0 --out x", "data.window is 0"),
     (
-        "fit --config text_tiny --data.train books.bin --data.window 64 --out x "
+        "fit --config text_tiny --data.train corpus/train --data.window 0 --out x",
+        "data.window is 0; it must be 1 or more",
+    ),
+    (
+        "fit --config text_tiny --data.train corpus/train --data.window 64 --out x "
         "--model.backbone.ttt.mini_batch_size 0",
         "ttt.mini_batch_size is 0; it must be 1 or more",
     ),
     (
-        "fit --config text_tiny --data.train books.bin --data.window 64 --out x "
+        "fit --config text_tiny --data.train corpus/train --data.window 64 --out x "
         "--model.backbone.heads 3",
         "width 128 over 3 heads",
     ),
-    ("fit --config text_tiny --data.train books.bin --out text", "of another model than the"),
+    ("fit --config text_tiny --data.train corpus/train --out text", "of another model than the"),
     ("fit --config text_tiny --trainer.logger false --out x", "say --wandb instead"),
     ("predict video/last.ckpt clip.mp4 --horizon 0.01 --out x", "less than a frame"),
     ("fit --config nowhere", "no config file nowhere, and no packaged one (frame_tokenizer_tiny"),
@@ -332,7 +344,7 @@ def test_the_wheel_installed_elsewhere_runs(tmp_path):
     (tmp_path / "a.txt").write_text(TEXT)
     code = "import sys, tttvideo.kernels, tttvideo.training; from tttvideo.apps import cli, fit\n"
     code += "print(tttvideo.kernels.__file__, fit.find_config('text_tiny'))\n"
-    code += "cli.main(['prepare', 'text', 'a.txt', '--out', 'a.bin'])"
+    code += "cli.main(['prepare', 'text', 'a.txt', '--out', 'a'])"
     result = subprocess.run(
         [sys.executable, "-Pc", code],
         cwd=tmp_path,
@@ -342,4 +354,4 @@ def test_the_wheel_installed_elsewhere_runs(tmp_path):
         check=True,
     )
     assert result.stdout.count(str(tmp_path / "site")) == 2
-    assert TokenFile(tmp_path / "a.bin").header.tokens == len(TEXT)
+    assert open_tokens(tmp_path / "a/train").header.tokens == len(TEXT) + 2

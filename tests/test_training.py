@@ -6,19 +6,23 @@ import pytest
 import torch
 
 from tttvideo.backbone import Backbone, BackboneConfig
+from tttvideo.checkpoints import save_tokens_model
+from tttvideo.data.order import Window
 from tttvideo.data.text import BYTES
 from tttvideo.data.tokens import Header
 from tttvideo.frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
+from tttvideo.states import tree_map
 from tttvideo.training import OptimConfig, TokenModel, psnr
 from tttvideo.ttt import TTTConfig
 
 
-def model(inner="linear", header=BYTES, **optim):
+def model(inner="linear", header=BYTES, mixer="ttt", start_from=None, **optim):
     """A TokenModel as Lightning would set it up for a run of 100 steps."""
-    config = BackboneConfig(
-        width=16, depth=2, heads=2, mlp_width=24, window_frames=1, ttt=TTTConfig(inner=inner)
-    )
-    module = TokenModel(config, OptimConfig(**optim))
+    torch.manual_seed(0)
+    ttt = TTTConfig(inner=inner, mini_batch_size=4)
+    sizes = {"width": 16, "depth": 2, "heads": 2, "mlp_width": 24, "window_frames": 1}
+    config = BackboneConfig(**sizes, mixer=mixer, ttt=ttt)
+    module = TokenModel(config, OptimConfig(**optim), start_from=start_from)
     trainer = SimpleNamespace(
         datamodule=SimpleNamespace(header=header), estimated_stepping_batches=100, global_step=0
     )
@@ -66,12 +70,90 @@ def test_the_inner_learning_rate_of_an_mlp_is_warmed_up_and_full_when_measured(i
         torch.testing.assert_close(layer.eta(x), full)
 
 
-def test_the_loss_is_the_mean_cost_of_the_next_token():
+def test_the_loss_is_the_mean_cost_of_the_next_token_but_of_a_bos():
+    module, batch = model(), torch.randint(256, (3, 9))
+    batch[1, 4] = batch[2, 0] = BYTES.bos
+    logits = module.backbone(batch[:, :-1])[0].log_softmax(-1)
+    places = [(b, t) for b in range(3) for t in range(8) if (b, t + 1) != (1, 4)]
+    costs = torch.stack([-logits[b, t, batch[b, t + 1]] for b, t in places])
+    read, _ = module.read(batch[:, :-1], None, None)
+    torch.testing.assert_close(module.loss(read, batch[:, 1:]), costs.mean())
+
+
+MIXERS = pytest.mark.parametrize("mixer", ["ttt", "attention", "mamba"])
+
+
+@MIXERS
+@torch.no_grad()
+def test_documents_in_a_window_are_as_they_are_alone_to_the_bit(mixer):
+    """No leak: what stands before a document does not change one bit of it."""
+    module = model(mixer=mixer)
+    tokens, begins = torch.randint(256, (2, 23)), torch.zeros(2, 23, dtype=torch.bool)
+    begins[0, [0, 5, 6]] = begins[1, 9] = True
+    logits, states = module.read(tokens, begins, None)
+    other = tokens.clone()
+    other[0, :6] = 7
+    other[1, :9] = 7
+    changed, after = module.read(other, begins, None)
+    assert torch.equal(logits[0, 6:], changed[0, 6:]) and torch.equal(logits[1, 9:], changed[1, 9:])
+    assert not torch.equal(logits[1, :9], changed[1, :9])
+    for ours, theirs in zip(states, after, strict=True):
+        assert all(map(torch.equal, leaves(ours), leaves(theirs)))
+    alone = [tokens[:1, :5], tokens[:1, 5:6], tokens[:1, 6:], tokens[1:, :9], tokens[1:, 9:]]
+    whole = torch.cat([module.backbone(part)[0] for part in alone], dim=1)
+    torch.testing.assert_close(logits.view(1, -1, 258), whole, rtol=1e-5, atol=1e-6)
+
+
+def leaves(state):
+    found = []
+    tree_map(found.append, state)
+    return found
+
+
+def lane_window(tokens, *fresh):
+    return Window(tokens, None, torch.tensor(fresh))
+
+
+@MIXERS
+def test_lanes_carry_their_states_and_fresh_ones_do_not(mixer):
+    module = model(mixer=mixer)
+    module.log = lambda *_, **__: None
+    module.record = lambda _: None
+    tokens = torch.randint(256, (2, 25))
+    module.training_step(lane_window(tokens[:, :9], True, True), 0)
+    module.training_step(lane_window(tokens[:, 8:17], False, True), 1)
+    got = module.training_step(lane_window(tokens[:, 16:], False, False), 2)
+    with torch.no_grad():
+        long, short = module.backbone(tokens[:1, :-1])[0], module.backbone(tokens[1:, 8:-1])[0]
+        wanted = torch.cat((long[:, 16:], short[:, 8:]))
+        torch.testing.assert_close(got, module.loss(wanted, tokens[:, 17:]))
+
+
+def test_lanes_go_into_a_checkpoint_and_come_back():
     module = model()
-    batch = torch.randint(256, (3, 9))
-    logits = module.backbone(batch)[0].log_softmax(-1)
-    costs = [-logits[b, t, batch[b, t + 1]] for b in range(3) for t in range(8)]
-    torch.testing.assert_close(module.loss(batch), torch.stack(costs).mean())
+    module.log = lambda *_, **__: None
+    module.record = lambda _: None
+    module._trainer.datamodule.tokenizer_json = None
+    tokens = torch.randint(256, (2, 9))
+    module.training_step(lane_window(tokens, True, True), 0)
+    checkpoint = {}
+    module.on_save_checkpoint(checkpoint)
+    other = model()
+    other.on_load_checkpoint(checkpoint)
+    for ours, theirs in zip(module.carried, other.carried, strict=True):
+        assert all(map(torch.equal, leaves(ours), leaves(theirs)))
+
+
+def test_training_begins_with_the_weights_it_is_told_of(tmp_path):
+    first = model()
+    save_tokens_model(first.backbone, tmp_path / "first.ckpt", "bytes")
+    second = model(start_from=str(tmp_path / "first.ckpt"))
+    for name, weight in second.backbone.state_dict().items():
+        assert torch.equal(weight, first.backbone.state_dict()[name])
+    with pytest.raises(ValueError, match="has mixer ttt, and this model attention"):
+        model(mixer="attention", start_from=str(tmp_path / "first.ckpt"))
+    with pytest.raises(ValueError, match="first.ckpt has another mixer: "):
+        model("mlp", start_from=str(tmp_path / "first.ckpt"))
 
 
 def test_tokens_of_another_frame_tokenizer_are_refused(tmp_path):

@@ -14,9 +14,12 @@ import torch.nn.functional as F
 from lightning import LightningModule
 from torch import Tensor
 
-from .backbone import Backbone, BackboneConfig
-from .checkpoints import load_frame_tokenizer
+from .backbone import Backbone, BackboneConfig, BackboneState
+from .checkpoints import load_frame_tokenizer, load_tokens_model
+from .flops import training_flops
 from .frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
+from .states import alike, from_plain, stack, to_plain, unstack
+from .ttt import TTTLayer
 
 
 @dataclass
@@ -92,6 +95,8 @@ class TokenModel(OuterLoop):
         optim: the outer loop's optimiser.
         frame_tokenizer: checkpoint of the frame tokenizer that made a video's tokens; it is kept in
             this model's checkpoints, so that they can show what they predict.
+        start_from: checkpoint whose weights training begins with, for instance to go on at a longer
+            context; the schedule begins anew.
     """
 
     def __init__(
@@ -99,11 +104,15 @@ class TokenModel(OuterLoop):
         backbone: BackboneConfig,
         optim: OptimConfig = OptimConfig(),  # noqa: B008 - jsonargparse copies it
         frame_tokenizer: str | None = None,
+        start_from: str | None = None,
     ):
         super().__init__(optim)
         self.config, self.frame_tokenizer_path = backbone, frame_tokenizer
+        self.start_from = start_from
         self.backbone: Backbone | None = None
         self.frame_tokenizer: FrameTokenizer | None = None
+        self.carried: list[BackboneState] = []  # by lane, what `Backbone.part` gave
+        self.trained = {"tokens": 0, "flops": 0.0, "window": 0, "steps": 0}
 
     def configure_model(self) -> None:
         if self.backbone is not None:
@@ -112,6 +121,8 @@ class TokenModel(OuterLoop):
         self.backbone = Backbone(
             replace(self.config, vocab_size=header.vocab_size, grid=header.grid)
         )
+        if self.start_from:
+            self.begin_with(self.start_from)
         if header.kind == "text":
             return
         if self.frame_tokenizer_path is None:
@@ -123,7 +134,26 @@ class TokenModel(OuterLoop):
                 f"the tokens were made by frame tokenizer {header.tokenizer}, and "
                 f"{self.frame_tokenizer_path} is {fingerprint}: prepare the video again with it"
             )
-        self.embed_alike()
+        if not self.start_from:
+            self.embed_alike()
+
+    def begin_with(self, path: str) -> None:
+        """Take the weights and the record of training of a checkpoint."""
+        other = load_tokens_model(path)
+        ours = {**asdict(self.backbone.config), "tokenizer": self.header.tokenizer}
+        theirs = {**asdict(other.backbone.config), "tokenizer": other.tokenizer}
+        for name in ("tokenizer", "vocab_size", "width", "depth", "heads", "mlp_width", "mixer"):
+            if ours[name] != theirs[name]:
+                raise ValueError(
+                    f"model.start_from {path} has {name} {theirs[name]}, and this model "
+                    f"{ours[name]}; say the same in its config"
+                )
+        try:
+            self.backbone.load_state_dict(other.backbone.state_dict())
+        except RuntimeError as error:
+            first = str(error).splitlines()[1].strip()
+            raise ValueError(f"model.start_from {path} has another mixer: {first}") from error
+        self.trained = dict(other.trained or self.trained)
 
     @torch.no_grad()
     def embed_alike(self) -> None:
@@ -143,11 +173,20 @@ class TokenModel(OuterLoop):
             "model": "tokens",
             "backbone": asdict(self.backbone.config),
             "tokenizer": self.header.tokenizer,
+            "tokenizer_json": self.trainer.datamodule.tokenizer_json,
+            "bos": self.header.bos,
+            "eos": self.header.eos,
             "fps": self.header.fps,
             "frame_tokenizer": self.frame_tokenizer and asdict(self.frame_tokenizer.config),
+            "trained": dict(self.trained),
         }
+        checkpoint["lanes"] = [to_plain(state) for state in self.carried]
 
-    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.carried = [from_plain(state, self.device) for state in checkpoint["lanes"]]
+        self.trained = dict(checkpoint["tttvideo"]["trained"])
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         inner = self.config.ttt.inner
         start = self.optim.inner_lr_start
         start = (0.1 if inner == "mlp" else 1.0) if start is None else start
@@ -161,30 +200,76 @@ class TokenModel(OuterLoop):
 
     def set_inner_lr(self, factor: float) -> None:
         for block in self.backbone.blocks:
-            block.mixer.lr_factor = factor
+            if isinstance(block.mixer, TTTLayer):
+                block.mixer.lr_factor = factor
 
-    def loss(self, batch: Tensor) -> Tensor:
-        """Mean over the tokens of -log p(next token), in nats; batch (B, T + 1)."""
-        logits, _ = self.backbone(batch[:, :-1])
-        return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+    def read(
+        self, tokens: Tensor, begins: Tensor | None, states: list[BackboneState] | None
+    ) -> tuple[Tensor, list[BackboneState]]:
+        """Logits (B, T, V) of tokens (B, T), and the state after each row.
 
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        loss = self.loss(batch)
+        states: one of each row; None for fresh ones. begins: (B, T) where a document begins, there
+        the state is fresh too.
+        """
+        if begins is None and (states is None or alike(states)):
+            logits, state = self.backbone(tokens, states and stack(states))
+            return logits, unstack(state, len(tokens))
+        states = states or [self.backbone.init_state(1)] * len(tokens)
+        borders, packed = [], []
+        for row, state in enumerate(states):
+            first = row * tokens.shape[1]
+            inside = [] if begins is None else begins[row].nonzero()[:, 0].tolist()
+            fresh = [self.backbone.init_state(1)] * len(inside)
+            rest = [state] if 0 not in inside else []
+            packed.append(rest + fresh)
+            borders += [first] * len(rest) + [first + place for place in inside]
+        cu_seqlens = torch.tensor([*borders, tokens.numel()], dtype=torch.int32)
+        logits, after = self.backbone(tokens.reshape(1, -1), sum(packed, []), cu_seqlens)
+        ends = torch.tensor([len(row) for row in packed]).cumsum(0) - 1
+        return logits.view(*tokens.shape, -1), [after[end] for end in ends.tolist()]
+
+    def lane_states(self, fresh: Tensor) -> list[BackboneState]:
+        """What each lane goes on from: what it carried, or the learned start."""
+        start = self.backbone.init_state(1)
+        carried = self.carried or [start] * len(fresh)
+        lanes = zip(fresh.tolist(), carried, strict=True)
+        return [start if anew else self.backbone.join(state) for anew, state in lanes]
+
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean over the targets (B, T) of -log p, in nats, but for BOS, as in the paper."""
+        ignored = -100 if self.header.bos is None else self.header.bos
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=ignored)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        states = None if batch.fresh is None else self.lane_states(batch.fresh)
+        logits, states = self.read(batch.tokens[:, :-1], batch.begins, states)
+        loss = self.loss(logits, batch.tokens[:, 1:])
+        if batch.fresh is not None:
+            self.carried = [self.backbone.part(state) for state in states]
         self.log("train_loss", loss)
         self.log("train_bits", loss.detach() / math.log(2), prog_bar=True)
-        self.count(batch[:, 1:].numel(), "tokens_per_s")
+        self.record(batch.tokens[:, 1:])
         return loss
 
-    def validation_step(self, batch: Tensor, batch_idx: int, name: str = "val") -> None:
-        loss = self.loss(batch)
+    def record(self, targets: Tensor) -> None:
+        """Count what was learned from, in all processes; targets (B, T)."""
+        tokens, T = targets.numel() * self.trainer.world_size, targets.shape[1]
+        self.trained["tokens"] += tokens
+        self.trained["flops"] += training_flops(self.backbone.config, tokens, T)
+        self.trained["window"], self.trained["steps"] = T, self.global_step + 1
+        self.count(targets.numel(), "tokens_per_s")
+
+    def validation_step(self, batch: Any, batch_idx: int, name: str = "val") -> None:
+        logits, _ = self.read(batch.tokens[:, :-1], batch.begins, None)
+        loss = self.loss(logits, batch.tokens[:, 1:])
         bits = loss / math.log(2)
-        options = {"batch_size": len(batch), "sync_dist": True}
+        options = {"batch_size": len(batch.tokens), "sync_dist": True}
         self.log(f"{name}_loss", loss, **options)
         self.log(f"{name}_bits", bits, prog_bar=True, **options)
         if self.header.grid:
             self.log(f"{name}_bits_per_frame", bits * self.header.frame, **options)
 
-    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx, "test")
 
 
