@@ -15,7 +15,7 @@ COMMANDS = {
     "predict": ("predict", "let a video go on: mp4 in, mp4 out"),
     "evaluate": ("evaluate", "measure what models make of context: text, recall, scaling"),
     "compare": ("comparison", "train mixers on equal tokens, and draw what context gives each"),
-    "bench": ("bench", "measure speed and memory: kernels, decode, layers, memory, bars"),
+    "bench": ("bench", "measure speed and memory: kernels, decode, layers, generation, bars"),
     "import": ("convert", "read the reference implementation's weights"),
     "export": ("convert", "write weights as the reference implementation reads them"),
 }

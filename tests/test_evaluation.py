@@ -23,7 +23,7 @@ V, M = 11, 4
 
 
 def model(kind):
-    """A tiny backbone in float64, with logits in float64 too."""
+    """A tiny backbone in float64."""
     torch.manual_seed(0)
     ttt = TTTConfig(inner="mlp" if kind == "mlp" else "linear", mini_batch_size=M)
     mixer = "ttt" if kind in ("linear", "mlp") else kind
@@ -33,7 +33,6 @@ def model(kind):
         torch.nn.init.normal_(parameter, std=0.3)
     for block in backbone.blocks if mixer == "ttt" else ():
         torch.nn.init.zeros_(block.mixer.token_shift)  # or steps could have length 0
-    backbone.head = lambda hidden: F.linear(hidden, backbone.embedding.weight)
     return backbone
 
 
@@ -179,6 +178,15 @@ def test_the_inner_losses_are_those_of_the_definition(kind):
             inner_state = after
     for losses in found:
         assert all(a < b for a, b in zip(losses.after, losses.before, strict=True))
+
+
+def test_the_inner_loss_of_the_bare_inner_model_falls_too():
+    torch.manual_seed(0)
+    ttt = TTTConfig(mini_batch_size=M, norm=False, learn_step=False, base_lr=0.01)
+    backbone = Backbone(BackboneConfig(V, 8, 1, 2, 12, ttt=ttt)).double()
+    (losses,) = inner_losses(backbone, draw(2, 3 * M))
+    assert losses.before[0] == losses.initial[0]
+    assert all(a < b for a, b in zip(losses.after, losses.before, strict=True))
 
 
 def test_a_model_without_an_inner_loop_has_no_inner_losses():

@@ -38,7 +38,7 @@ def new_model(name):
 
 
 def close(a, b):
-    torch.testing.assert_close(a, b, rtol=1e-5, atol=2e-5)  # logits come in float32
+    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
 def leaves(state):

@@ -21,7 +21,7 @@ from .layers import FrameWindow, ShortConv, SwiGLU
 from .linear_attention import LinearAttention, LinearAttentionConfig
 from .mamba import Mamba, Mamba2, MambaConfig
 from .states import Mixer, each, state
-from .ttt import Grid, TTTConfig, TTTLayer
+from .ttt import Grid, TTTConfig, TTTLayer, full
 
 
 @dataclass
@@ -163,7 +163,7 @@ class Backbone(nn.Module):
         state: BackboneState | Sequence[BackboneState] | None = None,
         cu_seqlens: Tensor | None = None,
     ) -> tuple[Tensor, BackboneState | list[BackboneState]]:
-        """Read tokens (B, T), integers below V; logits (B, T, V) float32 for what follows each.
+        """Read tokens (B, T), integers below V; logits (B, T, V) for what follows each.
 
         With cu_seqlens (S + 1,) int32, sequences of any lengths lie packed in one row, (1, T), each
         from one of these borders to the next, and `state` has an entry of batch 1 per sequence, as
@@ -196,8 +196,8 @@ class Backbone(nn.Module):
         return self.norm(x), states if packed else states[0]
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Logits (..., V) in float32, by the embedding's weights."""
-        return F.linear(hidden, self.embedding.weight).float()
+        """Logits (..., V) by the embedding's weights, in float32, or in float64 if all is."""
+        return full(F.linear(hidden, self.embedding.weight))
 
     def embed(self, tokens: Tensor, state: BackboneState) -> tuple[Tensor, BackboneState]:
         """What the first block reads, (B, T, C), and the state, gone on but for its blocks."""

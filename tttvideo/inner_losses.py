@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from tttvideo.kernels import bare
 from tttvideo.kernels.inner import forward, layer_norm
 
 from .backbone import Backbone
@@ -35,7 +36,7 @@ def inner_losses(backbone: Backbone, tokens: Tensor, advance=lambda _: None) -> 
     layers = [block.mixer for block in backbone.blocks]
     if not all(isinstance(layer, TTTLayer) for layer in layers):
         raise ValueError(f"a model of {backbone.config.mixer} has no inner loop")
-    M = len(layers[0].token_shift)
+    M = layers[0].config.mini_batch_size
     if tokens.shape[1] < M:
         raise ValueError(f"{tokens.shape[1]} tokens are less than a mini-batch of {M}")
     found = [Losses() for _ in layers]
@@ -68,6 +69,8 @@ def inner_loss(layer: TTTLayer, x: Tensor, before: TTTState, at: TTTState) -> fl
     """Mean over heads and tokens, x (N, M, C) being read in state `before`, of the loss `at`."""
     _, k, v, _ = layer.views(x, [before], [x.shape[1]])
     k, v = (full(y).transpose(1, 2) for y in (k, v))  # (N, H, M, D)
+    if not layer.config.norm:
+        return (bare.loss(at.inner.weights, k, v) / k[..., 0].numel()).item()
     norm = tuple(full(n)[:, None] for n in (layer.norm_weight, layer.norm_bias))
     _, outputs = forward(k, at.inner.weights)
     error = k + layer_norm(outputs[-1], norm) - v

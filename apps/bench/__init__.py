@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 WHATS = {
     "kernels": "the inner loop, forward, and forward + backward, over context",
     "decode": "one token at a time, over context",
-    "layers": "a block and its TTT layer, forward + backward, over context",
+    "layers": "blocks of every mixer, and the TTT layer alone, forward + backward, over context",
     "memory": "peak memory of forward + backward, and what a decoder carries, over context",
     "generation": "a whole model's time and memory per token, over context",
     "bars": "what must be reached, as must, aim and reached",

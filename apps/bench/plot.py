@@ -32,7 +32,10 @@ COLOURS = {
     "TTT state": "#f58518",
     "KV cache": "#54a24b",
     "TTT layer": "#f58518",
-    "block": "#4c78a8",
+    "TTT block": "#d62728",
+    "attention block": "#54a24b",
+    "mamba block": "#eeca3b",
+    "mamba2 block": "#9d755d",
 }
 VERDICTS = {"aim reached": "#2f7d32", "reached": "#8bc34a", "MISSED": "#d62728"}
 LABELS = {"s": "microseconds per token"}

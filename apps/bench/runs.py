@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tttvideo.backbone import BackboneConfig, Block
 from tttvideo.kernels import State
+from tttvideo.mamba import MambaConfig
 from tttvideo.ttt import TTTConfig, TTTLayer
 
 from . import peers
@@ -183,6 +184,9 @@ def decode(bench: Bench, cases: list[Case]) -> None:
         bench.cell(f"decode at {case.shape}", cell, case)
 
 
+LAYERS = "TTT layer", "TTT block", "attention block", "mamba block", "mamba2 block"
+
+
 class Layer(nn.Module):
     """A block or a TTT layer alone, from inputs (B, T, C) to outputs, from a fresh state."""
 
@@ -211,7 +215,7 @@ def layer_run(inputs: Inputs, layer: nn.Module) -> Run:
 
 
 def layers(bench: Bench, cases: list[Case], mlp_width: int) -> None:
-    """A whole block, and its TTT layer alone, forward and backward."""
+    """Blocks of TTT and of the other mixers, and the TTT layer alone, forward and backward."""
 
     def cell(case: Case) -> None:
         bench.measure(case, BOTH, layer_contenders(case, mlp_width), draw(case))
@@ -223,21 +227,26 @@ def layers(bench: Bench, cases: list[Case], mlp_width: int) -> None:
 def layer_contenders(case: Case, mlp_width: int) -> list[Contender]:
     """They are checked at the width of their little case, 4 heads or less."""
 
-    def part(heads: int, kind: type) -> Layer:
+    def part(heads: int, name: str) -> Layer:
         torch.manual_seed(3)
-        ttt = TTTConfig(inner=case.inner, mini_batch_size=case.mini_batch)
-        width = heads * case.head_dim
-        if kind is TTTLayer:
-            return Layer(TTTLayer(width, heads, ttt))
-        shape = {"width": width, "heads": heads, "mlp_width": mlp_width}
-        return Layer(Block(BackboneConfig(**shape, ttt=ttt)))
+        config = BackboneConfig(
+            width=heads * case.head_dim,
+            heads=heads,
+            mlp_width=mlp_width,
+            mixer=name.split()[0].lower(),
+            ttt=TTTConfig(inner=case.inner, mini_batch_size=case.mini_batch),
+            mamba=MambaConfig(head_dim=case.head_dim),
+        )
+        if name == "TTT layer":
+            return Layer(TTTLayer(config.width, heads, config.ttt))
+        return Layer(Block(config))
 
-    def prepare(inputs: Inputs, kind: type) -> Run:
-        return layer_run(inputs, part(inputs.q.shape[2], kind))
+    def prepare(inputs: Inputs, name: str) -> Run:
+        return layer_run(inputs, part(inputs.q.shape[2], name))
 
     found = []
-    for name, kind in (("TTT layer", TTTLayer), ("block", Block)):
-        run = functools.partial(prepare, kind=kind)
+    for name in LAYERS:
+        run = functools.partial(prepare, name=name)
         found.append(Contender(name, run, run, work=None, tensors=60))
     return found
 
@@ -275,7 +284,14 @@ def runs(what: str, cases: list[Case]) -> int:
     """How many contenders are timed, all in all; peaks of memory count as one a case."""
     if what == "kernels":
         return sum(len(DIRECTIONS) * len(kernel_contenders(case)) for case in cases)
-    return len(cases) * {"decode": len(decode_contenders(cases[0])), "layers": 2, "memory": 1}[what]
+    return (
+        len(cases)
+        * {
+            "decode": len(decode_contenders(cases[0])),
+            "layers": len(LAYERS),
+            "memory": 1,
+        }[what]
+    )
 
 
 @torch.no_grad()
