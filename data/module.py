@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from itertools import chain, takewhile
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from .frames import VideoReader
 from .order import ResumableLoader, Windows, collate
 from .progress import progress
 from .text import find_files
+from .tokenizer import tokenizer_of
 from .tokens import Header, open_tokens
 
 
@@ -65,18 +65,14 @@ class TokenData(LightningDataModule):
         """What the training file says of its tokens."""
         return self.file.header
 
-    @property
-    def tokenizer_json(self) -> str | None:
-        """The tokenizer that a text's tokens come from, unless they are bytes; with the shards."""
-        path = Path(self.train).parent / "tokenizer.json"
-        ours = self.header.kind == "text" and self.header.tokenizer != "bytes"
-        return path.read_text(encoding="utf-8") if ours and path.is_file() else None
-
     def setup(self, stage: str) -> None:
         check_counts(window=self.window, batch_size=self.batch_size)
         if not 0 <= self.share_fresh <= 1:
             raise ValueError(f"data.share_fresh is {self.share_fresh}; it must be from 0 to 1")
         self.file = self.measured = open_tokens(self.train)
+        self.tokenizer_json = None  # of text, unless its tokens are bytes
+        if self.header.kind == "text":
+            self.tokenizer_json = tokenizer_of(self.train, self.header.tokenizer).to_json()
         total, frame = len(self.file.tokens), self.header.frame
         if self.window % frame:
             raise ValueError(

@@ -181,13 +181,17 @@ class ResumableLoader(DataLoader):
 
     def facts(self) -> dict[str, Any]:
         """What must be the same for a position to mean the same batch."""
-        batches = self.batches
+        batches, dataset = self.batches, self.dataset
+        windows = isinstance(dataset, Windows)
         return {
             "order": type(batches).__name__,
             "items": batches.count,
             "batch_size": batches.batch_size,
             "seed": batches.seed,
             "processes": batches.world,
+            "share_fresh": getattr(batches, "share_fresh", None),
+            "window": dataset.length if windows else None,
+            "resets": windows and dataset.starts is not None,
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -195,9 +199,10 @@ class ResumableLoader(DataLoader):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in self.facts().items():
-            if state[name] != value:
+            before = state.get(name)
+            if before != value:
                 raise ValueError(
-                    f"cannot resume in the middle of other data: {name} was {state[name]} and is "
+                    f"cannot resume in the middle of other data: {name} was {before} and is "
                     f"{value}; start a new run with another --out"
                 )
         self.epoch, self.delivered = state["epoch"], state["delivered"]

@@ -221,7 +221,7 @@ def test_a_parted_state_has_the_numbers_without_the_history(mixer):
     parted = layer.join(layer.part(state))
     assert torch.equal(parted.ssm, state.ssm) and torch.equal(parted.tail, state.tail)
     assert state.ssm.requires_grad
-    assert not parted.ssm.requires_grad and not parted.tail.requires_grad and parted.begun
+    assert not parted.ssm.requires_grad and not parted.tail.requires_grad
 
 
 @both

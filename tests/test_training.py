@@ -1,17 +1,19 @@
 """Laws of the outer loop."""
 
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
 
-from tttvideo.backbone import Backbone, BackboneConfig
+from tttvideo.backbone import Backbone, BackboneConfig, MixerName
 from tttvideo.checkpoints import save_tokens_model
 from tttvideo.data.order import Window
 from tttvideo.data.text import BYTES
 from tttvideo.data.tokens import Header
 from tttvideo.frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
-from tttvideo.states import tree_map
+from tttvideo.mamba import MambaConfig
 from tttvideo.training import OptimConfig, TokenModel, psnr
 from tttvideo.ttt import TTTConfig
 
@@ -21,10 +23,17 @@ def model(inner="linear", header=BYTES, mixer="ttt", start_from=None, **optim):
     torch.manual_seed(0)
     ttt = TTTConfig(inner=inner, mini_batch_size=4)
     sizes = {"width": 16, "depth": 2, "heads": 2, "mlp_width": 24, "window_frames": 1}
-    config = BackboneConfig(**sizes, mixer=mixer, ttt=ttt)
+    mamba = MambaConfig(head_dim=8)
+    config = BackboneConfig(**sizes, mixer=mixer, ttt=ttt, mamba=mamba)
     module = TokenModel(config, OptimConfig(**optim), start_from=start_from)
+    data = SimpleNamespace(header=header, lanes=False, share_fresh=0.3, tokenizer_json=None)
     trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(header=header), estimated_stepping_batches=100, global_step=0
+        datamodule=data,
+        estimated_stepping_batches=100,
+        global_step=0,
+        max_steps=100,
+        world_size=1,
+        state=SimpleNamespace(fn="fit"),
     )
     module._trainer = trainer
     if header.kind == "text":
@@ -80,7 +89,7 @@ def test_the_loss_is_the_mean_cost_of_the_next_token_but_of_a_bos():
     torch.testing.assert_close(module.loss(read, batch[:, 1:]), costs.mean())
 
 
-MIXERS = pytest.mark.parametrize("mixer", ["ttt", "attention", "mamba"])
+MIXERS = pytest.mark.parametrize("mixer", get_args(MixerName))
 
 
 @MIXERS
@@ -102,12 +111,6 @@ def test_documents_in_a_window_are_as_they_are_alone_to_the_bit(mixer):
     alone = [tokens[:1, :5], tokens[:1, 5:6], tokens[:1, 6:], tokens[1:, :9], tokens[1:, 9:]]
     whole = torch.cat([module.backbone(part)[0] for part in alone], dim=1)
     torch.testing.assert_close(logits.view(1, -1, 258), whole, rtol=1e-5, atol=1e-6)
-
-
-def leaves(state):
-    found = []
-    tree_map(found.append, state)
-    return found
 
 
 def lane_window(tokens, *fresh):
@@ -133,10 +136,9 @@ def test_lanes_go_into_a_checkpoint_and_come_back():
     module = model()
     module.log = lambda *_, **__: None
     module.record = lambda _: None
-    module._trainer.datamodule.tokenizer_json = None
     tokens = torch.randint(256, (2, 9))
     module.training_step(lane_window(tokens, True, True), 0)
-    checkpoint = {}
+    checkpoint = {"global_step": 1}
     module.on_save_checkpoint(checkpoint)
     other = model()
     other.on_load_checkpoint(checkpoint)
@@ -144,16 +146,65 @@ def test_lanes_go_into_a_checkpoint_and_come_back():
         assert all(map(torch.equal, leaves(ours), leaves(theirs)))
 
 
-def test_training_begins_with_the_weights_it_is_told_of(tmp_path):
-    first = model()
-    save_tokens_model(first.backbone, tmp_path / "first.ckpt", "bytes")
-    second = model(start_from=str(tmp_path / "first.ckpt"))
+def test_training_begins_with_the_weights_it_is_told_of_and_only_once(tmp_path):
+    first, path = model(), tmp_path / "first.ckpt"
+    save_tokens_model(first.backbone, path, "bytes")
+    second = model(start_from=str(path))
+    second.on_fit_start()
     for name, weight in second.backbone.state_dict().items():
         assert torch.equal(weight, first.backbone.state_dict()[name])
-    with pytest.raises(ValueError, match="has mixer ttt, and this model attention"):
-        model(mixer="attention", start_from=str(tmp_path / "first.ckpt"))
-    with pytest.raises(ValueError, match="first.ckpt has another mixer: "):
-        model("mlp", start_from=str(tmp_path / "first.ckpt"))
+    checkpoint = {"global_step": 1}
+    second.on_save_checkpoint(checkpoint)
+    path.unlink()
+    resumed = model(start_from=str(path))
+    resumed.on_load_checkpoint(checkpoint)
+    resumed.on_fit_start()  # has no need of the file
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"mixer": "attention"}, "has mixer ttt, and this model attention"),
+        ({"inner": "mlp"}, "has ttt.inner linear, and this model mlp"),
+        ({"width": 32}, "has width 16, and this model 32"),
+        ({"norm_eps": 1e-5}, "has norm_eps 1e-06, and this model 1e-05"),
+    ],
+    ids=str,
+)
+def test_weights_of_another_model_are_no_beginning(tmp_path, changes, message):
+    save_tokens_model(model().backbone, tmp_path / "first.ckpt", "bytes")
+    inner, mixer = changes.pop("inner", "linear"), changes.pop("mixer", "ttt")
+    module = model(inner, mixer=mixer, start_from=str(tmp_path / "first.ckpt"))
+    module.backbone = Backbone(replace(module.backbone.config, **changes))
+    with pytest.raises(ValueError, match=message):
+        module.on_fit_start()
+
+
+def test_runs_that_cannot_go_on_are_told_so():
+    module, checkpoint = model(), {"global_step": 101}
+    with pytest.raises(ValueError, match="has 101 steps behind it, and trainer.max_steps is 100"):
+        module.on_load_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match="written by another version, without 'lanes'"):
+        module.on_load_checkpoint({"global_step": 1})
+    attention = model(mixer="attention")
+    attention._trainer.datamodule.lanes = True
+    attention.on_fit_start()
+    attention._trainer.datamodule.share_fresh = 0
+    with pytest.raises(ValueError, match="remember the whole corpus; set attention.window"):
+        attention.on_fit_start()
+    attention._trainer.world_size = 2
+    with pytest.raises(ValueError, match="data.lanes is for one process, and there are 2"):
+        attention.on_fit_start()
+
+
+def test_carried_lanes_follow_the_model_to_its_device():
+    module = model()
+    module.log = lambda *_, **__: None
+    module.record = lambda _: None
+    module.training_step(lane_window(torch.randint(256, (2, 9)), True, True), 0)
+    module.to("meta")
+    module.on_fit_start()
+    assert all(x.device.type == "meta" for state in module.carried for x in leaves(state))
 
 
 def test_tokens_of_another_frame_tokenizer_are_refused(tmp_path):

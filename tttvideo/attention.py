@@ -71,9 +71,9 @@ class Attention(Mixer):
     def kept(self, x: Tensor) -> Tensor:
         """What later tokens still see of keys or values (B, H, L, D)."""
         window = self.config.window
-        if window is None or x.shape[2] < window:
-            return x
-        return x[:, :, x.shape[2] - window + 1 :].clone()  # not a view that would keep all of x
+        first = 0 if window is None else max(0, x.shape[2] - window + 1)
+        # not a view, which would keep what it is a view of
+        return x[:, :, first:].clone(memory_format=torch.contiguous_format)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:

@@ -29,7 +29,7 @@ def flops_per_token(config: BackboneConfig, T: int) -> float:
 
 
 def training_flops(config: BackboneConfig, tokens: int, window: int) -> float:
-    """Operations of training on `tokens` tokens in windows of `window`."""
+    """Operations of training on `tokens` tokens in windows of `window` that begin with nothing."""
     return TRAINING * tokens * flops_per_token(config, window)
 
 

@@ -43,11 +43,11 @@ class ShortConv(nn.Module):
 
     def forward(self, x: Tensor, tail: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, T, C) after the inputs `tail` (B, K - 1, C); an output like x, the new tail."""
-        T, x = x.shape[1], torch.cat((tail.to(x.dtype), x), dim=1)
+        T, kept, x = x.shape[1], tail.dtype, torch.cat((tail.to(x.dtype), x), dim=1)
         y = self.bias.to(x.dtype)
         for tap, weight in enumerate(self.weight.to(x.dtype).unbind(1)):
             y = torch.addcmul(y, x[:, tap : tap + T], weight)
-        return y, x[:, T:].clone()  # not a view that would keep all of x
+        return y, x[:, T:].to(kept, copy=True)  # not a view that would keep all of x
 
 
 class SwiGLU(nn.Module):

@@ -64,12 +64,10 @@ class MambaState:
 
     tail: (b, conv_kernel - 1, channels), the convolution's last inputs.
     ssm: float32, or float64 for a float64 model; (b, E, N) in Mamba, (b, N, H, P) in Mamba-2.
-    begun: whether any token was read.
     """
 
     tail: Tensor
     ssm: Tensor
-    begun: bool = False
 
 
 class MambaMixer(Mixer):
@@ -117,7 +115,7 @@ class Mamba(MambaMixer):
         low, B, C = self.x_proj(x).split((rank, N, N), dim=-1)
         dt, A = self.steps(low, state.ssm.dtype)
         y, ssm = self.scan(x, dt, A, B, C, state)
-        return self.out_proj(y * F.silu(z)), MambaState(tail, ssm, begun=True)
+        return self.out_proj(y * F.silu(z)), MambaState(tail, ssm)
 
     def steps(self, low: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Step sizes (b, T, E) and the rates A (E, N), never less exact than float32."""
@@ -128,8 +126,10 @@ class Mamba(MambaMixer):
     def scan(
         self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: MambaState
     ) -> tuple[Tensor, Tensor]:
-        begun = "its Mamba kernel cannot start from a state" if state.begun else None
-        if choose_backend(self.config.backend, x, begun) == "torch":
+        obstacle = None
+        if INSTALLED and x.is_cuda and state.ssm.any():
+            obstacle = "its Mamba kernel cannot start from a state"
+        if choose_backend(self.config.backend, x, obstacle) == "torch":
             return selective_scan(x, dt, A, B, C, self.D, state.ssm)
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
@@ -171,7 +171,7 @@ class Mamba2(MambaMixer):
         A = -torch.exp(self.A_log.to(dtype))
         y, ssm = self.scan(x.unflatten(2, (heads, P)), dt, A, B, C, state.ssm)
         y = (y.flatten(2) * F.silu(z)).to(self.norm.weight.dtype)
-        return self.out_proj(self.norm(y)), MambaState(tail, ssm, begun=True)
+        return self.out_proj(self.norm(y)), MambaState(tail, ssm)
 
     def scan(
         self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor

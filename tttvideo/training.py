@@ -12,13 +12,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from .backbone import Backbone, BackboneConfig, BackboneState
 from .checkpoints import load_frame_tokenizer, load_tokens_model
 from .flops import training_flops
 from .frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
-from .states import alike, from_plain, stack, to_plain, unstack
+from .states import alike, from_plain, stack, to_plain, tree_map, unstack
 from .ttt import TTTLayer
 
 
@@ -71,6 +72,14 @@ class OuterLoop(LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        done, most = checkpoint["global_step"], self.trainer.max_steps
+        if self.trainer.state.fn == TrainerFn.FITTING and 0 <= most < done:
+            raise ValueError(
+                f"the run in --out has {done} steps behind it, and trainer.max_steps is {most}; "
+                "choose another --out"
+            )
+
     def on_train_start(self) -> None:
         self.clock, self.units = time.monotonic(), 0
 
@@ -111,8 +120,10 @@ class TokenModel(OuterLoop):
         self.start_from = start_from
         self.backbone: Backbone | None = None
         self.frame_tokenizer: FrameTokenizer | None = None
+        self.resumed = False
         self.carried: list[BackboneState] = []  # by lane, what `Backbone.part` gave
         self.trained = {"tokens": 0, "flops": 0.0, "window": 0, "steps": 0}
+        self.trained["before"] = {"tokens": 0, "flops": 0.0}  # brought along by `start_from`
 
     def configure_model(self) -> None:
         if self.backbone is not None:
@@ -121,8 +132,6 @@ class TokenModel(OuterLoop):
         self.backbone = Backbone(
             replace(self.config, vocab_size=header.vocab_size, grid=header.grid)
         )
-        if self.start_from:
-            self.begin_with(self.start_from)
         if header.kind == "text":
             return
         if self.frame_tokenizer_path is None:
@@ -137,23 +146,39 @@ class TokenModel(OuterLoop):
         if not self.start_from:
             self.embed_alike()
 
+    def on_fit_start(self) -> None:
+        """Once the model is on its device, and a checkpoint, if there is one, was read."""
+        if self.start_from and not self.resumed:
+            self.begin_with(self.start_from)
+        self.carried = [tree_map(lambda x: x.to(self.device), one) for one in self.carried]
+        data, config = self.trainer.datamodule, self.backbone.config
+        if data.lanes and self.trainer.world_size > 1:
+            raise ValueError(
+                f"data.lanes is for one process, and there are {self.trainer.world_size}; set "
+                "trainer.devices to 1"
+            )
+        endless = config.mixer == "attention" and config.attention.window is None
+        if data.lanes and endless and data.share_fresh == 0:
+            raise ValueError(
+                "with data.share_fresh 0 attention's lanes remember the whole corpus; set "
+                "attention.window, or a share_fresh above 0"
+            )
+
     def begin_with(self, path: str) -> None:
         """Take the weights and the record of training of a checkpoint."""
         other = load_tokens_model(path)
-        ours = {**asdict(self.backbone.config), "tokenizer": self.header.tokenizer}
-        theirs = {**asdict(other.backbone.config), "tokenizer": other.tokenizer}
-        for name in ("tokenizer", "vocab_size", "width", "depth", "heads", "mlp_width", "mixer"):
-            if ours[name] != theirs[name]:
+        ours = {**functional(self.backbone.config), "tokenizer": self.header.tokenizer}
+        theirs = {**functional(other.backbone.config), "tokenizer": other.tokenizer}
+        for name in ours:
+            if name not in theirs or ours[name] != theirs[name]:
                 raise ValueError(
-                    f"model.start_from {path} has {name} {theirs[name]}, and this model "
+                    f"model.start_from {path} has {name} {theirs.get(name)}, and this model "
                     f"{ours[name]}; say the same in its config"
                 )
-        try:
-            self.backbone.load_state_dict(other.backbone.state_dict())
-        except RuntimeError as error:
-            first = str(error).splitlines()[1].strip()
-            raise ValueError(f"model.start_from {path} has another mixer: {first}") from error
-        self.trained = dict(other.trained or self.trained)
+        self.backbone.load_state_dict(other.backbone.state_dict())
+        if other.trained:
+            self.trained = dict(other.trained)
+            self.trained["before"] = {name: other.trained[name] for name in ("tokens", "flops")}
 
     @torch.no_grad()
     def embed_alike(self) -> None:
@@ -183,8 +208,16 @@ class TokenModel(OuterLoop):
         checkpoint["lanes"] = [to_plain(state) for state in self.carried]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.carried = [from_plain(state, self.device) for state in checkpoint["lanes"]]
-        self.trained = dict(checkpoint["tttvideo"]["trained"])
+        super().on_load_checkpoint(checkpoint)
+        try:
+            self.carried = [from_plain(state) for state in checkpoint["lanes"]]
+            self.trained = dict(checkpoint["tttvideo"]["trained"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"the checkpoint was written by another version, without {error}; start a new run "
+                "with another --out"
+            ) from error
+        self.resumed = True
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         inner = self.config.ttt.inner
@@ -252,7 +285,10 @@ class TokenModel(OuterLoop):
         return loss
 
     def record(self, targets: Tensor) -> None:
-        """Count what was learned from, in all processes; targets (B, T)."""
+        """Count what was learned from, in all processes; targets (B, T).
+
+        Operations are those of windows of T tokens that begin with nothing, whatever lanes carry.
+        """
         tokens, T = targets.numel() * self.trainer.world_size, targets.shape[1]
         self.trained["tokens"] += tokens
         self.trained["flops"] += training_flops(self.backbone.config, tokens, T)
@@ -271,6 +307,20 @@ class TokenModel(OuterLoop):
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx, "test")
+
+
+def functional(config: BackboneConfig) -> dict[str, Any]:
+    """What decides the function that weights compute, but what may change from run to run.
+
+    That is the base of attention's rotary positions and its window, and who computes.
+    """
+    used = "mamba" if config.mixer == "mamba2" else config.mixer
+    part = getattr(config, used)
+    part = part.resolved(config.grid) if used == "ttt" else part
+    free = ("backend", "window", "rope_theta") if used == "attention" else ("backend",)
+    own = {f"{used}.{name}": value for name, value in asdict(part).items() if name not in free}
+    others = ("ttt", "attention", "mamba", "linear_attention")
+    return {name: x for name, x in asdict(config).items() if name not in others} | own
 
 
 class FrameTokenizerModel(OuterLoop):
