@@ -17,8 +17,7 @@ from torch import Tensor
 from tttvideo.checkpoints import load_tokens_model
 from tttvideo.data.progress import progress
 from tttvideo.data.tokenizer import load_tokenizer
-from tttvideo.likelihood import Heard, hear, likelihood
-from tttvideo.sampling import chooser
+from tttvideo.sampling import Heard, chooser, likelihood, prefill
 
 from .device import best_device
 
@@ -80,7 +79,7 @@ class TTTVideoLM(TemplateLM):
         if not self.last or self.last[0] != context:
             bare = context[1:] if context[:1] == [self.prefix_token_id] else context
             tokens = self.row([self.prefix_token_id, *bare])
-            self.last = context, hear(self.backbone, tokens, self.chunk)
+            self.last = context, prefill(self.backbone, tokens, self.chunk)
         return self.last[1]
 
     def row(self, tokens: list[int]) -> Tensor:

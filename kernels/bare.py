@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .linear_attention import linear_attention
-from .state import State
+from .state import State, joined
 
 
 def loss(weights: tuple[Tensor], k: Tensor, v: Tensor) -> Tensor:
@@ -46,10 +46,9 @@ def run(
     q: Tensor, k: Tensor, v: Tensor, eta: Tensor, token_scale: Tensor, state: State
 ) -> tuple[Tensor, State]:
     """As `reference`, a mini-batch at a time."""
-    M, T = len(token_scale), q.shape[1]
-    first = state.takes(T, M)
-    lengths = [first] * (first > 0) + [M] * ((T - first) // M)
-    lengths += [T - sum(lengths)] * (sum(lengths) < T)
+    M = len(token_scale)
+    head, body, tail = state.cut(q.shape[1], M)
+    lengths = [length for length in (head, *[M] * (body // M), tail) if length]
     ys = []
     for part in zip(*(x.split(lengths, dim=1) for x in (q, k, v, eta)), strict=True):
         y, state = piece(*part, token_scale, state)
@@ -73,10 +72,3 @@ def piece(
     else:
         state = State((W,), joined(rows, (k, S)), filled)
     return y.transpose(1, 2), state
-
-
-def joined(rows: tuple[Tensor, ...], new: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The open rows and the new ones, as copies: a view would keep all that it is of."""
-    if not rows:
-        return tuple(x.clone() for x in new)
-    return tuple(torch.cat(both, dim=2) for both in zip(rows, new, strict=True))

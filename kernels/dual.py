@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import adjoint, dual_linear, dual_mlp, inner, library, walk
-from .state import State, pairs
+from .state import State, interleave, joined, pairs
 
 
 MODELS = {2: dual_linear, 4: dual_mlp}  # by the number of fast weights
@@ -40,11 +40,8 @@ def piece(
     L = q.shape[-2]
     filled = state.filled + L
     z, z_read = inner.affine(torch.cat((k, q), dim=-2), state.weights).split(L, dim=-2)
-    rows = interleave(*scaled_gradient(k, z, v, eta, state.weights, norm))
-    if state.filled:
-        rows = tuple(torch.cat(both, dim=-2) for both in zip(state.open, rows, strict=True))
-    else:
-        rows = tuple(x.clone() for x in rows)  # not views that would keep all of k
+    new = interleave(*scaled_gradient(k, z, v, eta, state.weights, norm))
+    rows = joined(state.open, new)
     y = read(q, z_read, state.weights, rows, token_scale[state.filled : filled, None], norm)
     if filled == len(token_scale):
         state = State(step(state.weights, rows, token_scale[-1]))
@@ -138,7 +135,3 @@ def step(weights: Sequence[Tensor], rows: Sequence[Tensor], scale: Tensor) -> tu
         flat = (x.flatten(0, -3) for x in (W, X.mT, S))
         new += [torch.baddbmm(*flat, alpha=-1).view(W.shape), b - S.sum(-2, keepdim=True)]
     return tuple(new)
-
-
-def interleave(inputs: list[Tensor], steps: list[Tensor]) -> tuple[Tensor, ...]:
-    return tuple(x for pair in zip(inputs, steps, strict=True) for x in pair)

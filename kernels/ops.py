@@ -216,11 +216,8 @@ def split(x: Tensor, lengths: tuple[int, ...]) -> tuple[Tensor, ...]:
 
 
 def cut(T: int, state: State, M: int) -> list[tuple[int, object]]:
-    """Lengths of head (what the open mini-batch still takes), body and tail, and who runs each."""
-    head = state.takes(T, M)
-    tail = (T - head) % M
-    body = T - head - tail
-    parts = [(head, dual.piece), (body, dual.whole), (tail, dual.piece)]
+    """Lengths of head, body and tail where there is one, and who runs each."""
+    parts = zip(state.cut(T, M), (dual.piece, dual.whole, dual.piece), strict=True)
     return [(length, part) for length, part in parts if length]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import inner
-from .state import State, pairs
+from .state import State, interleave, joined, pairs
 
 
 def run(
@@ -34,7 +34,8 @@ def run(
         eta_t = eta[:, t, :, None, None]
         grads = torch.func.grad(inner.loss)(weights, k_t, v_t, norm)
         sums = tuple(s + eta_t * g for s, g in zip(sums, grads, strict=True))
-        rows = append(rows, inner.forward(k_t, weights)[0], [eta_t * g for g in grads[1::2]])
+        inputs, steps = inner.forward(k_t, weights)[0], [eta_t * g for g in grads[1::2]]
+        rows = joined(rows, interleave(inputs, steps))
         current = tuple(w - token_scale[filled] * s for w, s in zip(weights, sums, strict=True))
         ys.append(q_t + inner.layer_norm(inner.forward(q_t, current)[1][-1], norm))
         filled += 1
@@ -49,13 +50,3 @@ def dense(rows: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> tuple[Tensor
     if not rows:
         return tuple(torch.zeros_like(w) for w in weights)
     return tuple(g for X, S in pairs(rows) for g in (X.mT @ S, S.sum(-2, keepdim=True)))
-
-
-def append(
-    rows: tuple[Tensor, ...], inputs: list[Tensor], steps: list[Tensor]
-) -> tuple[Tensor, ...]:
-    """The open rows and the new ones; the gradient of a bias is the gradient row itself."""
-    new = [x for pair in zip(inputs, steps, strict=True) for x in pair]
-    if not rows:
-        return tuple(new)
-    return tuple(torch.cat(both, dim=-2) for both in zip(rows, new, strict=True))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -30,6 +31,12 @@ class State:
         """How many of T tokens the open mini-batch of M still takes; none if none is open."""
         return min(T, M - self.filled) if self.filled else 0
 
+    def cut(self, T: int, M: int) -> tuple[int, int, int]:
+        """T tokens as a head, which the open mini-batch takes, whole ones, and a short tail."""
+        head = self.takes(T, M)
+        tail = (T - head) % M
+        return head, T - head - tail, tail
+
     def map(self, change: Callable[[Tensor], Tensor]) -> State:
         """The state with `change` applied to every tensor, for instance `Tensor.detach`."""
         return State(tuple(map(change, self.weights)), tuple(map(change, self.open)), self.filled)
@@ -38,3 +45,15 @@ class State:
 def pairs(tensors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     """(W, b) or (X, S) of each inner layer."""
     return list(zip(tensors[::2], tensors[1::2], strict=True))
+
+
+def interleave(inputs: Sequence[Tensor], steps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Rows of a state, X and S in turn; the gradient of a bias is the gradient row itself."""
+    return tuple(x for pair in zip(inputs, steps, strict=True) for x in pair)
+
+
+def joined(rows: tuple[Tensor, ...], new: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The open rows and the new ones, as copies: a view would keep all that it is of."""
+    if not rows:
+        return tuple(x.clone() for x in new)
+    return tuple(torch.cat(both, dim=2) for both in zip(rows, new, strict=True))

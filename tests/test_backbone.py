@@ -253,3 +253,8 @@ def test_weights_begin_as_the_paper_draws_them():
 def test_a_width_that_gives_no_rotary_pairs_is_named(width, heads, grid):
     with pytest.raises(ValueError, match=f"width {width} over {heads} heads"):
         TTTLayer(width, heads, TTTConfig(), grid)
+
+
+def test_a_mixer_that_there_is_not_is_named():
+    with pytest.raises(ValueError, match="mixer is 'rnn'; it must be one of ttt, attention, "):
+        Backbone(BackboneConfig(mixer="rnn"))

@@ -207,7 +207,8 @@ def test_a_text_ends_at_the_documents_end(checkpoint):
 def test_the_choices_of_a_question_read_it_once(checkpoint):
     model = TTTVideoLM(str(checkpoint), device="cpu")
     read = []
-    model.backbone.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].shape[1]))
+    block = model.backbone.blocks[0]
+    block.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].shape[1]))
     model._loglikelihood_tokens([(("", ""), [5] * 40, [6, 7]), (("", ""), [5] * 40, [8])])
     assert read == [41, 2, 1]
 

@@ -114,7 +114,8 @@ def test_greedy_generation_is_ours_and_reads_one_token_at_a_time(both):
     backbone, model = both
     tokens = some_tokens(2, 9)
     lengths = []
-    model.backbone.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
+    block = model.backbone.blocks[0]
+    block.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
     said = model.generate(tokens, max_new_tokens=12, do_sample=False)
     assert lengths == [8, 1] + [1] * 11  # the prompt but its last token, which gives the logits
     wanted = tokens
@@ -130,7 +131,8 @@ def test_a_long_prompt_is_read_in_parts(both, monkeypatch):
     monkeypatch.setattr("tttvideo.hf.CHUNK", 16)
     backbone, model = both
     lengths = []
-    model.backbone.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
+    block = model.backbone.blocks[0]
+    block.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
     tokens = some_tokens(1, 41)
     logits = model(tokens, logits_to_keep=3).logits
     assert lengths == [16, 16, 6, 3]
@@ -227,6 +229,16 @@ def test_weights_that_do_not_fit_are_refused(name, change, verb, tmp_path):
         weights["surprise"] = torch.zeros(1)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ValueError, match=f"the weights {verb} 1 of the model's keys"):
+        AutoModelForCausalLM.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("key", ["grid", "ttt", "mamba"])
+def test_a_config_that_lacks_a_key_is_refused(key, tmp_path):
+    folder = export(new_backbone("attention"), tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    del config["model"][key]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"`model` in config.json lacks '{key}'"):
         AutoModelForCausalLM.from_pretrained(folder)
 
 

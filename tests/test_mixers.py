@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from same_state import assert_same_state, leaves
 from tttvideo.attention import Attention, AttentionConfig, attend
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.mamba import MambaConfig
@@ -39,17 +40,6 @@ def new_model(name):
 
 def close(a, b):
     torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
-
-
-def leaves(state):
-    found = []
-    tree_map(found.append, state)
-    return found
-
-
-def assert_same_state(a, b):
-    for one, other in zip(leaves(a), leaves(b), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
 @MIXERS
@@ -128,7 +118,23 @@ def test_what_a_lane_carries_has_no_history_and_goes_on_the_same(name):
     model(tokens, again)[0].sum().backward()
 
 
-@pytest.mark.parametrize("name", ["ttt linear", "ttt mlp"])
+@MIXERS
+@torch.no_grad()
+def test_a_carried_state_goes_on_under_autocast_close_to_float32(name):
+    model, tokens = new_model(name).float(), torch.randint(31, (2, 29))
+    wanted, _ = model(tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, state = model(tokens[:, :12])
+        assert all(leaf.isfinite().all() for leaf in leaves(state))
+        if CONFIGS[name].mixer in ("ttt", "mamba", "mamba2"):  # the others' states grow or are cut
+            assert alike([model.init_state(2), state])
+        logits, _ = model(tokens[:, 12:], state)
+    wanted = wanted[:, 12:]
+    assert logits.isfinite().all()
+    assert (logits - wanted).norm() <= 2e-2 * wanted.norm()
+
+
+@pytest.mark.parametrize("name", ["ttt linear", "ttt mlp", "bare"])
 def test_the_learned_start_learns_in_every_window(name):
     model, tokens = new_model(name), torch.randint(31, (1, 8))
     _, state = model(tokens)

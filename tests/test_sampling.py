@@ -12,6 +12,7 @@ from tttvideo.sampling import (
     chooser,
     decode,
     decode_frames,
+    likelihood,
     load_memory,
     prefill,
     save_memory,
@@ -72,6 +73,21 @@ def test_scores_are_minus_log_probabilities_in_bits(cuts):
     wanted = -logs[:, :-1].gather(2, tokens[:, 1:, None])[..., 0]
     torch.testing.assert_close(bits[:, 1:], wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(bits[:, 0], torch.full((2,), math.log2(31)), check_dtype=False)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 99])
+def test_a_likelihood_is_what_all_tokens_score_and_whether_all_are_likeliest(chunk):
+    model, tokens = small(), torch.randint(31, (1, 23))
+    heard = prefill(model, tokens)
+    said = torch.stack([token for token, _ in decode(model, heard, 9, chooser(0.0))], dim=1)
+    other = said.clone()
+    other[0, 5] = (other[0, 5] + 1) % 31
+    for text, likeliest in ((said, True), (other, False)):
+        nats, greedy = likelihood(model, text, heard, chunk)
+        bits, _ = score(model, text, heard)
+        assert nats == pytest.approx(-bits.sum().item() * math.log(2))
+        assert greedy == likeliest
+    assert likelihood(model, tokens[:, :0], heard) == (0.0, True)
 
 
 LOGITS = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()

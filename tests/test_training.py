@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 import torch
 
+from same_state import assert_same_state, leaves
 from tttvideo.backbone import Backbone, BackboneConfig, MixerName
 from tttvideo.checkpoints import save_tokens_model
 from tttvideo.data.order import Window
@@ -107,7 +108,7 @@ def test_documents_in_a_window_are_as_they_are_alone_to_the_bit(mixer):
     assert torch.equal(logits[0, 6:], changed[0, 6:]) and torch.equal(logits[1, 9:], changed[1, 9:])
     assert not torch.equal(logits[1, :9], changed[1, :9])
     for ours, theirs in zip(states, after, strict=True):
-        assert all(map(torch.equal, leaves(ours), leaves(theirs)))
+        assert_same_state(ours, theirs, tolerance=0)
     alone = [tokens[:1, :5], tokens[:1, 5:6], tokens[:1, 6:], tokens[1:, :9], tokens[1:, 9:]]
     whole = torch.cat([module.backbone(part)[0] for part in alone], dim=1)
     torch.testing.assert_close(logits.view(1, -1, 258), whole, rtol=1e-5, atol=1e-6)
@@ -143,7 +144,7 @@ def test_lanes_go_into_a_checkpoint_and_come_back():
     other = model()
     other.on_load_checkpoint(checkpoint)
     for ours, theirs in zip(module.carried, other.carried, strict=True):
-        assert all(map(torch.equal, leaves(ours), leaves(theirs)))
+        assert_same_state(ours, theirs, tolerance=0)
 
 
 def test_training_begins_with_the_weights_it_is_told_of_and_only_once(tmp_path):

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +19,11 @@ from .attention import Attention, AttentionConfig
 from .layers import FrameWindow, ShortConv, SwiGLU
 from .linear_attention import LinearAttention, LinearAttentionConfig
 from .mamba import Mamba, Mamba2, MambaConfig
-from .states import Mixer, each, state
+from .states import Mixer, each, lengths_of, state
 from .ttt import Grid, TTTConfig, TTTLayer, full
+
+
+MixerName = Literal["ttt", "attention", "linear_attention", "mamba", "mamba2"]
 
 
 @dataclass
@@ -42,7 +44,7 @@ class BackboneConfig:
     """Rows and columns of tokens in a video frame; null for text; `fit` takes it from the file."""
     window_frames: int = 0
     """Last frames whose tokens around the next place are shown to each token; for video only."""
-    mixer: Literal["ttt", "attention", "linear_attention", "mamba", "mamba2"] = "ttt"
+    mixer: MixerName = "ttt"
     """What mixes tokens over time; the configs of the others are not used."""
     ttt: TTTConfig = field(default_factory=TTTConfig)
     """The TTT layer."""
@@ -76,8 +78,12 @@ def new_mixer(config: BackboneConfig) -> Mixer:
         return Attention(config.width, config.heads, config.attention)
     if config.mixer == "linear_attention":
         return LinearAttention(config.width, config.heads, config.linear_attention)
-    return {"mamba": Mamba, "mamba2": Mamba2}[config.mixer](
-        config.width, config.heads, config.mamba
+    if config.mixer == "mamba":
+        return Mamba(config.width, config.heads, config.mamba)
+    if config.mixer == "mamba2":
+        return Mamba2(config.width, config.heads, config.mamba)
+    raise ValueError(
+        f"backbone.mixer is {config.mixer!r}; it must be one of {', '.join(get_args(MixerName))}"
     )
 
 
@@ -120,10 +126,6 @@ class Block(nn.Module):
             x = x + self.mlp(self.mlp_norm(x))
         states = [BlockState(*both) for both in zip(mixers, tails, strict=True)]
         return x, states if packed else states[0]
-
-
-def lengths_of(cu_seqlens: Tensor) -> list[int]:
-    return [end - begin for begin, end in pairwise(cu_seqlens.tolist())]
 
 
 class Backbone(nn.Module):

@@ -59,7 +59,12 @@ class TTTVideoConfig(PreTrainedConfig):
     def to_backbone(self) -> BackboneConfig:
         if self.model is None:
             raise ValueError("config.json has no `model`; `tttvideo export` writes it")
-        return backbone_config(self.model)
+        try:
+            return backbone_config(self.model)
+        except KeyError as error:
+            raise ValueError(
+                f"`model` in config.json lacks {error}; `tttvideo export` writes it whole"
+            ) from error
 
 
 class StateCache:
@@ -144,7 +149,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         if logits_to_keep:
             before = max(tokens.shape[1] - logits_to_keep, 0)
             for part in tokens[:, :before].split(CHUNK, dim=1) if before else ():
-                _, state = self.backbone(part, state)
+                _, state = self.backbone.features(part, state)
             tokens = tokens[:, before:]
         logits, state = self.backbone(tokens, state)
         loss = None

@@ -43,17 +43,37 @@ def prefill(
     return backbone.head(hidden[:, -1]), state
 
 
+def foresee(backbone: Backbone, tokens: Tensor, heard: Heard | None) -> tuple[Tensor, Heard]:
+    """Logits (B, T, V) for each of tokens (B, T) given all before it, and what was heard then."""
+    before, state = heard or (tokens.new_zeros(len(tokens), backbone.config.vocab_size), None)
+    logits, state = backbone(tokens, state)
+    return torch.cat((before[:, None].to(logits), logits[:, :-1]), dim=1), (logits[:, -1], state)
+
+
 @torch.inference_mode()
 def score(backbone: Backbone, tokens: Tensor, heard: Heard | None = None) -> tuple[Tensor, Heard]:
     """Bits (B, T) that each token cost given all before it, and what was heard with them.
 
     `heard` is what came before; without it the first token costs log2 of the vocabulary.
     """
-    before, state = heard or (tokens.new_zeros(len(tokens), backbone.config.vocab_size), None)
-    logits, state = backbone(tokens, state)
-    guesses = torch.cat((before[:, None].to(logits), logits[:, :-1]), dim=1)
-    nats = F.cross_entropy(guesses.mT, tokens, reduction="none")
-    return nats / math.log(2), (logits[:, -1], state)
+    guesses, heard = foresee(backbone, tokens, heard)
+    return F.cross_entropy(guesses.mT, tokens, reduction="none") / math.log(2), heard
+
+
+@torch.inference_mode()
+def likelihood(
+    backbone: Backbone, tokens: Tensor, heard: Heard, chunk: int = 1024
+) -> tuple[float, bool]:
+    """Log-likelihood, in nats, of tokens (1, T) after `heard`, and whether each is the likeliest.
+
+    T may be 0. In constant memory.
+    """
+    nats, greedy = 0.0, True
+    for part in tokens.split(chunk, dim=1) if tokens.numel() else ():
+        guesses, heard = foresee(backbone, part, heard)
+        nats -= F.cross_entropy(guesses.mT, part, reduction="none").double().sum().item()
+        greedy = greedy and bool((guesses.argmax(-1) == part).all())
+    return nats, greedy
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ dataclasses that `@state` marks; here they are mapped, put together and apart, a
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
@@ -76,6 +77,11 @@ def stack(states: Sequence[S]) -> S:
 def unstack(state: S, batch: int) -> list[S]:
     """One state for each sequence of the batch."""
     return [tree_map(lambda x, i=i: x[i : i + 1], state) for i in range(batch)]
+
+
+def lengths_of(cu_seqlens: Tensor) -> list[int]:
+    """Of packed sequences, from the borders between them, (S + 1,)."""
+    return [end - begin for begin, end in pairwise(cu_seqlens.tolist())]
 
 
 def each(layer: Callable, x: Tensor, states: Sequence[S], lengths: list[int]) -> tuple[Any, list]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tttvideo.kernels import State, ttt_bare, ttt_linear, ttt_mlp
 
 from .layers import ShortConv, rotary_table, rotate
-from .states import Mixer, each, state, tree_map
+from .states import Mixer, each, lengths_of, state, tree_map
 
 
 Grid = tuple[int, int]
@@ -51,8 +51,9 @@ class TTTConfig:
     norm: bool = True
     """A LayerNorm and a residual in the inner model; without, f(x) = x W and its target is v."""
     learn_step: bool = True
-    """Learn each token's step size: a gate times base_lr where it writes, one over its place and a
-    shift where it reads; else base_lr / 2 and 1, the paper's plain gradient descent."""
+    """Learn each token's step size: a gate times base_lr / head_dim where it writes, one over its
+    place and a shift where it reads; else base_lr / (2 head_dim), what the gate begins with, and 1,
+    the paper's plain gradient descent."""
     backend: Literal["auto", "triton", "dual", "reference"] = "auto"
     """Who computes the inner loop."""
 
@@ -153,7 +154,7 @@ class TTTLayer(Mixer):
         state = self.init_state(len(x)) if state is None else state
         packed = cu_seqlens is not None
         states = state if packed else [state]
-        lengths = cu_seqlens.diff().tolist() if packed else [x.shape[1]]
+        lengths = lengths_of(cu_seqlens) if packed else [x.shape[1]]
         q, k, v, tails = self.views(x, states, lengths)
         op = {"linear": ttt_linear, "mlp": ttt_mlp}[self.config.inner]
         norm = (self.norm_weight, self.norm_bias) if self.config.norm else ()
