@@ -18,7 +18,7 @@ from typing import Any
 
 from .progress import progress
 from .stdlib import stdlib_files
-from .text import TEXT_SUFFIXES, Advance, Utf8, find_files, pieces
+from .text import TEXT_SUFFIXES, Advance, Utf8, find_files, once, pieces
 from .tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, read_tokenizer, train_bpe
 from .tokens import MANIFEST, WORKING
 from .units import (
@@ -35,7 +35,7 @@ from .units import (
 )
 
 
-VERSION = 1  # of what the same inputs and options give
+VERSION = 2  # of what the same inputs and options give
 STDLIB = "stdlib"  # the word for the built-in corpus; a file of that name is ./stdlib
 PARTS = ("train", "validation")
 UNIT_BYTES, MOST_UNITS = 1 << 24, 1 << 10
@@ -61,7 +61,7 @@ def prepare_text(
     """Prepare a corpus, or go on with it; returns its manifest, and whether it was there before.
 
     inputs: files, folders, globs, or "stdlib".
-    max_bad: share of malformed lines that is let pass.
+    max_bad: share of malformed lines that is let pass; above it, what is done is kept.
     Raises ValueError for input that cannot serve, and for an `out` that holds something else.
     """
     check(inputs, options, workers, max_bad)
@@ -73,8 +73,9 @@ def prepare_text(
         "tokenizer": tokenizer.name if tokenizer else f"BPE of {vocabulary.train_bpe} tokens",
         **asdict(options),
     }
-    plan = described | {"files": [[str(s.path), s.size, s.part] for s in sources]}
+    plan = described | {"files": [[str(s.path), s.size, s.changed, s.part] for s in sources]}
     if manifest := begin(out, plan):
+        check_lines(manifest["lines"], manifest["malformed"], max_bad)
         return manifest, True
     work = out / WORKING
     try:
@@ -83,14 +84,15 @@ def prepare_text(
         job = Job(work, options, tokenizer.name, tokenizer.to_json())
         do_rest(job, units, workers)
         records = [read_json(record_path(work, number)) for number in range(len(units))]
-        check_lines(records, max_bad)
         check_parts(records, options)
     except ValueError:  # the input's fault: nothing of it is of use
         shutil.rmtree(work)
         if not any(out.iterdir()):
             out.rmdir()
         raise
-    return finish(out, {"plan": digest(plan), "options": described}, tokenizer, records), False
+    told = {"plan": digest(plan), "options": described, **counts(records)}
+    check_lines(told["lines"], told["malformed"], max_bad)
+    return finish(out, told, tokenizer, records), False
 
 
 def check(inputs: Sequence[str], options: Options, workers: int, max_bad: float) -> None:
@@ -115,17 +117,23 @@ def given_tokenizer(vocabulary: Vocabulary) -> Tokenizer | None:
 
 
 def find_sources(inputs: Sequence[str]) -> list[Source]:
+    """The files of all inputs; one that is named several times is read once."""
     sources = []
     for name in inputs:
         if name == STDLIB:
             for part, files in zip(PARTS, stdlib_files(), strict=True):
-                sources += [Source(path, path.stat().st_size, part) for path in files]
+                sources += [source_of(path, part) for path in files]
             continue
         for path in find_files([name], TEXT_SUFFIXES):
             if not path.name.lower().endswith(TEXT_SUFFIXES):
                 raise ValueError(f"{path} does not end in one of {', '.join(TEXT_SUFFIXES)}")
-            sources.append(Source(path, path.stat().st_size))
-    return sources
+            sources.append(source_of(path))
+    return once(sources, key=lambda source: source.path.resolve())
+
+
+def source_of(path: Path, part: str | None = None) -> Source:
+    facts = path.stat()
+    return Source(path, facts.st_size, facts.st_mtime_ns, part)
 
 
 def begin(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
@@ -135,7 +143,7 @@ def begin(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     """
     planned, work = out / WORKING / "plan.json", out / WORKING
     if (out / MANIFEST).exists():
-        manifest = read_json(out / MANIFEST)
+        manifest = read_manifest(out / MANIFEST)
         if manifest["plan"] != digest(plan):
             raise another(out, plan, manifest["options"])
         if work.exists():  # killed after the last step but this
@@ -156,13 +164,24 @@ def begin(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def another(out: Path, plan: dict[str, Any], there: dict[str, Any]) -> ValueError:
-    named = [name for name in there if name != "files" and there[name] != plan[name]]
+    named = [name for name in there if name != "files" and there[name] != plan.get(name)]
     what = (
-        f"{named[0]} is {there[named[0]]!r} there and {plan[named[0]]!r} here"
+        f"{named[0]} is {there[named[0]]!r} there and {plan.get(named[0])!r} here"
         if named
         else ("files were added, removed or changed since")
     )
     return ValueError(f"{out} holds another corpus ({what}); choose another --out, or delete it")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a corpus; ValueError for one of something else, which is left alone."""
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if {"plan", "options", "lines", "malformed", "totals", "hash"} <= manifest.keys():
+            return manifest
+    except (ValueError, AttributeError):
+        pass
+    raise ValueError(f"{path} is not the manifest of a corpus of text; choose another --out")
 
 
 def digest(value: Any) -> str:
@@ -219,22 +238,32 @@ def do_rest(job: Job, units: Sequence[Sequence[Source]], workers: int) -> None:
         do_units(job, rest, workers, advance)
 
 
-def check_lines(records: Sequence[dict[str, Any]], max_bad: float) -> None:
-    lines = sum(record["lines"] for record in records)
-    malformed = merged(records, "malformed")
+def check_lines(lines: int, malformed: dict[str, Any], max_bad: float) -> None:
     if malformed["count"] > max_bad * lines:
         raise ValueError(
             f"{malformed['count']} of {lines} lines hold no text, a larger share than --max-bad "
-            f"{max_bad}: {'; '.join(malformed['first'][:3])}"
+            f"{max_bad}: {'; '.join(malformed['first'][:3])}; what is done is kept, and a larger "
+            "--max-bad goes on from there"
         )
 
 
 def check_parts(records: Sequence[dict[str, Any]], options: Options) -> None:
     for part in PARTS if options.validation else PARTS[:1]:
         if not any(record["shards"][part] for record in records):
+            bad = "; ".join(merged(records, "malformed")["first"][:3])
             raise ValueError(
-                f"no text is left for {part}; give more documents, another --validation or --seed"
+                f"no text is left for {part}{bad and f' ({bad})'}; "
+                "give more documents, another --validation or --seed"
             )
+
+
+def counts(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "lines": sum(record["lines"] for record in records),
+        "empty": sum(record["empty"] for record in records),
+        "malformed": merged(records, "malformed"),
+        "damaged": merged(records, "damaged"),
+    }
 
 
 def merged(records: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
@@ -263,10 +292,6 @@ def finish(
         "tokenizer": tokenizer.name,
         "vocab_size": tokenizer.vocab_size,
         "totals": {part: totals(shards, part) for part in PARTS},
-        "lines": sum(record["lines"] for record in records),
-        "empty": sum(record["empty"] for record in records),
-        "malformed": merged(records, "malformed"),
-        "damaged": merged(records, "damaged"),
         "shards": shards,
     }
     write_json(out / MANIFEST, manifest)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .recall import (
+    DIGITS,
     Haystack,
     Measure,
     NoRoom,
@@ -22,7 +23,8 @@ from .recall import (
 from .tokenizer import Tokenizer
 
 
-PAIRS, HOPS = (1, 2, 4, 8, 16, 32), (0, 1, 2, 3)
+PAIRS, HOPS = (1, 2, 4, 8), (0, 1, 2, 3)
+CHAINS = 2  # of variables in a text, one of which is asked for
 TASKS = {"needle": "depth", "mqar": "pairs", "variables": "hops"}
 """The tasks, and what their maps' rows are."""
 
@@ -34,7 +36,7 @@ class Cell:
     row: float
     """depth from 0 to 1, pairs, or hops"""
     samples: tuple[Sample, ...]
-    """None where the length has no room."""
+    """Empty where the length has no room."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,16 @@ class Questions:
             return needle(rng, length, depths, **around)
         if task == "mqar":
             return mqar(rng, length, int(row), **around)
-        return variables(rng, length, int(row), **around)
+        return variables(rng, length, int(row), CHAINS, **around)
+
+
+def chance(task: str, row: float, distractors: int) -> float:
+    """Share of exact answers of whoever repeats any of the told values.
+
+    It is the right one of n, or else, as values are drawn, sometimes one equal to it.
+    """
+    told = {"needle": 1 + distractors, "mqar": int(row), "variables": CHAINS}[task]
+    return 1 / told + (1 - 1 / told) * 10.0 ** -DIGITS[task]
 
 
 def encode(sample: Sample, tokenizer: Tokenizer) -> tuple[np.ndarray, list[tuple[int, int]]]:

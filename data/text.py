@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .tokenizer import ByteDecoder, ByteTokenizer, Tokenizer
 from .tokens import Header
@@ -23,6 +23,7 @@ TEXT_SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 CHUNK = 1 << 20  # bytes of a document at a time
 
 Advance = Callable[[int], None]
+Thing = TypeVar("Thing")
 
 
 def text_header(tokenizer: Tokenizer) -> Header:
@@ -42,10 +43,11 @@ BYTES = text_header(ByteTokenizer())
 def find_files(inputs: Iterable[str | Path], suffixes: tuple[str, ...]) -> list[Path]:
     """The files named, and in sorted order those below folders, or of globs, that end in a suffix.
 
+    Each comes once, where it is named first.
     Raises ValueError for a path that is not there, for an empty file, and for a folder or a glob
     without such a file.
     """
-    files = []
+    files: list[Path] = []
     for path in map(Path, inputs):
         if path.is_dir() or (not path.exists() and has_magic(str(path))):
             found = path.rglob("*") if path.is_dir() else map(Path, glob(str(path), recursive=True))
@@ -62,7 +64,15 @@ def find_files(inputs: Iterable[str | Path], suffixes: tuple[str, ...]) -> list[
             raise ValueError(f"{path} is empty; leave it out or put something into it")
         else:
             files.append(path)
-    return files
+    return once(files, key=Path.resolve)
+
+
+def once(things: Iterable[Thing], key: Callable[[Thing], Any]) -> list[Thing]:
+    """The things without those whose key was there before."""
+    first: dict[Any, Thing] = {}
+    for thing in things:
+        first.setdefault(key(thing), thing)
+    return list(first.values())
 
 
 def fits(path: Path, suffixes: tuple[str, ...]) -> bool:
@@ -117,7 +127,7 @@ def opened(path: Path, advance: Advance) -> Iterator[bytes]:
     """The content of a file, unpacked when its name says that it is packed."""
     chunks = read(path, advance)
     if path.name.lower().endswith(".gz"):
-        return unpacked(path, chunks, lambda: zlib.decompressobj(wbits=31))
+        return unpacked(path, chunks, lambda: zlib.decompressobj(wbits=31), b"\0")
     if path.name.lower().endswith(".zst"):
         import zstandard
 
@@ -126,14 +136,19 @@ def opened(path: Path, advance: Advance) -> Iterator[bytes]:
     return chunks
 
 
-def unpacked(path: Path, chunks: Iterable[bytes], new: Callable[[], Any]) -> Iterator[bytes]:
-    """Packed chunks unpacked; `new` makes an unpacker of one stream, and there may be several."""
+def unpacked(
+    path: Path, chunks: Iterable[bytes], new: Callable[[], Any], padding: bytes = b""
+) -> Iterator[bytes]:
+    """Packed chunks unpacked; `new` makes an unpacker of one stream, and there may be several.
+
+    padding: bytes that may follow a stream and are skipped.
+    """
     import zstandard
 
     unpacker = new()
     try:
         for chunk in chunks:
-            while chunk:
+            while chunk := chunk.lstrip(padding) if unpacker.eof else chunk:
                 if unpacker.eof:
                     unpacker = new()
                 head, chunk = chunk[: CHUNK >> 4], chunk[CHUNK >> 4 :]  # bounds what comes out

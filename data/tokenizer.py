@@ -8,8 +8,9 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 BEGINNINGS = ("<s>", "<|bos|>", "<|begin_of_text|>", "[BOS]", "<bos>")
 ENDS = ("</s>", "<|eos|>", "<|end_of_text|>", "[EOS]", "<eos>")
 BOTH = ("<|endoftext|>",)
+REACH = 1024  # characters around a piece of a text that decide on its tokens, at most
 
 
 class ByteDecoder:
@@ -95,6 +97,29 @@ class JsonTokenizer:
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, without marks."""
         return self.tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
+
+    def encode_all(self, pieces: Iterable[str]) -> Iterator[tuple[str, list[int]]]:
+        """The pieces of a text, each with the tokens that begin in it when the whole is encoded.
+
+        A piece alone may have others: many tokenizers put a space before what they are given, and
+        some have tokens that cross a line end. So each is encoded with `REACH` characters of what
+        stands around it, and the tokens of those are left out. That is exact unless a token hangs
+        on what is farther away, as in a word of thousands of letters.
+        """
+        pieces = iter(pieces)
+        before, piece, skipped = "", next(pieces, ""), 0
+        for after in chain(pieces, [""]):
+            tokens = self.encode(before + piece + after[:REACH])
+            before = (before + piece)[-REACH:]
+            left, right = self.around(before, after[:REACH]) if after else (0, 0)
+            yield piece, tokens[skipped : len(tokens) - right]
+            piece, skipped = after, left
+
+    def around(self, before: str, after: str) -> tuple[int, int]:
+        """How many tokens of a text begin in its first part, and how many in its second."""
+        whole = self.tokenizer.encode(before + after, add_special_tokens=False)
+        left = sum(start < len(before) for start, _ in whole.offsets)
+        return left, len(whole) - left
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of tokens; marks are left out."""

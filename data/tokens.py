@@ -238,6 +238,8 @@ class TokenWriter:
             self.file.seek(0)
             header = replace(self.header, tokens=self.count, documents=len(self.starts))
             self.file.write(header.pack())
+            self.file.flush()
+            os.fsync(self.file.fileno())  # a power cut must not leave the name alone
         self.file.close()
         if kind is None:
             os.replace(self.partial, self.path)

@@ -36,6 +36,7 @@ class Source:
 
     path: Path
     size: int
+    changed: int  # when, in nanoseconds: a file of the same size may hold another text
     part: str | None = None  # "train" or "validation"; None: each document by its content
 
 
@@ -113,8 +114,8 @@ class Shards(ExitStack):
         if isinstance(self.tokenizer, ByteTokenizer):
             yield from ((np.frombuffer(chunk, np.uint8), len(chunk)) for chunk in chunks)
         else:
-            for piece in pieces(utf8.all(chunks), PIECE):
-                yield np.array(self.tokenizer.encode(piece), np.int64), len(piece.encode())
+            for piece, tokens in self.tokenizer.encode_all(pieces(utf8.all(chunks), PIECE)):
+                yield np.array(tokens, np.int64), len(piece.encode())
 
     def finish(self) -> None:
         if self.writer:
@@ -173,18 +174,24 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file that takes its name only when it is whole."""
+    """Write a file that takes its name only when it is whole, and on the disk."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)
 
 
 def is_finished(folder: Path, number: int) -> bool:
-    """Whether a unit's record is there, with the shards that it names (or they were moved on)."""
-    path = record_path(folder, number)
-    if not path.exists():
+    """Whether a unit's record is there, with the shards that it names (or they were moved on).
+
+    A record that cannot be read is none: a power cut may leave it empty.
+    """
+    try:
+        shards = json.loads(record_path(folder, number).read_text(encoding="utf-8"))["shards"]
+    except (FileNotFoundError, ValueError):
         return False
-    shards = json.loads(path.read_text(encoding="utf-8"))["shards"]
     there = [
         (folder / shard["file"], shard["sha256"]) for part in shards.values() for shard in part
     ]

@@ -131,6 +131,27 @@ def test_files_are_found_in_folders_and_by_globs():
         assert [path.name for path in find_files([name], (".txt",))] == expected
 
 
+def test_a_file_that_is_named_twice_is_read_once_where_it_is_named_first():
+    write_texts("books", ["one", "two", "three"])
+    Path("link.txt").symlink_to("books/02.txt")
+    line = ["books/01.txt", "./books/01.txt", "link.txt", "books", "books/*.txt"]
+    names = ["books/01.txt", "link.txt", "books/00.txt"]
+    assert [str(path) for path in find_files(line, (".txt",))] == names
+    prepare(f"{' '.join(line)} --workers 1")
+    assert read_back() == ["two", "three", "one"]
+
+
+def test_a_gz_file_may_be_padded_with_zeros_as_gzip_allows(monkeypatch):
+    monkeypatch.setattr("tttvideo.data.text.CHUNK", 1000)
+    one, two = (gzip.compress(as_lines(part)) for part in (DOCUMENTS[:9], DOCUMENTS[9:]))
+    Path("a.jsonl.gz").write_bytes(one + bytes(2500) + two + bytes(512))
+    assert gzip.decompress(Path("a.jsonl.gz").read_bytes()) == as_lines(DOCUMENTS)
+    prepare("a.jsonl.gz --workers 1")
+    assert read_back() == DOCUMENTS
+    Path("b.jsonl.gz").write_bytes(one + b"\0text")
+    assert "b.jsonl.gz cannot be unpacked" in message_of("b.jsonl.gz --workers 1", "none")
+
+
 @pytest.mark.parametrize("vocabulary", ["", "--train-bpe 300"], ids=["bytes", "bpe"])
 def test_the_number_of_workers_changes_nothing(vocabulary):
     write_texts()
@@ -259,6 +280,44 @@ def test_a_shard_that_was_damaged_after_it_was_done_is_made_again(monkeypatch):
     assert snapshot("cut") == snapshot("whole")
 
 
+@pytest.mark.parametrize("left", [b"", bytes(90), b'{"shards": {"train'], ids=["", "0", "half"])
+def test_a_record_that_a_power_cut_left_unreadable_costs_its_unit_alone(monkeypatch, left):
+    write_texts()
+    prepare("books --workers 1", "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus, "check_parts", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            prepare("books --workers 1", "cut")
+    Path("cut/working/00002.json").write_bytes(left)
+    repeated, do_unit = [], units.do_unit
+    monkeypatch.setattr(units, "do_unit", lambda *a: (repeated.append(a[2]), do_unit(*a)))
+    prepare("books --workers 1", "cut")
+    assert repeated == [2]
+    assert snapshot("cut") == snapshot("whole")
+
+
+def test_records_are_on_the_disk_before_they_take_their_names(monkeypatch):
+    written, renamed, real = set(), [], os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda file: (real(file), written.add((os.fstat(file).st_size, inode(file))))
+    )
+
+    def rename(source, target, replace=os.replace):
+        if Path(source).suffix == ".partial":
+            assert (Path(source).stat().st_size, inode(source)) in written
+            renamed.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", rename)
+    write_texts("books", ["one"])
+    prepare("books --workers 1")
+    assert renamed == ["plan.json", "00000.train.00000.bin", "00000.json", "manifest.json"]
+
+
+def inode(file):
+    return os.stat(file).st_ino
+
+
 KILLS_ITSELF = """
 import os, signal, sys
 from multiprocessing import active_children
@@ -348,10 +407,36 @@ def test_another_corpus_is_not_mixed_with_what_is_there(monkeypatch):
     assert "begun holds another corpus (field is 'text' there" in message_of(
         "books --field x", "begun"
     )
+    with monkeypatch.context() as patch:
+        patch.setattr(corpus, "VERSION", 1)
+        prepare("books", "old")
+    assert "old holds another corpus (version is 1 there and" in message_of("books", "old")
     Path("taken/train").mkdir(parents=True)
     assert "taken/train is there already" in message_of("books", "taken")
     assert "books/01.txt is a file; name a folder" in message_of("books", "books/01.txt")
     assert snapshot("taken") == {}
+
+
+def test_a_file_that_changed_and_kept_its_size_is_seen():
+    write_texts("books", ["one", "two"])
+    prepare("books --workers 1")
+    facts = Path("books/01.txt").stat()
+    Path("books/01.txt").write_text("owt")
+    os.utime("books/01.txt", ns=(facts.st_atime_ns, facts.st_mtime_ns + 1000))
+    assert "(files were added, removed or changed since)" in message_of("books --workers 1")
+
+
+FOREIGN = ['{"name": "app", "icons": []}', '{"plan": "x", "hash": "y"}', "[1]", "3", "", "{"]
+
+
+@pytest.mark.parametrize("content", FOREIGN, ids=repr)
+def test_the_manifest_of_another_program_is_told_of_and_left_alone(content):
+    write_texts()
+    Path("out").mkdir()
+    Path("out/manifest.json").write_text(content)
+    said = "out/manifest.json is not the manifest of a corpus of text; choose another --out"
+    assert said in message_of("books --workers 1")
+    assert snapshot("out") == {"manifest.json": content.encode()}
 
 
 MALFORMED = {
@@ -377,7 +462,42 @@ def test_malformed_lines_are_counted_and_named(line, capsys):
     message = message_of("a.jsonl --workers 1 --max-bad 0.09", "none")
     said = "1 of 11 lines hold no text, a larger share than --max-bad 0.09: a.jsonl:10 "
     assert said + MALFORMED[line] in message
-    assert not Path("none").exists()
+    assert "what is done is kept, and a larger --max-bad goes on from there" in message
+    assert not set(os.listdir("none")) & {"manifest.json", *ALL}
+
+
+def test_a_larger_share_of_malformed_lines_goes_on_from_what_is_done(monkeypatch):
+    Path("a.jsonl").write_bytes(as_lines(["one"] * 9) + b"{\n")
+    Path("b.jsonl").write_bytes(as_lines(["two"] * 40))
+    line = "a.jsonl b.jsonl --workers 1 --max-bad"
+    prepare(f"{line} 0.02", "whole")
+    for share in (0.01, 0.0):
+        assert f"1 of 50 lines hold no text, a larger share than --max-bad {share}" in message_of(
+            f"{line} {share}"
+        )
+    with monkeypatch.context() as patch:
+        patch.setattr(units, "do_unit", None)
+        prepare(f"{line} 0.02")
+    assert snapshot("out") == snapshot("whole")
+
+
+def test_a_finished_corpus_passes_no_smaller_share_of_malformed_lines():
+    Path("a.jsonl").write_bytes(as_lines(["one"] * 9) + b"{\n")
+    prepare("a.jsonl --workers 1 --max-bad 0.9")
+    before = snapshot("out")
+    assert "1 of 10 lines hold no text, a larger share than --max-bad 0.0: a.jsonl:10" in (
+        message_of("a.jsonl --workers 1 --max-bad 0")
+    )
+    assert snapshot("out") == before
+    prepare("a.jsonl --workers 1 --max-bad 0.1")
+
+
+def test_malformed_lines_that_leave_no_text_are_the_reason_told():
+    Path("a.jsonl").write_bytes(as_lines(["one"] * 9, "body"))
+    assert "no text is left for train (a.jsonl:1 has no field 'text'; a.jsonl:2 " in message_of(
+        "a.jsonl --workers 1"
+    )
+    assert not Path("out").exists()
 
 
 def test_empty_documents_are_left_out_and_are_not_malformed(capsys):

@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from tttvideo.data import tokenizer as tokenizers_room
 from tttvideo.data.text import Utf8, pieces
 from tttvideo.data.tokenizer import (
     ByteTokenizer,
@@ -204,6 +205,48 @@ def test_pieces_depend_on_the_text_alone_and_cut_no_token():
         assert list(pieces(Utf8().all(chunks), 200)) == expected
     tokenizer = TOKENIZERS["bpe"]
     assert sum(map(tokenizer.encode, expected), []) == tokenizer.encode(text)
+
+
+def trained(normalizer, pre_tokenizer):
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizer
+    trainer = trainers.BpeTrainer(
+        vocab_size=120, special_tokens=["<s>"], initial_alphabet=sorted(set(HARD)), **SMALL
+    )
+    tokenizer.train_from_iterator([ENGLISH], trainer)
+    return JsonTokenizer(tokenizer.to_str())
+
+
+SMALL = {"max_token_length": 8, "show_progress": False}  # or a line would be one token
+Metaspace, ByteLevel = pre_tokenizers.Metaspace, pre_tokenizers.ByteLevel
+ONE_LINE = [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]  # as T5 reads a text
+SPACED = {
+    "llama": JsonTokenizer(llama_like().to_str()),
+    "metaspace first": trained(None, Metaspace(prepend_scheme="first")),
+    "metaspace always": trained(None, Metaspace(prepend_scheme="always")),
+    "metaspace never": trained(None, Metaspace(prepend_scheme="never")),
+    "one line": trained(normalizers.Sequence(ONE_LINE), Metaspace()),
+    "byte level": trained(None, ByteLevel(add_prefix_space=True)),
+    "characters": trained(None, None),
+}
+
+
+@pytest.mark.parametrize("size", [60, 200])
+@pytest.mark.parametrize("tokenizer", SPACED.values(), ids=SPACED)
+def test_a_text_in_pieces_has_the_tokens_of_the_whole(monkeypatch, tokenizer, size):
+    monkeypatch.setattr(tokenizers_room, "REACH", 50)
+    text = "".join(line + HARD * (n % 9 == 0) for n, line in enumerate(ENGLISH.splitlines(True)))
+    found = list(tokenizer.encode_all(pieces([text], size)))
+    assert "".join(piece for piece, _ in found) == text and len(found) > 5
+    assert [token for _, tokens in found for token in tokens] == tokenizer.encode(text)
+    assert list(tokenizer.encode_all([])) == [("", [])]
+    assert list(tokenizer.encode_all(["ab"])) == [("ab", tokenizer.encode("ab"))]
+
+
+def test_pieces_encoded_alone_would_have_other_tokens():
+    cut = list(pieces([ENGLISH], 60))
+    for tokenizer in (SPACED["llama"], SPACED["metaspace first"], SPACED["byte level"]):
+        assert sum(map(tokenizer.encode, cut), []) != tokenizer.encode(ENGLISH)
 
 
 @pytest.mark.parametrize(

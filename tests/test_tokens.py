@@ -1,6 +1,7 @@
 """Laws of token files, and of folders of them."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -39,6 +40,20 @@ def test_a_failed_writing_leaves_the_old_file_and_nothing_else(tmp_path):
         raise KeyError
     assert TokenFile(tmp_path / "a.bin").tokens.tolist() == [7]
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    written, real = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (real(file), written.append(os.fstat(file))))
+
+    def rename(source, target, replace=os.replace):
+        assert [(file.st_ino, file.st_size) for file in written] == [
+            (source.stat().st_ino, source.stat().st_size)
+        ]
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", rename)
+    assert write(tmp_path / "a.bin", BYTES, [[7, 8]]).tokens.tolist() == [7, 8]
 
 
 def test_a_file_that_is_no_token_file_is_named(tmp_path):
