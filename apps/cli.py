@@ -7,17 +7,17 @@ from importlib import import_module
 
 COMMANDS = {
     "demo": ("demo", "draw a video, learn it, predict its end; --video FILE for your own"),
-    "prepare": ("prepare", "turn text or video files into one token file"),
+    "prepare": ("prepare", "turn text or video files into tokens; draw text to recall from"),
     "fit": ("fit", "train a model, or go on training it: --config NAME|FILE"),
     "validate": ("fit", "measure a model on its validation data"),
     "test": ("fit", "measure a model on its test data"),
     "generate": ("generate", "let a text go on"),
     "predict": ("predict", "let a video go on: mp4 in, mp4 out"),
-    "evaluate": ("evaluate", "measure what models make of context: text, recall, scaling"),
+    "evaluate": ("evaluate", "measure what models make of context: text, recall, scaling, harness"),
     "compare": ("comparison", "train mixers on equal tokens, and draw what context gives each"),
     "bench": ("bench", "measure speed and memory: kernels, decode, layers, generation, bars"),
-    "import": ("convert", "read the reference implementation's weights"),
-    "export": ("convert", "write weights as the reference implementation reads them"),
+    "import": ("convert", "read the weights of the reference implementations, PyTorch's and JAX's"),
+    "export": ("convert", "write weights for Hugging Face transformers and the reference"),
 }
 
 

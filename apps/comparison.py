@@ -12,7 +12,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import product
+from itertools import zip_longest
 from pathlib import Path
 
 from .device import best_device
@@ -108,20 +108,23 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> None:
     options = parser().parse_args(arguments[1:])
     plan = new_plan(options)
-    runs = [
-        Run(mixer, seed, Path(options.out), options)
-        for seed, mixer in product(options.seeds, plan.mixers)
+    seeds = dict.fromkeys(options.seeds)
+    pairs = [(mixer, seed) for seed in seeds for mixer in plan.mixers]
+    measure = [
+        *("evaluate", "text"),
+        *(f"{mixer}={checkpoint(options, mixer, seed, plan)}" for mixer, seed in pairs),
+        *(options.validation, "--out", options.out),
+        *("--length", str(plan.stages[1].window), "--reset", str(plan.stages[0].window)),
+        *("--targets", "2"),  # in each document; more take longer than they tell
     ]
+    data = check(options, plan, measure)
+    runs = [Run(mixer, seed, options, plan, data) for mixer, seed in pairs]
     with ThreadPoolExecutor(plan.jobs) as pool:
-        for _ in pool.map(lambda run: run.train(plan), runs):
+        for _ in pool.map(Run.train, runs):
             pass
     from . import evaluate
 
-    checkpoints = [f"{run.mixer}={run.checkpoint(len(plan.stages) - 1)}" for run in runs]
-    evaluate.main(
-        ["evaluate", "text", *checkpoints, options.validation, "--out", options.out]
-        + ["--length", str(plan.stages[1].window), "--reset", str(plan.stages[0].window)]
-    )
+    evaluate.main(measure)
 
 
 def new_plan(options: argparse.Namespace) -> Plan:
@@ -135,41 +138,79 @@ def new_plan(options: argparse.Namespace) -> Plan:
         Stage(window, stage.batch, count, stage.lr)
         for stage, window, count in zip(plan.stages, windows, tokens, strict=True)
     )
-    mixers = tuple(options.mixers or plan.mixers)
+    mixers = tuple(dict.fromkeys(options.mixers or plan.mixers))
     return Plan(plan.size, mixers, stages, options.jobs or plan.jobs)
 
 
+def checkpoint(options: argparse.Namespace, mixer: str, seed: int, plan: Plan) -> Path:
+    last = len(plan.stages) - 1
+    return Path(options.out) / f"{mixer}_{seed}" / f"stage_{last}" / "last.ckpt"
+
+
+def check(options: argparse.Namespace, plan: Plan, measure: list[str]) -> list[str]:
+    """Find out before hours of training what would stop it or the measuring; what the data is."""
+    from tttvideo.data.tokens import open_tokens
+
+    from . import evaluate
+    from .evaluate.plan import make_plan
+    from .fit import find_config
+
+    for name in (plan.size, *(f"mixer/{mixer}" for mixer in plan.mixers)):
+        find_config(name)
+    train, validation = open_tokens(options.train), open_tokens(options.validation)
+    make_plan(evaluate.parser().parse_args(measure[1:]), validation, plan.stages[1].window)
+    return [train.fingerprint, validation.fingerprint]
+
+
+@dataclass(frozen=True)
 class Run:
-    """One mixer with one seed."""
+    """One mixer with one seed; `data`: fingerprints of what is learned from and measured on."""
 
-    def __init__(self, mixer: str, seed: int, out: Path, options: argparse.Namespace):
-        self.mixer, self.seed, self.options = mixer, seed, options
-        self.folder = out / f"{mixer}_{seed}"
+    mixer: str
+    seed: int
+    options: argparse.Namespace
+    plan: Plan
+    data: list[str]
 
-    def checkpoint(self, stage: int) -> Path:
-        return self.folder / f"stage_{stage}" / "last.ckpt"
+    @property
+    def folder(self) -> Path:
+        return Path(self.options.out) / f"{self.mixer}_{self.seed}"
 
-    def train(self, plan: Plan) -> None:
-        for number, stage in enumerate(plan.stages):
-            arguments = self.arguments(plan, number, stage)
-            record = self.folder / f"stage_{number}" / "done.json"
-            if record.is_file() and json.loads(record.read_text())["arguments"] == arguments:
+    def train(self) -> None:
+        told = list(self.data)
+        for number, stage in enumerate(self.plan.stages):
+            told = told + self.arguments(number, stage)
+            record = self.folder / f"stage_{number}.json"
+            if self.begun(record, told):
                 print(f"{self.folder}, stage {number}: done before", flush=True)
                 continue
-            seconds = self.fit(arguments, self.folder / f"stage_{number}.log")
-            partial = record.with_suffix(".partial")
-            partial.write_text(json.dumps({"arguments": arguments, "seconds": seconds}) + "\n")
-            os.replace(partial, record)
-            rate = stage.steps * stage.window * stage.batch / seconds
+            write_record(record, told, done=False)
+            start = time.monotonic()
+            self.fit(self.arguments(number, stage), self.folder / f"stage_{number}.log")
+            write_record(record, told, done=True)
             print(
                 f"{self.folder}, stage {number}: {stage.steps} steps of {stage.batch} x "
-                f"{stage.window} tokens in {seconds:,.0f} s, {rate:,.0f} tokens/s",
+                f"{stage.window} tokens, {time.monotonic() - start:,.0f} s",
                 flush=True,
             )
 
-    def arguments(self, plan: Plan, number: int, stage: Stage) -> list[str]:
+    def begun(self, record: Path, told: list[str]) -> bool:
+        """Is this stage done? ValueError if it was begun in another way."""
+        if not record.is_file():
+            return False
+        before = json.loads(record.read_text())
+        if before["told"] != told:
+            old, new = next(
+                pair for pair in zip_longest(before["told"], told) if len(set(pair)) > 1
+            )
+            raise ValueError(
+                f"{self.folder} holds a run that was told {old} and not {new}; choose another --out"
+            )
+        return before["done"]
+
+    def arguments(self, number: int, stage: Stage) -> list[str]:
         """Of `tttvideo fit`."""
-        found = ["--config", plan.size, "--config", f"mixer/{self.mixer}"]
+        found = ["--config", self.plan.size, "--config", f"mixer/{self.mixer}"]
         found += [f"--seed_everything={self.seed}", f"--data.seed={self.seed}"]
         found += [f"--data.train={self.options.train}"]
         found += [f"--data.validation={self.options.validation}"]
@@ -180,14 +221,13 @@ class Run:
         found += ["--trainer.log_every_n_steps=10", "--trainer.devices=1"]
         found += [f"--out={self.folder / f'stage_{number}'}"]
         if number:
-            found.append(f"--model.start_from={self.checkpoint(number - 1)}")
+            before = self.folder / f"stage_{number - 1}" / "last.ckpt"
+            found.append(f"--model.start_from={before}")
         return found
 
-    def fit(self, arguments: list[str], log: Path) -> float:
-        """Train in a process of its own; the seconds it took. ValueError with its last words."""
-        log.parent.mkdir(parents=True, exist_ok=True)
+    def fit(self, arguments: list[str], log: Path) -> None:
+        """Train in a process of its own; ValueError with its last words."""
         command = [sys.executable, "-P", "-m", "tttvideo.apps.cli", "fit", *arguments]
-        start = time.monotonic()
         with open(log, "w") as file:
             done = subprocess.run(
                 command,
@@ -198,4 +238,10 @@ class Run:
         if done.returncode:
             *_, last = ["", *log.read_text().strip().splitlines()]
             raise ValueError(f"the run {self.folder} failed: {last} (see {log})")
-        return time.monotonic() - start
+
+
+def write_record(path: Path, told: list[str], done: bool) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"told": told, "done": done}, indent=1) + "\n")
+    os.replace(partial, path)

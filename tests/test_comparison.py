@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tttvideo.apps.cli import main
+from tttvideo.checkpoints import load_tokens_model
 
 
 SMALL = ["--tokens", "512", "256", "--windows", "64", "128", "--seeds", "3", "--jobs", "1"]
@@ -28,12 +29,20 @@ def test_a_comparison_trains_each_run_once_and_draws_all(tmp_path, monkeypatch, 
     assert again.count("attention_3, stage 0: done before") == 1
     assert again.count("attention_3, stage 1: done before") == 1
     assert "ttt_linear_3, stage 1: 2 steps" in again
-    assert {"attention", "ttt_linear"} <= set(
-        json.loads(Path("out/evaluation.json").read_text())["groups"]
-    )
+    models = json.loads(Path("out/evaluation.json").read_text())["models"]
+    assert [model["label"] for model in models] == ["attention", "ttt_linear"]
     assert Path("out/fixed_targets.png").is_file() and Path("out/by_index.png").is_file()
-    Path("out/broken_3").mkdir()
-    with pytest.raises(
-        SystemExit, match="the run out/broken_3 failed: .*no config file mixer/brok"
-    ):
-        main([*command, "broken"])
+    trained = load_tokens_model("out/ttt_linear_3/stage_1/last.ckpt").trained
+    assert trained["tokens"] == 512 + 256 and trained["before"]["tokens"] == 512
+
+    wrong = [
+        (["--tokens", "256", "256"], "holds a run that was told --trainer.max_steps=4 and not"),
+        (["--mixers", "broken"], "there is no config file mixer/broken"),
+        (["--windows", "64", "9999"], "no document of .* is long enough|has"),
+        (["--windows", "128", "128"], "--reset 128 must be"),
+        (["--jobs", "0"], "--jobs 0 must be 1 or more"),
+    ]
+    for options, message in wrong:
+        with pytest.raises(SystemExit, match=message):
+            main([*command, "attention", *options])
+    assert not Path("out/broken_3").exists()
