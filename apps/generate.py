@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
         "--seed",
         type=int,
         help="gives the same texts again: the first as with this seed alone, the next as with the "
-        "next seed (default: drawn, or what the loaded state goes on with)",
+        "next seed (default: drawn; or, for one text, what the loaded state goes on with)",
     )
     return top
 
@@ -108,6 +108,8 @@ def main(arguments: list[str]) -> None:
     tokenizer = load_tokenizer(model.tokenizer, model.tokenizer_json)
     model.backbone.to(best_device())
     memory = load_memory(options.load_state, model.backbone) if options.load_state else None
+    if memory:
+        print(f"{memory.tokens:,} tokens were read before", file=sys.stderr)
     drawing = memory and memory.draws is not None and options.seed is None and len(prompts) < 2
     if drawing:
         choose.generator(0).set_state(memory.draws)
@@ -239,8 +241,8 @@ def tokens_of(tokenizer: "Tokenizer", chunks: Iterable[bytes]) -> "Iterator[np.n
     if isinstance(tokenizer, ByteTokenizer):
         yield from (np.frombuffer(chunk, np.uint8).astype(np.int64) for chunk in chunks)
     else:
-        for piece in pieces(Utf8().all(chunks), PIECE):
-            yield np.array(tokenizer.encode(piece), np.int64)
+        for _, tokens in tokenizer.encode_all(pieces(Utf8().all(chunks), PIECE)):
+            yield np.array(tokens, np.int64)
 
 
 def read_tokens(

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,16 @@ import pytest
 import torch
 
 from tttvideo.apps.cli import main
-from tttvideo.apps.evaluate import measure, text
+from tttvideo.apps.evaluate import measure, report, text
+from tttvideo.apps.evaluate.names import mixer_name, traits
 from tttvideo.apps.evaluate.plan import make_plan
+from tttvideo.attention import AttentionConfig
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.checkpoints import save_tokens_model
 from tttvideo.data.tokenizer import JsonTokenizer, train_bpe
 from tttvideo.data.tokens import Header, TokenWriter, open_tokens
+from tttvideo.linear_attention import LinearAttentionConfig
+from tttvideo.mamba import MambaConfig
 from tttvideo.ttt import TTTConfig
 
 
@@ -83,7 +88,7 @@ def test_models_come_out_as_tables_and_pictures(tmp_path, capsys):
     names |= {"evaluation.json", "evaluation.md", "cache"}
     assert {path.name for path in tmp_path.iterdir()} == names
     assert all((tmp_path / n).read_bytes().startswith(b"\x89PNG") for n in names if "png" in n)
-    assert [m["label"] for m in record["models"]] == ["TTT-Linear 8x2"] * 2 + ["soft"]
+    assert [m["label"] for m in record["models"]] == ["TTT-Linear, base lr 4, 8x2"] * 2 + ["soft"]
     assert [bool(m["inner_loss"]) for m in record["models"]] == [True, True, False]
     page = (tmp_path / "evaluation.md").read_text()
     assert page in capsys.readouterr().out
@@ -102,7 +107,10 @@ def test_models_come_out_as_tables_and_pictures(tmp_path, capsys):
 def test_a_second_run_reads_its_cache_and_another_setting_does_not(tmp_path, capsys, monkeypatch):
     first = evaluate("a.ckpt", "data.bin", *SMALL, out=tmp_path)
     capsys.readouterr()
+    now = report.conditions("cpu")
     with monkeypatch.context() as patch:
+        later = {**now, "date": "another day", "commit": "fff", "device": "another device"}
+        patch.setattr(report, "conditions", lambda device: later)
         patch.setattr(measure, "token_costs", None)
         patch.setattr(measure, "reset_costs", None)
         second = evaluate("a.ckpt", "data.bin", *SMALL, out=tmp_path)
@@ -111,7 +119,11 @@ def test_a_second_run_reads_its_cache_and_another_setting_does_not(tmp_path, cap
             evaluate("b.ckpt", "data.bin", *SMALL, out=tmp_path)
     ours, theirs = first["models"][0], second["models"][0]
     assert (ours.pop("cached"), theirs.pop("cached")) == (False, True)
-    assert ours == theirs
+    assert ours == theirs and theirs["measured"]["commit"] == now["commit"] != "fff"
+    assert second["date"] == "another day"
+    page = (tmp_path / "evaluation.md").read_text()
+    assert f"| {now['date'][:10]}" in page and f"commit {now['commit']}, {now['device']} |" in page
+    assert "another device" not in page
     evaluate("a.ckpt", "data.bin", *SMALL, "--reset", "30", out=tmp_path)
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
@@ -131,15 +143,18 @@ def test_fixed_targets_cost_what_the_same_tokens_cost_by_index(checkpoint):
     assert (abs(whole / pieces - 1) > 1e-5).all()
 
 
-def test_targets_and_not_contexts_are_scored_and_all_work_is_foreseen():
+def test_targets_and_not_contexts_are_scored_and_all_work_is_foreseen(tmp_path):
     found, read = meter("a.ckpt")
     measured = found.measure()
     assert sum(read) == found.plan.work(mini_batch=16)
     scored = [t.tokens for t in (*measured.fixed.values(), *measured.shuffled.values())]
     assert all((tokens == measured.fixed_reset.tokens).all() for tokens in scored)
     assert measured.fixed[0].tokens.sum() == len(found.plan.places) * found.plan.span
-    again = measure.Measured.unpack(measured.pack())
-    assert again.pack() == measured.pack()
+    measure.write_cache(tmp_path / "cache.json", measured, {"date": "today"})
+    again, about = measure.read_cache(tmp_path / "cache.json")
+    assert about == {"date": "today"}
+    np.testing.assert_equal(again.pack(), measured.pack())
+    assert not measured.not_finite
 
 
 def test_shuffled_context_costs_differ_but_read_as_much():
@@ -171,11 +186,96 @@ def test_only_seeds_of_one_model_share_a_name_that_nobody_gave(tmp_path):
     save_tokens_model(backbone, tmp_path / "three" / "last.ckpt", "bytes")
     paths = [str(tmp_path / name / "last.ckpt") for name in ("one", "two", "three")]
     data = open_tokens("data.bin")
-    assert {s.label for s in text.read_subjects(paths[:2], data)} == {"TTT-Linear 8x2"}
+    assert {s.label for s in text.read_subjects(paths[:2], data)} == {"TTT-Linear, base lr 4, 8x2"}
     labels = [s.label for s in text.read_subjects(paths, data)]
-    assert labels == [f"TTT-Linear 8x2 ({name})" for name in ("one", "two", "three")]
+    assert labels == [f"TTT-Linear, base lr 4, 8x2 ({name})" for name in ("one", "two", "three")]
     named = text.read_subjects([f"x={paths[0]}", f"x={paths[2]}"], data)
     assert [s.label for s in named] == ["x", "x"]
+
+
+PLAIN = TTTConfig(mini_batch_size=2048, backbone="transformer", learn_start=False, norm=False)
+PLAIN = replace(PLAIN, learn_step=False)
+NAMES = {
+    "TTT-Linear": {},
+    "TTT-Linear (T)": {"ttt": TTTConfig(backbone="transformer")},
+    "TTT-Linear, mini-batch 2,048": {"ttt": TTTConfig(mini_batch_size=2048)},
+    "TTT-MLP, base lr 1": {"ttt": TTTConfig(inner="mlp", base_lr=1.0)},
+    "TTT-Linear (T), mini-batch 2,048, W0 of zeros, no norm, no learned steps": {"ttt": PLAIN},
+    "TTT-Linear, no gate, rope 500k": {"ttt": TTTConfig(gate=False, rope_theta=500000.0)},
+    "TTT-Linear, no SwiGLU": {"mlp_width": 0},
+    "Transformer": {"mixer": "attention"},
+    "Transformer, rope 500k, sliding window 1,024": {
+        "mixer": "attention",
+        "attention": AttentionConfig(500000.0, 1024),
+    },
+    "linear attention": {"mixer": "linear_attention"},
+    "linear attention, no normaliser": {
+        "mixer": "linear_attention",
+        "linear_attention": LinearAttentionConfig(normalise=False),
+    },
+    "Mamba": {"mixer": "mamba", "mlp_width": 0},
+    "Mamba, SwiGLU": {"mixer": "mamba"},
+    "Mamba-2, state 16": {"mixer": "mamba2", "mlp_width": 0, "mamba": MambaConfig(d_state=16)},
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_is_called_by_its_mixer_and_what_sets_it_apart(name):
+    config = BackboneConfig(**NAMES[name])
+    assert mixer_name(config) == name
+    assert "backend" not in traits(config)  # who computes it is no trait
+    other_size = replace(config, vocab_size=99, width=48, depth=1, heads=3)
+    assert mixer_name(other_size) == name
+
+
+OTHER = {"inner": "mlp", "mini_batch_size": 7, "base_lr": 7.0, "backbone": "transformer"}
+OTHER |= {"conv_kernel": 5, "rope_theta": 10000.5, "window": 7}
+OTHER |= {"d_state": 7, "expand": 3, "head_dim": 32}
+OTHER |= dict.fromkeys(("share_qk", "gate", "pre_conv", "learn_start", "norm"), False)
+OTHER |= dict.fromkeys(("learn_step", "normalise"), False)
+
+
+@pytest.mark.parametrize("mixer", ["ttt", "attention", "linear_attention", "mamba", "mamba2"])
+def test_no_two_models_that_differ_in_more_than_size_have_one_name(mixer):
+    config = BackboneConfig(mixer=mixer)
+    within = {"mamba2": "mamba"}.get(mixer, mixer)
+    own, others = getattr(config, within), [replace(config, norm_eps=1e-5)]
+    for field in fields(own):
+        if field.name != "backend" and (mixer, field.name) != ("mamba", "head_dim"):
+            other = replace(own, **{field.name: OTHER[field.name]})
+            others.append(replace(config, **{within: other}))
+    assert len({mixer_name(one) for one in (config, *others)}) == 1 + len(others)
+
+
+@pytest.mark.parametrize("place", ["some", "all"])
+def test_a_model_that_diverges_is_named_and_the_rest_is_written(tmp_path, monkeypatch, place):
+    """From token index 151 on, or everywhere: null in JSON, a word in the table."""
+    first = 151 if place == "some" else 1
+
+    def broken(backbone, tokens, *rest):
+        found = token_costs(backbone, tokens, *rest).clone()
+        if backbone.config.mixer == "attention":
+            index = torch.arange(tokens.shape[1])[-found.shape[1] :]
+            found[:, index >= first] = torch.inf
+        return found
+
+    token_costs = measure.token_costs
+    monkeypatch.setattr(measure, "token_costs", broken)
+    record = evaluate("a.ckpt", "soft=attention.ckpt", "data.bin", *SMALL, out=tmp_path)
+    good, bad = record["models"]
+    assert not good["not_finite"] and bad["not_finite"]["carried"] == first
+    assert bad["whole"]["carried"]["nats_per_token"]["value"] is None
+    assert bad["whole"]["carried"]["perplexity"] is None
+    assert good["whole"]["carried"]["nats_per_token"]["error"] > 0
+    values = [b["bits_per_byte"]["value"] for b in bad["by_index"]["carried"]]
+    assert (values[0] is None) == (place == "all") and values[-1] is None
+    page = (tmp_path / "evaluation.md").read_text()
+    assert "soft, attention.ckpt, diverged. Its loss is not finite, in some" in page
+    assert f"carried from token index {first} on" in page and "nan" not in page
+    assert "| diverged " in page
+    monkeypatch.setattr("tttvideo.apps.evaluate.plots.draw", lambda *_: None)  # was drawn above
+    evaluate("soft=attention.ckpt", "data.bin", *SMALL, out=tmp_path)  # from the cache too
+    assert f"carried from token index {first} on" in (tmp_path / "evaluation.md").read_text()
 
 
 def test_documents_that_are_too_short_can_be_joined(tmp_path):

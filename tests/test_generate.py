@@ -216,6 +216,12 @@ def test_a_book_read_once_answers_as_if_read_for_each_question(said, name):
         assert read.removeprefix(BOOK) in both
 
 
+def test_a_loaded_state_says_how_much_was_read_before(said, capsys):
+    said("bytes.ckpt", "--prompt", "It was", "--tokens", 4, "--save-state", "it")
+    main(["generate", "bytes.ckpt", "--load-state", "it", "--tokens", "3"])
+    assert "11 tokens were read before\n" in capsys.readouterr().err
+
+
 def test_without_a_seed_a_loaded_state_is_gone_on_with_in_other_ways(said):
     said("json.ckpt", "--prompt", "It", "--tokens", 0, "--save-state", "it")
     assert last("it", "json").draws is None

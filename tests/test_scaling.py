@@ -12,7 +12,8 @@ from tttvideo.apps.evaluate import scaling as app
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.checkpoints import save_tokens_model
 from tttvideo.flops import training_flops
-from tttvideo.scaling import Point, best_context, fit_power_law
+from tttvideo.scaling import Point, best_context, fit_power_law, t_975
+from tttvideo.ttt import TTTConfig
 
 
 SIZES = np.array([1e5, 3e5, 1e6, 3e6, 1e7])
@@ -39,6 +40,13 @@ def test_alpha_lies_in_its_interval_about_as_often_as_it_says():
         low, high = fit.interval
         hits += low <= 0.3 <= high
     assert 50 <= hits < 60
+
+
+@pytest.mark.parametrize(
+    "freedom, known", [(1, 12.706), (10, 2.228), (11, 2.201), (15, 2.131), (30, 2.042)]
+)
+def test_students_t_is_as_in_its_table(freedom, known):
+    assert t_975(freedom) == pytest.approx(known, abs=0.003)
 
 
 def test_one_odd_run_hardly_moves_the_fit_and_shows_in_the_residuals():
@@ -92,14 +100,17 @@ def run_app(arguments):
     app.run(top.parse_args(["scaling", *map(str, arguments)]))
 
 
-def make_run(folder, losses, width=16, window=64, tokenizer="bytes"):
+def make_run(folder, losses, width=16, window=64, tokenizer="bytes", before=0, **changes):
     """A folder as `tttvideo fit` leaves it, with the losses of steps 10, 20, ..."""
-    config = BackboneConfig(vocab_size=20, width=width, depth=1, heads=2, mlp_width=2 * width)
+    sizes = {"vocab_size": 20, "width": width, "depth": 1, "heads": 2, "mlp_width": 2 * width}
+    config = BackboneConfig(**sizes, **changes)
     save_tokens_model(Backbone(config), folder / "last.ckpt", tokenizer)
     saved = torch.load(folder / "last.ckpt", weights_only=True)
     steps = 10 * max(1, len(losses))
-    flops = training_flops(config, 100 * steps, window)
-    trained = {"tokens": 100 * steps, "flops": flops, "window": window, "steps": steps}
+    tokens = before + 100 * steps
+    trained = {"tokens": tokens, "window": window, "steps": steps}
+    trained["flops"] = training_flops(config, tokens, window)
+    trained["before"] = {"tokens": before, "flops": training_flops(config, before, window)}
     saved["tttvideo"]["trained"] = trained
     torch.save(saved, folder / "last.ckpt")
     logs = folder / "logs" / "version_0"
@@ -145,13 +156,49 @@ def test_a_run_that_was_started_again_is_read_as_one(tmp_path):
     assert [loss for _, loss in found.curve] == [4.0, 2.5]
 
 
+def test_a_run_that_goes_on_from_another_counts_what_that_one_read(tmp_path):
+    """Its steps begin at 0 again; its tokens and operations do not."""
+    alone = app.read_run(make_run(tmp_path / "alone", [4.0, 3.0]))
+    more = app.read_run(make_run(tmp_path / "more", [4.0, 3.0], before=5000))
+    assert (alone.tokens, more.tokens) == (2000, 7000)
+    per_token = alone.flops / alone.tokens
+    flops = [x for x, _ in more.curve]
+    assert flops == pytest.approx([6000 * per_token, 7000 * per_token])
+
+
+def test_models_that_differ_in_more_than_size_are_not_fitted_together(tmp_path):
+    runs = [
+        make_run(tmp_path / f"{name}{width}", [3 - width / 100], width, ttt=ttt)
+        for name, ttt in (("m", TTTConfig()), ("t", TTTConfig(backbone="transformer")))
+        for width in (16, 24)
+    ]
+    run_app([*runs, "--out", tmp_path / "fit"])
+    found = json.loads((tmp_path / "fit" / "scaling.json").read_text())
+    groups = {group["name"]: len(group["runs"]) for group in found["groups"]}
+    assert groups == {"TTT-Linear": 2, "TTT-Linear (T)": 2}
+
+
+@pytest.mark.parametrize("losses", [[4.0, math.nan], [math.inf, 3.0]], ids=str)
+def test_a_run_that_diverged_is_named_in_one_line(losses, tmp_path):
+    good, bad = make_run(tmp_path / "good", [3.0]), make_run(tmp_path / "bad", losses)
+    step = 10 if math.isinf(losses[0]) else 20
+    with pytest.raises(ValueError, match=f"/bad diverged: its val_loss at step {step} is") as error:
+        run_app([good, bad, "--out", tmp_path / "fit"])
+    assert "\n" not in str(error.value)
+
+
 def test_what_is_no_set_of_runs_is_said_in_one_line(tmp_path):
     good, silent = make_run(tmp_path / "good", [3.0]), make_run(tmp_path / "silent", [])
     other = make_run(tmp_path / "other", [3.0], tokenizer="0123")
     (tmp_path / "empty").mkdir()
     imported = make_run(tmp_path / "imported", [3.0])
     save_tokens_model(Backbone(BackboneConfig(20, 16, 1, 2, 32)), imported / "last.ckpt", "bytes")
+    old = make_run(tmp_path / "old", [3.0])
+    saved = torch.load(old / "last.ckpt", weights_only=True)
+    del saved["tttvideo"]["trained"]["before"]
+    torch.save(saved, old / "last.ckpt")
     for second, message in [
+        (old, "old/last.ckpt was written by another version"),
         (good, "is one run"),
         (silent, "has no val_loss yet"),
         (other, "of bytes and other of 0123"),

@@ -33,6 +33,7 @@ CONTEXTS = {  # tokens, by device and by what is measured
     ("cuda", "generation"): (1024, 4096, 16384, 65536, 131072),
 }
 BATCHES = {("cpu", "decode"): 32, ("cuda", "decode"): 32, ("cuda", "kernels"): 4}
+DEFAULTS = {"inner": ("linear", "mlp"), "mini_batch": 16, "limit": 10.0}  # known as given or not
 PAPER = {  # the two figures on speed of arXiv 2407.04620, of models of 1.3b
     "kernels": {"batch": 16, "tokens": (2048, 4096, 8192, 16384, 32768), "size": "1.3b"},
     "decode": {"batch": 512, "tokens": (1024, 2048, 4096, 8192, 16384), "size": "1.3b"},
@@ -58,17 +59,18 @@ def parser() -> argparse.ArgumentParser:
         metavar="CKPT",
         help="of text, for generation (default: untrained ones as in text_tiny, or of --size)",
     )
-    top.add_argument("--inner", nargs="+", choices=("linear", "mlp"), default=["linear", "mlp"])
+    top.add_argument("--inner", nargs="+", choices=("linear", "mlp"), help="(default: both)")
     top.add_argument("--tokens", nargs="+", type=int, metavar="T", help="contexts, in tokens")
     top.add_argument("--batch", type=int, metavar="B", help="sequences (default: by what, device)")
     top.add_argument(
         "--size",
         choices=("125m", "350m", "760m", "1.3b"),
-        help="heads and widths of the paper's models (default: 125m on a CPU, 1.3b on a GPU)",
+        help="heads and widths of the paper's models (default: 125m on a CPU, 1.3b on a GPU; "
+        "for generation that of text_tiny)",
     )
     top.add_argument("--heads", type=int, metavar="H", help="in place of the size's")
     top.add_argument("--head-dim", type=int, metavar="D", help="in place of the size's")
-    top.add_argument("--mini-batch", type=int, default=16, metavar="M", help="(default: 16)")
+    top.add_argument("--mini-batch", type=int, metavar="M", help="(default: 16)")
     top.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
@@ -84,7 +86,6 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--limit",
         type=float,
-        default=10.0,
         metavar="SECONDS",
         help="leave out longer contexts of what takes so long for a run (default: 10)",
     )
@@ -103,6 +104,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> None:
     options = parser().parse_args(arguments[1:])
     check(options)
+    for name, value in DEFAULTS.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
     import torch
 
     from ..device import best_device
@@ -130,7 +134,7 @@ def check(options: argparse.Namespace) -> None:
         check_generation(options)
     elif options.checkpoint:
         raise ValueError(f"--checkpoint is for generation, not for {options.what}")
-    M = options.mini_batch
+    M = options.mini_batch or DEFAULTS["mini_batch"]
     for tokens in options.tokens or ():
         if tokens < M or tokens % M:
             raise ValueError(f"--tokens {tokens} is no multiple of --mini-batch {M}")
@@ -139,11 +143,17 @@ def check(options: argparse.Namespace) -> None:
 
 
 def check_generation(options: argparse.Namespace) -> None:
-    for name in ("batch", "heads", "head_dim", "dtype", "skip"):
-        if getattr(options, name):
+    for name in ("batch", "heads", "head_dim", "dtype", "skip", "limit"):
+        if getattr(options, name) not in (None, []):
             raise ValueError(
                 f"--{name.replace('_', '-')} is not for generation, which measures one text of a "
-                "whole model in float32"
+                "whole model in float32, at every context"
+            )
+    for name in ("inner", "size", "mini_batch") if options.checkpoint else ():
+        if getattr(options, name) is not None:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is not for generation by --checkpoint, whose model "
+                "has its own; leave one of them out"
             )
 
 

@@ -39,14 +39,12 @@ class Point:
     """Decoding after so many tokens of context.
 
     seconds: of each run, of `tokens` tokens.
-    state: bytes that the text carries; peak: the most bytes that the process had taken by then, or
-    on a GPU that tensors had.
+    state: bytes that the text carries.
     error: of the logits in the end, relative RMS, against reading the same tokens at once.
     """
 
     context: int
     state: int
-    peak: int
     error: float
     tokens: int
     seconds: list[float]
@@ -86,9 +84,8 @@ def flatness(
             for _ in decode(backbone, heard, tokens, greedy):
                 pass
 
-        sizes = state_bytes(heard), peak_memory(device)
         error = decoding_error(backbone, heard, tokens)
-        points.append(Point(context, *sizes, error, tokens, []))
+        points.append(Point(context, state_bytes(heard), error, tokens, []))
         runs[str(context)] = run
     times = interleave(Clock(device), runs, rounds, seconds, lambda n: advance(n * tokens))
     for point in points:
@@ -129,6 +126,7 @@ def state_bytes(heard: Heard) -> int:
 
 
 def peak_memory(device: str) -> int:
+    """The most bytes that the process had so far, or on a GPU its tensors; it never falls."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -151,6 +149,11 @@ def generation(report: Report, options: argparse.Namespace, contexts: Sequence[i
                 f"context the time of a token changes by {slope(points):+.1%}, by a line over its "
                 "logarithm"
             )
+    of = "tensors on the GPU" if options.device == "cuda" else "the process"
+    report.notes.append(
+        f"the peak memory of {of}, of all models and contexts together, is "
+        f"{peak_memory(options.device) / MIB:,.0f} MiB"
+    )
 
 
 def models(options: argparse.Namespace) -> Iterable[Backbone]:
@@ -188,13 +191,11 @@ def rows(backbone: Backbone, points: Iterable[Point]) -> list[Row]:
             mini_batch=config.ttt.resolved(None).mini_batch_size,
             device=device,
         )
-        who, peak = "generate", "MiB of the process" if device == "cpu" else "MiB of tensors"
         gate = {"error": point.error}
         if point.error > LIMIT:
             gate["wrong"] = f"logits are off by {point.error:.1e}, more than {LIMIT:.1e}"
         found += [
-            Row(case, "decode", who, point.seconds, tokens=point.tokens, **gate),
-            Row(case, "state", who, [point.state / 1024], "KiB of state"),
-            Row(case, "peak memory", who, [point.peak / MIB], peak),
+            Row(case, "decode", "generate", point.seconds, tokens=point.tokens, **gate),
+            Row(case, "state", "generate", [point.state / 1024], "KiB of state"),
         ]
     return found

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tttvideo.data.tokens import Tokens
 
 
-RULES = 1  # changes with what the numbers mean, so that no older cache is read
+RULES = 2  # changes with what a cache says, or means by it, so that no older one is read
 ENOUGH = 8  # documents, to choose a length by where none was said
 SPAN = 1024
 FIRST_CONTEXT = 256

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .text import file_hash, mixer_name
+from .names import mixer_name
 
 
 if TYPE_CHECKING:
@@ -104,8 +104,9 @@ def evaluate(
     """What `file` says, when these weights answered these questions before; else ask, and write."""
     from tttvideo.checkpoints import load_tokens_model
     from tttvideo.data.tokenizer import load_tokenizer
+    from tttvideo.data.tokens import file_hash
 
-    from ..bench.report import replace_text
+    from .records import finite, write_json
 
     model = load_tokens_model(path)
     if model.frame_tokenizer is not None:
@@ -129,8 +130,8 @@ def evaluate(
         "cells": ask(name, model, tokenizer, cells, device),
         **about,
     }
-    replace_text(file, json.dumps(record, indent=1) + "\n")
-    return record
+    write_json(file, record)
+    return finite(record)
 
 
 def draw(options: argparse.Namespace, tokenizer: "Tokenizer") -> "list[Cell]":
@@ -145,7 +146,7 @@ def draw(options: argparse.Namespace, tokenizer: "Tokenizer") -> "list[Cell]":
 
     hay = drawn
     if options.haystack is not None:
-        hay = taken(Path(options.haystack).read_text(encoding="utf-8"))
+        hay = taken(read_haystack(options.haystack))
     settings = (sorted(set(options.lengths)), options.depths, options.samples, options.distractors)
     questions = Questions(*settings, options.seed, measure, hay)
     cells = []
@@ -156,10 +157,23 @@ def draw(options: argparse.Namespace, tokenizer: "Tokenizer") -> "list[Cell]":
     return cells
 
 
+def read_haystack(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"--haystack {path} is no text in UTF-8: byte {error.start} is {error.reason}; "
+            "convert it, for instance by iconv"
+        ) from error
+
+
 def ask(
     name: str, model: "TokenCheckpoint", tokenizer: "Tokenizer", cells: "list[Cell]", device: str
 ) -> list[dict[str, Any]]:
-    """Of each cell: answers, the share that is exact, and bits per token; None without a text."""
+    """Of each cell: answers, the share that is exact, and bits per token; None without a text.
+
+    An answer whose bits are not finite, for the model diverged, is not exact.
+    """
     import torch
 
     from tttvideo.data.progress import progress
@@ -176,7 +190,7 @@ def ask(
                 arrays = batch(samples, tokenizer, model.bos)
                 tensors = (torch.from_numpy(array).to(device) for array in arrays)
                 scores = score_answers(backbone, *tensors, chunk=CHUNK // len(samples))
-                exact += scores[0].tolist()
+                exact += (scores[0] & scores[1].isfinite()).tolist()
                 bits += scores[1].tolist()
                 advance(cell.length * len(samples))
             means = (sum(x) / len(x) if x else None for x in (exact, bits))

@@ -1,20 +1,17 @@
 """Recall as maps, in a picture and in tables: a column for each length."""
 
-import os
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
 
+from tttvideo.data.recall_cells import TASKS, chance
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  after the choice of a backend without a screen
-import numpy as np  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-
-from tttvideo.data.recall_cells import TASKS  # noqa: E402
-
-from ..bench.report import table  # noqa: E402
+from ..bench.report import table
+from .plots import save, short
+from .records import DIVERGED
 
 
 TITLES = {
@@ -31,17 +28,24 @@ def grid(record: dict[str, Any], task: str) -> tuple[list[int], list[float], np.
     return lengths, rows, np.array([[cells[r, n] for n in lengths] for r in rows], dtype=float)
 
 
+def diverged(record: dict[str, Any], task: str) -> list[int]:
+    """Lengths at which answers cost the model no finite number of bits; they are not exact."""
+    cells = (c for c in record["cells"] if c["task"] == task)
+    return sorted({c["length"] for c in cells if c["answers"] and c["bits"] is None})
+
+
 def row_name(task: str, row: float) -> str:
     return f"{row:.0%}" if task == "needle" else f"{row:g}"
+
+
+def by_chance(record: dict[str, Any], task: str, row: float) -> str:
+    """What repeating any of the told values would get."""
+    return f"{chance(task, row, record['settings']['distractors']):.0%}"
 
 
 def window(record: dict[str, Any]) -> int | None:
     """Tokens of a training window, if the checkpoint tells."""
     return record["trained"]["window"] if record["trained"] else None
-
-
-def short(tokens: int) -> str:
-    return f"{tokens // 1024}k" if tokens >= 1024 and tokens % 1024 == 0 else str(tokens)
 
 
 def about_model(record: dict[str, Any]) -> str:
@@ -62,10 +66,7 @@ def draw_maps(record: dict[str, Any], path: Path) -> None:
     line = f"{record['settings']['samples']} texts per cell, seed {record['settings']['seed']}, "
     line += f"{record['device']}, {record['date']}, commit {record['commit']}"
     figure.supxlabel(line, fontsize=7, color="#666")
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, dpi=130)
-    plt.close(figure)
-    os.replace(partial, path)
+    save(figure, path)
 
 
 def draw_map(panel: Axes, record: dict[str, Any], task: str) -> Any:
@@ -82,9 +83,12 @@ def draw_map(panel: Axes, record: dict[str, Any], task: str) -> Any:
         panel.axvline(inside - 0.5, color="black", linestyle="--", linewidth=1.5)
         panel.text(inside - 0.45, -0.56, "beyond training", fontsize=7, va="bottom")
     panel.set_xticks(range(len(lengths)), [short(n) for n in lengths], fontsize=8)
-    panel.set_yticks(range(len(rows)), [row_name(task, row) for row in rows], fontsize=8)
-    panel.set_xlabel("length, tokens", fontsize=8)
-    panel.set_ylabel(TASKS[task], fontsize=8)
+    names = [f"{row_name(task, row)} ({by_chance(record, task, row)})" for row in rows]
+    panel.set_yticks(range(len(rows)), names, fontsize=8)
+    wrong = diverged(record, task)
+    note = f"; {DIVERGED}: {', '.join(map(short, wrong))}" if wrong else ""
+    panel.set_xlabel(f"length, tokens{note}", fontsize=8)
+    panel.set_ylabel(f"{TASKS[task]} (by chance)", fontsize=8)
     panel.set_title(TITLES[task], fontsize=9, pad=14)
     return image
 
@@ -94,12 +98,19 @@ def markdown(records: list[dict[str, Any]], about: dict[str, Any]) -> str:
         "# tttvideo evaluate recall: exact answers",
         f"`{about['command']}`\n{about['device']}, {about['date']}, commit {about['commit']}.",
         "Each answer's tokens are predicted from the true text before them; it is exact when all "
-        "are. Lengths are in tokens; * marks those beyond the training window; empty: no room.",
+        "are. Lengths are in tokens; * marks those beyond the training window; empty: no room. By "
+        "chance: what repeating any of the told values would get.",
     ]
     for record in records:
         parts.append(f"## {record['name']}\n\n{about_model(record)}; measured {record['date']}.")
         for task, rows in TASKS.items():
             parts += [f"### {TITLES[task]}, by {rows}", map_table(record, task)]
+            if wrong := diverged(record, task):
+                lengths = ", ".join(f"{n:,}" for n in wrong)
+                parts.append(
+                    f"{record['name']} {DIVERGED} on texts of {lengths} tokens: the cost of an "
+                    "answer was not finite there, and such an answer counts as wrong."
+                )
     return "\n\n".join(parts) + "\n"
 
 
@@ -108,7 +119,11 @@ def map_table(record: dict[str, Any], task: str) -> str:
     known = window(record)
     columns = [short(n) + "*" * bool(known and n > known) for n in lengths]
     cells = [
-        (row_name(task, row), *("" if np.isnan(x) else f"{x:.0%}" for x in shares))
+        (
+            row_name(task, row),
+            by_chance(record, task, row),
+            *("" if np.isnan(x) else f"{x:.0%}" for x in shares),
+        )
         for row, shares in zip(rows, exact, strict=True)
     ]
-    return table((TASKS[task], *columns), cells)
+    return table((TASKS[task], "by chance", *columns), cells)

@@ -1,17 +1,16 @@
 """What `tttvideo evaluate text` leaves behind: evaluation.json and evaluation.md."""
 
-import json
 import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from tttvideo.averages import Estimate, Tally, log_bins
 
 from ..bench.report import conditions, replace_text, table
+from ..device import best_device
 from .plan import Plan, rules
+from .records import DIVERGED, shown, write_json
 
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def write(
     data: "Tokens",
 ) -> str:
     """evaluation.json and evaluation.md in `out`; the latter's text."""
-    about = conditions("cuda" if torch.cuda.is_available() else "cpu")
+    about = conditions(best_device())
     about |= {"data": str(data.path), "fingerprint": data.fingerprint}
     record = {
         **about,
@@ -47,7 +46,7 @@ def write(
         ],
     }
     out.mkdir(parents=True, exist_ok=True)
-    replace_text(out / "evaluation.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_json(out / "evaluation.json", record)
     text = markdown(subjects, results, plan, about, rules(plan, data))
     replace_text(out / "evaluation.md", text)
     return text
@@ -73,6 +72,7 @@ def record_of(measured: "Measured", plan: Plan) -> dict[str, Any]:
             for name, d in differences(measured, plan).items()
         },
         "inner_loss": measured.inner and [asdict(layer) for layer in measured.inner],
+        "not_finite": measured.not_finite,
     }
 
 
@@ -97,7 +97,7 @@ def summed(t: Tally, bins: slice | int = slice(None)) -> dict[str, Any]:
         "bytes": int(t.over(t.bytes, bins).sum()),
         "nats_per_token": packed(nats),
         **bits(t, bins),
-        "perplexity": None if math.isnan(nats.value) else math.exp(nats.value),
+        "perplexity": perplexity(nats),
     }
 
 
@@ -105,11 +105,14 @@ def bits(t: Tally, bins: slice | int = slice(None)) -> dict[str, Any]:
     return {"bits_per_byte": packed(t.bits_per_byte(bins))}
 
 
+def perplexity(nats: Estimate) -> float:
+    return math.exp(nats.value) if nats.value < 700 else math.nan  # more has no float
+
+
 def packed(e: Estimate) -> dict[str, Any]:
     interval = None if e.margin is None else [e.value - e.margin, e.value + e.margin]
-    value = None if math.isnan(e.value) else e.value
     numbers = {"error": e.error, "interval": interval, "z": e.z, "documents": e.documents}
-    return {"value": value, **numbers}
+    return {"value": e.value, **numbers}
 
 
 def markdown(
@@ -122,7 +125,7 @@ def markdown(
     from .text import groups
 
     found = groups(subjects, results)
-    where = f"{about['device']}, {about['date']}, commit {about['commit']}, torch {about['torch']}"
+    where = f"Written {about['date']}, by commit {about['commit']}"
     caption = f"`{about['command']}`\n{where}. Data: {about['data']}, {about['fingerprint'][:12]}."
     differ = [row for label, some in found.items() for row in difference_rows(label, some, plan)]
     parts = [
@@ -131,6 +134,7 @@ def markdown(
         "\n".join(f"- {line}" for line in lines),
         "## Models",
         table(MODEL_COLUMNS, [model_row(*both) for both in zip(subjects, results, strict=True)]),
+        *(diverged(*both) for both in zip(subjects, results, strict=True) if both[1].not_finite),
         "## Differences, of the same tokens: below 0 the first is better",
         table(DIFFERENCE_COLUMNS, differ),
         "## Fixed targets by context, bits per byte",
@@ -144,7 +148,7 @@ def markdown(
 
 
 MODEL_COLUMNS = ("name", "checkpoint", "model", "parameters", "trained on", "tokens scored")
-MODEL_COLUMNS += ("perplexity", "nats per token", "bits per byte", "with reset")
+MODEL_COLUMNS += ("perplexity", "nats per token", "bits per byte", "with reset", "measured")
 DIFFERENCE_COLUMNS = ("name", "difference", "bits per byte", "standard error", "z", "documents")
 
 
@@ -159,16 +163,28 @@ def model_row(subject: "Subject", measured: "Measured") -> tuple[str, ...]:
         f"{subject.parameters:,}",
         f"{trained['tokens']:,} tokens, {trained['window']:,} at once" if trained else "unknown",
         f"{int(carried.tokens.sum()):,}",
-        f"{math.exp(nats.value):,.3f}",
-        shown(nats),
-        shown(carried.bits_per_byte()),
-        shown(reset.bits_per_byte()),
+        shown(perplexity(nats), ",.3f"),
+        interval(nats),
+        interval(carried.bits_per_byte()),
+        interval(reset.bits_per_byte()),
+        "{date}, commit {commit}, {device}".format(**subject.measured),
     )
 
 
-def shown(e: Estimate, digits: int = 4) -> str:
-    if math.isnan(e.value):
+def diverged(subject: "Subject", measured: "Measured") -> str:
+    places = (f"{name} from token index {n:,} on" for name, n in measured.not_finite.items())
+    return (
+        f"{subject.label}, {subject.path}, diverged. Its loss is not finite, in some document or "
+        f"other: {'; '.join(places)}. No average over these tokens is shown."
+    )
+
+
+def interval(e: Estimate, digits: int = 4) -> str:
+    """Empty where nothing was counted."""
+    if not e.documents:
         return ""
+    if not math.isfinite(e.value):
+        return DIVERGED
     margin = "" if e.margin is None else f" ± {e.margin:.{digits}f}"
     return f"{e.value:.{digits}f}{margin}"
 
@@ -183,9 +199,8 @@ def difference_rows(label: str, some: "list[Measured]", plan: Plan) -> list[tupl
         several = [*numbered, (f"{label}, mean of {len(some)}", Tally.mean(tallies))]
         for who, t in several if len(some) > 1 else [(label, tallies[0])]:
             e = t.bits_per_byte()
-            error = "" if e.error is None else f"{e.error:.4f}"
-            z = "" if e.z is None else f"{e.z:+.1f}"
-            rows.append((who, name, f"{e.value:+.4f}", error, z, str(e.documents)))
+            numbers = shown(e.value, "+.4f"), shown(e.error, ".4f"), shown(e.z, "+.1f")
+            rows.append((who, name, *numbers, str(e.documents)))
     return rows
 
 
@@ -213,15 +228,15 @@ def index_table(found: "dict[str, list[Measured]]", plan: Plan) -> str:
         for some in found.values():
             for control in ("carried", "reset"):
                 t = Tally.mean([m.by_index[control] for m in some])
-                nats = t.nats_per_token(k).value
-                row.append(f"{shown(t.bits_per_byte(k), 3)} ({nats:.3f})")
+                nats = shown(t.nats_per_token(k).value, ".3f")
+                row.append(f"{interval(t.bits_per_byte(k), 3)} ({nats})")
         rows.append(tuple(row))
     columns = [c for label in found for c in (label, f"{label}, reset")]
     return table(("token index", *columns), rows)
 
 
 def mean_shown(tallies: list[Tally]) -> str:
-    return shown(Tally.mean(tallies).bits_per_byte())
+    return interval(Tally.mean(tallies).bits_per_byte())
 
 
 def inner_table(found: "dict[str, list[Measured]]") -> str:
@@ -232,7 +247,7 @@ def inner_table(found: "dict[str, list[Measured]]") -> str:
             count = max(1, len(losses.before) // 8)
             for name, part in (("first", slice(0, count)), ("last", slice(-count, None))):
                 numbers = [
-                    f"{sum(x[part]) / count:.4f}"
+                    shown(sum(x[part]) / count, ".4f")
                     for x in (losses.initial, losses.before, losses.after)
                 ]
                 rows.append((label, str(layer), f"{name} {count}", *numbers))

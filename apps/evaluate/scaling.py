@@ -2,12 +2,12 @@
 
 import argparse
 import csv
-import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .text import mixer_name
+from .names import mixer_name
 
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Run:
 
 @dataclass
 class Group:
-    """Runs of one mixer and one context, and what was fitted to them; None for too few."""
+    """Runs of one context that differ in size alone, and their fits; None for too few."""
 
     name: str
     runs: list[Run]
@@ -64,6 +64,7 @@ def run(options: argparse.Namespace) -> None:
     from tttvideo.scaling import Point, best_context
 
     from ..bench.report import conditions, replace_text
+    from .records import write_json
     from .scaling_plot import draw_scaling, markdown
 
     runs = []
@@ -86,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     text = markdown(groups, best, about)
-    replace_text(out / "scaling.json", json.dumps(record(groups, best, about), indent=1) + "\n")
+    write_json(out / "scaling.json", record(groups, best, about))
     replace_text(out / "scaling.md", text)
     draw_scaling(groups, best, about, out / "scaling.png")
     print(text)
@@ -94,7 +95,11 @@ def run(options: argparse.Namespace) -> None:
 
 
 def read_run(path: Path) -> Run:
-    """Raises ValueError for a folder without a checkpoint, a training record, or a loss."""
+    """Raises ValueError for a folder without a checkpoint, a training record, or finite losses.
+
+    Of a run with `start_from`, tokens and operations are those before it and its own, and steps are
+    its own.
+    """
     from tttvideo.checkpoints import load_tokens_model
 
     if not path.is_dir():
@@ -105,23 +110,39 @@ def read_run(path: Path) -> Run:
     trained = model.trained
     if not trained or not trained["steps"]:
         raise ValueError(f"{path}/last.ckpt tells of no training; train it by `tttvideo fit`")
+    if "before" not in trained:
+        raise ValueError(
+            f"{path}/last.ckpt was written by another version: it does not tell what was read "
+            "before this run; train it again"
+        )
     losses = {step: loss for step, loss in read_losses(path).items() if step <= trained["steps"]}
     if not losses:
         raise ValueError(f"{path} has no val_loss yet; let it train until its first validation")
-    per_step = trained["flops"] / trained["steps"]
-    curve = [(per_step * step, loss) for step, loss in sorted(losses.items())]
+    for step, loss in sorted(losses.items()):
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"{path} diverged: its val_loss at step {step} is {loss}; leave it out, or train "
+                "it again with a lower learning rate"
+            )
+    curve = [(read_by("flops", trained, step), loss) for step, loss in sorted(losses.items())]
     flops, loss = curve[-1]
     return Run(
         name=path.resolve().name,
         mixer=mixer_name(model.backbone.config),
         parameters=sum(p.numel() for p in model.backbone.parameters()),
         context=trained["window"],
-        tokens=round(trained["tokens"] * flops / trained["flops"]),
+        tokens=round(read_by("tokens", trained, max(losses))),
         flops=flops,
         loss=loss,
         curve=curve,
         tokenizer=model.tokenizer,
     )
+
+
+def read_by(unit: str, trained: dict[str, Any], step: int) -> float:
+    """Tokens or flops up to a step of a run, whose steps all take as many."""
+    before = trained["before"][unit]
+    return before + (trained[unit] - before) * step / trained["steps"]
 
 
 def read_losses(path: Path) -> dict[int, float]:

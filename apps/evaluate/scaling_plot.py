@@ -1,18 +1,14 @@
 """The tables and the picture of `tttvideo evaluate scaling`."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
 
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  after the choice of a backend without a screen
-import numpy as np  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-
-from ..bench.report import table  # noqa: E402
+from ..bench.report import table
+from .plots import save
 
 
 if TYPE_CHECKING:
@@ -96,10 +92,7 @@ def draw_scaling(
             panel.legend(fontsize=7, frameon=False)
     figure.suptitle("Loss by compute and size, of the runs that were made", fontsize=11)
     figure.supxlabel(f"{about['date']}, commit {about['commit']}", fontsize=7, color="#666")
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, dpi=130)
-    plt.close(figure)
-    os.replace(partial, path)
+    save(figure, path)
 
 
 def draw_losses(panel: Axes, group: "Group", x: str, colour: str) -> None:

@@ -1,11 +1,12 @@
 """`tttvideo evaluate text`: does context help? Loss by token index and on fixed targets."""
 
 import argparse
-import hashlib
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .names import mixer_name
 
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class Subject:
     window: int | None
     trained: dict[str, Any] | None
     cached: bool = False
+    measured: dict[str, Any] = field(default_factory=dict)
+    """date, device, commit and more of when it was measured"""
 
 
 def run(options: argparse.Namespace) -> None:
@@ -108,6 +111,8 @@ def run(options: argparse.Namespace) -> None:
 
 def read_subjects(arguments: list[str], data: "Tokens") -> list[Subject]:
     """What the checkpoints are; ValueError for one that cannot read this data."""
+    from tttvideo.data.tokens import file_hash
+
     subjects, kinds = [], {}
     for argument in dict.fromkeys(arguments):
         name, path = split_name(argument)
@@ -158,23 +163,9 @@ def load(path: str, data: "Tokens") -> "TokenCheckpoint":
     return checkpoint
 
 
-def file_hash(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def mixer_name(config: "BackboneConfig") -> str:
-    if config.mixer == "ttt":
-        return {"linear": "TTT-Linear", "mlp": "TTT-MLP"}[config.ttt.inner]
-    if config.mixer == "attention":
-        window = config.attention.window
-        return "Transformer" if window is None else f"Transformer, sliding window {window:,}"
-    return {"mamba": "Mamba", "mamba2": "Mamba-2"}.get(config.mixer, config.mixer)
-
-
 def describe(config: "BackboneConfig", window: int | None) -> str:
     trained = f", trained on {window:,} tokens" if window else ""
-    return f"{mixer_name(config)} {config.width}x{config.depth}{trained}"
+    return f"{mixer_name(config)}, {config.width}x{config.depth}{trained}"
 
 
 def measure(
@@ -183,22 +174,26 @@ def measure(
     """Measure it, or read what an earlier run on the same data and settings found."""
     from tttvideo.data.progress import progress
 
+    from ..bench.report import conditions
     from ..device import best_device
-    from .measure import Measured, Meter, write_cache
+    from .measure import Meter, read_cache, write_cache
 
     cache = out / "cache" / f"{plan.key(subject.sha256, data.fingerprint)}.json"
     if cache.is_file():
         print(f"{subject.path}: read from {cache}")
-        return replace(subject, cached=True), Measured.unpack(cache.read_text())
+        measured, about = read_cache(cache)
+        return replace(subject, cached=True, measured=about), measured
     checkpoint = load(subject.path, data)
     lengths = byte_lengths(checkpoint, data)
-    backbone = checkpoint.backbone.to(best_device())
+    device = best_device()
+    backbone = checkpoint.backbone.to(device)
     ttt = backbone.config.mixer == "ttt"
     work = plan.work(backbone.blocks[0].mixer.config.mini_batch_size if ttt else None)
     with progress(f"{subject.label}", work, "tokens") as advance:
         measured = Meter(backbone, data, lengths, plan, advance).measure()
-    write_cache(cache, measured)
-    return subject, measured
+    about = conditions(device)
+    write_cache(cache, measured, about)
+    return replace(subject, measured=about), measured
 
 
 def byte_lengths(checkpoint: "TokenCheckpoint", data: "Tokens") -> Any:
