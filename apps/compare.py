@@ -4,7 +4,6 @@ H frames of the horizon, S pixels of height and width.
 """
 
 import json
-import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torchmetrics.functional.image import (
 )
 
 from tttvideo.data.frames import VideoWriter
+from tttvideo.files import replacing, write_text
 
 
 MEASURES = ("prediction", "copy_last", "tokenizer")
@@ -79,9 +79,7 @@ class Result:
     def finish(self, settings: dict[str, Any]) -> None:
         """Write sheet.png and metrics.json."""
         self.metrics = {"psnr": self.psnr, "ssim": self.ssim, **self.about, "settings": settings}
-        partial = self.out / "metrics.json.partial"
-        partial.write_text(json.dumps(self.metrics, indent=1) + "\n")
-        os.replace(partial, self.out / "metrics.json")
+        write_text(self.out / "metrics.json", json.dumps(self.metrics, indent=1) + "\n")
         draw_sheet(self)
 
 
@@ -149,10 +147,9 @@ def draw_sheet(result: Result) -> None:
     costs = result.about["bits_per_frame"]
     bits.plot(range(1, len(costs) + 1), costs, color="#4c78a8", linewidth=0.8)
     bits.set(xlabel="frame of the video", ylabel="bits per frame", xscale="log", yscale="log")
-    partial = result.out / ".sheet.png"
-    figure.savefig(partial, dpi=110)
+    with replacing(result.out / "sheet.png") as partial:
+        figure.savefig(partial, format="png", dpi=110)
     plt.close(figure)
-    os.replace(partial, result.out / "sheet.png")
 
 
 def table(metrics: dict[str, Any]) -> str:

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+from tttvideo.files import write_text
+
 from .device import best_device
 
 
@@ -241,7 +243,4 @@ class Run:
 
 
 def write_record(path: Path, told: list[str], done: bool) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"told": told, "done": done}, indent=1) + "\n")
-    os.replace(partial, path)
+    write_text(path, json.dumps({"told": told, "done": done}, indent=1) + "\n")

@@ -2,9 +2,10 @@
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tttvideo.files import replacing, write_text
 
 
 if TYPE_CHECKING:
@@ -172,11 +173,9 @@ def write_ours(backbone: "Backbone", folder: Path) -> None:
 
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
     weights = {f"backbone.{n}": w.contiguous() for n, w in backbone.state_dict().items()}
-    partial = folder / "model.safetensors.partial"
-    save_file(weights, partial, {"format": "pt"})
-    os.replace(partial, folder / "model.safetensors")
+    with replacing(folder / "model.safetensors") as partial:
+        save_file(weights, partial, {"format": "pt"})
     config = {
         "model_type": "tttvideo",
         "architectures": ["TTTVideoForCausalLM"],
@@ -201,9 +200,3 @@ def bytes_json(vocab_size: int) -> str:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -2,11 +2,12 @@
 
 import argparse
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tttvideo.files import write_text
 
 
 FRAMES, FPS, GLYPHS = 8000, 30, 2  # of the drawn video
@@ -74,9 +75,7 @@ class Stages:
 
     def save(self, done: dict[str, Any]) -> None:
         self.done = done
-        partial = self.path.with_suffix(".partial")
-        partial.write_text(json.dumps(self.done))
-        os.replace(partial, self.path)
+        write_text(self.path, json.dumps(self.done))
 
 
 def draw(path: Path) -> None:

@@ -2,10 +2,11 @@
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
+
+from tttvideo.files import write_text
 
 
 def add_parser(kinds: Any) -> argparse.ArgumentParser:
@@ -61,12 +62,9 @@ def run(options: argparse.Namespace) -> None:
         log_samples=False,
     )
     print(make_table(results))
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
-    partial = out / "results.json.partial"
-    partial.write_text(json.dumps(results, indent=2, default=handle_non_serializable) + "\n")
-    os.replace(partial, out / "results.json")
-    print(out / "results.json")
+    path = Path(options.out) / "results.json"
+    write_text(path, json.dumps(results, indent=2, default=handle_non_serializable) + "\n")
+    print(path)
 
 
 def find_tasks(names: list[str], folder: str | None) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tttvideo.data.progress import progress
+from tttvideo.files import replacing
 
 from .device import best_device
 
@@ -137,6 +138,14 @@ def add_recall(kinds: "argparse._SubParsersAction") -> None:
         metavar="BYTES",
         help="of the longest document (default: 1024)",
     )
+    recall.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=("needle", "mqar", "variables"),
+        default=("needle", "mqar", "variables"),
+        metavar="TASK",
+        help="needle, mqar (pairs of a key and a value) and variables (default: all)",
+    )
     recall.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
 
 
@@ -145,7 +154,7 @@ def main(arguments: list[str]) -> None:
     if options.kind == "text":
         prepare_text(options)
     elif options.kind == "recall":
-        prepare_recall(Path(options.out), options.size, options.length, options.seed)
+        prepare_recall(options)
     else:
         prepare_video(options.inputs, Path(options.out), options.frame_tokenizer, options.end)
 
@@ -230,21 +239,24 @@ def tokenise(path: Path, tokenizer: "FrameTokenizer", end: float | None) -> Iter
         yield tokenizer.encode(torch.from_numpy(images).to(device)).cpu().numpy()
 
 
-def prepare_recall(out: Path, size: int, length: int, seed: int) -> None:
+def prepare_recall(options: argparse.Namespace) -> None:
     from tttvideo.data.recall import recall_documents
 
+    out, size = Path(options.out), options.size
     if out.suffix != ".jsonl":
         raise ValueError(f"--out {out} does not end in .jsonl, as what is written there has to")
     if size < 1:
         raise ValueError(f"--size {size} must be 1 or more")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial, written, count = out.with_name(out.name + ".partial"), 0, 0
-    with open(partial, "w", encoding="utf-8") as file, progress("drawing", size, "B") as advance:
-        for text in recall_documents(length, seed):
+    written, count = 0, 0
+    with (
+        replacing(out) as partial,
+        open(partial, "w", encoding="utf-8") as file,
+        progress("drawing", size, "B") as advance,
+    ):
+        for text in recall_documents(options.length, options.seed, options.tasks):
             file.write(json.dumps({"text": text}) + "\n")
             advance(len(text))
             written, count = written + len(text), count + 1
             if written >= size:
                 break
-    os.replace(partial, out)
     print(f"{out}: {count:,} documents, {written:,} bytes")

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tttvideo.files import write_text
+
 from .progress import progress
 from .stdlib import stdlib_files
 from .text import TEXT_SUFFIXES, Advance, Utf8, find_files, once, pieces
@@ -31,7 +33,6 @@ from .units import (
     record_path,
     sorted_documents,
     write_json,
-    write_text,
 )
 
 

@@ -21,6 +21,7 @@ DOES = ("sat", "ran", "sang", "slept", "waited", "read")
 WHERE = ("here", "at home", "in the sun", "by the sea", "all day", "for long")
 SHORT = ("It was late. ", "So it was. ", "Yes. ")  # longest first
 DIGITS = {"needle": 3, "mqar": 1, "variables": 2}
+SHARES = {"needle": 1, "mqar": 8, "variables": 1}  # of the samples to train on
 SHORTEST, LEAST = 256, 48  # bytes of a document to train on, and of a sample in it
 
 Measure = Callable[[str], int]
@@ -218,7 +219,9 @@ def scatter(
     return pieces + asked
 
 
-def recall_documents(length: int, seed: int = 0) -> Iterator[str]:
+def recall_documents(
+    length: int, seed: int = 0, tasks: Sequence[str] = tuple(SHARES)
+) -> Iterator[str]:
     """Texts to train on without an end, of 256 to `length` bytes, with many questions in each.
 
     A document is a row of samples of the three tasks, most of them with few facts and little else,
@@ -230,34 +233,36 @@ def recall_documents(length: int, seed: int = 0) -> Iterator[str]:
         rng = np.random.default_rng((seed, n))
         room, parts = between(rng, SHORTEST, length), []
         while room >= LEAST:
-            parts.append(practice(rng, room))
+            parts.append(practice(rng, room, tasks))
             room -= byte_length(parts[-1])
         yield "".join([*parts, *drawn(rng, room)])
 
 
-def practice(rng: np.random.Generator, room: int) -> str:
-    """One sample to train on: any task, and every fact that is told is asked for.
+def practice(rng: np.random.Generator, room: int, tasks: Sequence[str]) -> str:
+    """One sample to train on: of any of the tasks, and every fact that is told is asked for.
 
     Most are dense, or a small model would long see nothing worth recalling; some are as long as
     there is room.
     """
-    kind = rng.choice(["needle", "mqar", "variables"], p=[0.1, 0.8, 0.1])
+    shares = np.array([SHARES[task] for task in tasks])
+    kind = rng.choice(tasks, p=shares / shares.sum())
     if kind == "mqar":
-        pairs = between(rng, 1, min((room - 20) // 8, len(LETTERS)))
-        length = stretched(rng, 20 + 8 * pairs, room)
+        pairs = between(rng, 1, min((room - 17) // 8, len(LETTERS)))
+        length = stretched(rng, 17 + 8 * pairs, room)
         return mqar(rng, length, pairs, asks=pairs).text
     if kind == "needle":
-        asks = between(rng, 1, min(room // LEAST, 16))
+        asks = between(rng, 1, min(room // LEAST, len(NOUNS)))
         return needle(rng, stretched(rng, LEAST * asks, room), rng.random(asks), asks).text
-    chains = between(rng, 1, min(room // LEAST, 8))
+    chains = between(rng, 1, min(room // LEAST, len(LETTERS)))
     hops = between(rng, 1, min(room // (chains * LEAST), len(LETTERS) // chains, 5)) - 1
     names = chains * (hops + 1)
     return variables(rng, stretched(rng, LEAST * names, room), hops, chains, asks=names).text
 
 
 def stretched(rng: np.random.Generator, least: int, room: int) -> int:
-    """A length for a sample that takes `least`: not much more, or now and then up to `room`."""
-    return between(rng, least, room if rng.random() < 0.1 else min(room, least + least // 8))
+    """A length for a sample that takes `least`: mostly that, or more, and rarely up to `room`."""
+    most = rng.choice([least, min(room, least + 32), room], p=[0.7, 0.2, 0.1])
+    return between(rng, least, most)
 
 
 def between(rng: np.random.Generator, low: int, high: int) -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import accumulate
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tttvideo.files import replacing
 
 
 MAGIC = b"tttvideo tokens 1\n"
@@ -214,13 +216,14 @@ class TokenWriter:
 
     def __init__(self, path: str | Path, header: Header):
         self.path, self.header = Path(path), header
-        self.partial = self.path.with_name(self.path.name + ".partial")
         self.count, self.starts = 0, []
 
     def __enter__(self) -> TokenWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.partial, "wb")  # noqa: SIM115 - closed in __exit__
-        self.file.write(bytes(HEADER_BYTES))
+        with ExitStack() as stack:
+            self.file = stack.enter_context(open(stack.enter_context(replacing(self.path)), "wb"))
+            self.file.write(bytes(HEADER_BYTES))
+            stack.push(self.finish)
+            self.opened = stack.pop_all()
         return self
 
     def start_document(self) -> None:
@@ -232,16 +235,13 @@ class TokenWriter:
         self.file.write(tokens.astype(self.header.dtype).tobytes())
         self.count += tokens.size
 
-    def __exit__(self, kind: type | None, *_: Any) -> None:
+    def __exit__(self, *failure: Any) -> None:
+        self.opened.__exit__(*failure)
+
+    def finish(self, kind: type | None, *_: Any) -> None:
+        """Write the starts and the header, if nothing failed."""
         if kind is None:
             self.file.write(np.array(self.starts, "<i8").tobytes())
             self.file.seek(0)
             header = replace(self.header, tokens=self.count, documents=len(self.starts))
             self.file.write(header.pack())
-            self.file.flush()
-            os.fsync(self.file.fileno())  # a power cut must not leave the name alone
-        self.file.close()
-        if kind is None:
-            os.replace(self.partial, self.path)
-        else:
-            self.partial.unlink()

@@ -21,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from tttvideo.files import write_text
+
 from .text import Advance, Document, Malformed, Utf8, documents, pieces, text_header
 from .tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
 from .tokens import TokenWriter, file_hash
@@ -171,16 +173,6 @@ def do_unit(
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that takes its name only when it is whole, and on the disk."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def is_finished(folder: Path, number: int) -> bool:

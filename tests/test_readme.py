@@ -16,7 +16,15 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 SHORT = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", *QUIET]
 TINY = ["--tokens", "32", "--heads", "1", "--head-dim", "16", "--repeats", "3"]
-SMALLER = {"demo": ["--steps", "2", "2"], "fit": SHORT, "bench": TINY}
+COMPARE = ["--tokens", "256", "256", "--windows", "64", "128", "--seeds", "0", "--jobs", "1"]
+SMALLER = {
+    "demo": ["--steps", "2", "2"],
+    "fit": SHORT,
+    "bench": TINY,
+    "compare": [*COMPARE, "--mixers", "attention"],
+    "prepare recall": ["--size", "300000"],
+    "evaluate recall": ["--lengths", "256", "--depths", "2", "--samples", "1"],
+}
 
 
 def blocks(language):
@@ -32,15 +40,20 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, ca
     for path in ("clip.mp4", "clips/a.mp4"):
         write_video(Path(path), bouncing_glyphs(60), 30)
     Path("books").mkdir()
-    Path("books/a.txt").write_text("It was the best of times. " * 1000)
+    for name in "abcdef":
+        Path(f"books/{name}.txt").write_text(f"It was the best of times, said {name}. " * 800)
     lines = "".join(blocks("console")).strip().splitlines()
-    assert len(lines) == 13
+    assert len(lines) == 22
     for line in lines:
         run, command, *arguments = shlex.split(line)
         assert run == "./run"
         if command != "test":
-            main([command, *arguments, *SMALLER.get(command, [])])
+            kind = f"{command} {arguments[0]}" if arguments else command
+            smaller = SMALLER.get(kind, SMALLER.get(command, []))
+            main([command, *arguments, *smaller])
     assert Path("out/clip/compare.mp4").is_file()
+    for name in ("evaluation/by_index.png", "compare/fixed_targets.png", "recall_maps/recall.md"):
+        assert Path("out", name).is_file()
     assert "It was " in capsys.readouterr().out
 
 

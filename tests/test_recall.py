@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import re
 from dataclasses import replace
 from itertools import islice
 
@@ -16,7 +17,7 @@ from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.checkpoints import save_tokens_model
 from tttvideo.data import recall
 from tttvideo.data.recall import byte_length, mqar, needle, recall_documents, variables
-from tttvideo.data.recall_cells import HOPS, PAIRS, encode
+from tttvideo.data.recall_cells import HOPS, PAIRS, TASKS, Questions, chance, encode
 from tttvideo.data.tokenizer import ByteTokenizer
 from tttvideo.recall_scores import score_answers
 
@@ -115,8 +116,8 @@ def test_a_given_text_serves_as_haystack():
 
 def test_what_has_no_room_is_refused():
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="a length of 100 has no room for 34 facts"):
-        mqar(rng, 100, 32)
+    with pytest.raises(ValueError, match="a length of 50 has no room for 10 facts"):
+        mqar(rng, 50, 8)
     with pytest.raises(ValueError, match="names for"):
         needle(rng, 100_000, [0.5] * 200)
     with pytest.raises(ValueError, match="256 bytes or more"):
@@ -212,7 +213,7 @@ def checkpoint(tmp_path):
     return path
 
 
-FEW = ["--lengths", 128, 300, "--depths", 2, "--samples", 2]
+FEW = ["--lengths", 60, 300, "--depths", 2, "--samples", 2]
 
 
 def test_the_app_leaves_maps_tables_and_numbers_and_reads_them_again(checkpoint, tmp_path, capsys):
@@ -221,11 +222,12 @@ def test_the_app_leaves_maps_tables_and_numbers_and_reads_them_again(checkpoint,
     record = json.loads((out / "recall-tiny.json").read_text())
     cells = {(c["task"], c["length"], c["row"]): c for c in record["cells"]}
     assert len(cells) == 2 * (2 + len(PAIRS) + len(HOPS))
-    assert cells["mqar", 128, 32]["exact"] is None and cells["mqar", 128, 32]["answers"] == 0
+    assert cells["mqar", 60, 8]["exact"] is None and cells["mqar", 60, 8]["answers"] == 0
     assert cells["mqar", 300, 4]["answers"] == 8
     assert all(0 <= c["exact"] <= 1 and c["bits"] > 0 for c in cells.values() if c["answers"])
     table = (out / "recall.md").read_text()
-    assert "| depth | 128 | 300* |" in table and table in capsys.readouterr().out
+    assert "| depth | by chance | 60 | 300* |" in table and "| 100%  | 50%       |" in table
+    assert table in capsys.readouterr().out
     assert (out / "recall-tiny.png").stat().st_size > 10_000
 
     record["date"] = "long ago"
@@ -235,6 +237,45 @@ def test_the_app_leaves_maps_tables_and_numbers_and_reads_them_again(checkpoint,
     run_app([checkpoint, "--out", out, *FEW, "--distractors", 0])
     assert json.loads((out / "recall-tiny.json").read_text())["date"] != "long ago"
     assert {path.suffix for path in out.iterdir()} == {".json", ".md", ".png"}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_chance_is_what_repeating_any_told_value_gets(task):
+    questions, hits = Questions([400], distractors=3), []
+    row = {"needle": 0.5, "mqar": 4, "variables": 1}[task]
+    rng = np.random.default_rng(0)
+    for seed in range(400):
+        text = questions.draw(task, row, 400, (seed,)).text
+        told, asked = re.split(r"Ask |Recall:", text)
+        values, right = re.findall(r"=(\d+)", told), re.search(r"=(\d+)", asked)[1]
+        hits.append(values[rng.integers(len(values))] == right)
+    assert np.mean(hits) == pytest.approx(chance(task, row, 3), abs=0.075)
+    assert chance("needle", 0.5, 3) == pytest.approx(1 / 4, abs=1e-3)
+    assert chance("variables", 3, 3) == pytest.approx(1 / 2, abs=1e-2)
+    assert chance("mqar", 1, 3) == 1 and 1 / 10 < chance("mqar", 8, 3) < 1 / 4
+
+
+def test_a_model_that_diverges_is_wrong_and_said_so(checkpoint, tmp_path, monkeypatch):
+    def broken(backbone, tokens, answers, chunk):
+        exact, bits = score_answers(backbone, tokens, answers, chunk)
+        far = tokens.shape[1] > 200
+        return exact | far, bits.where(torch.tensor(not far), torch.nan)
+
+    monkeypatch.setattr("tttvideo.recall_scores.score_answers", broken)
+    run_app([checkpoint, "--out", tmp_path / "maps", *FEW])
+    cells = json.loads((tmp_path / "maps" / "recall-tiny.json").read_text())["cells"]
+    far = [c for c in cells if c["length"] == 300 and c["answers"]]
+    assert far and all(c["bits"] is None and c["exact"] == 0 for c in far)
+    assert all(c["bits"] > 0 for c in cells if c["length"] == 128 and c["answers"])
+    assert "tiny diverged on texts of 300 tokens" in (tmp_path / "maps" / "recall.md").read_text()
+
+
+def test_a_haystack_that_is_no_text_is_named_in_one_line(checkpoint, tmp_path):
+    (tmp_path / "hay.bin").write_bytes(b"A sentence. \xff")
+    hay = ["--haystack", tmp_path / "hay.bin"]
+    with pytest.raises(ValueError, match=r"hay\.bin is no text in UTF-8: byte 12 is") as error:
+        run_app([checkpoint, "--out", tmp_path / "maps", *FEW, *hay])
+    assert "\n" not in str(error.value)
 
 
 def test_checkpoints_are_named_by_as_much_of_their_path_as_tells_them_apart():

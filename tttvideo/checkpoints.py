@@ -5,7 +5,6 @@ plain mappings here, and safetensors + config.json on disk.
 """
 
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from .attention import AttentionConfig
 from .backbone import Backbone, BackboneConfig
+from .files import replacing, write_text
 from .frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
 from .linear_attention import LinearAttentionConfig
 from .mamba import MambaConfig
@@ -283,7 +283,7 @@ def save_tokens_model(
     bos: int | None = None,
     eos: int | None = None,
 ) -> None:
-    """Write what `load_tokens_model` reads, under a temporary name first."""
+    """Write what `load_tokens_model` reads."""
     about = {
         "model": "tokens",
         "backbone": asdict(backbone.config),
@@ -296,11 +296,8 @@ def save_tokens_model(
         "trained": None,
     }
     weights = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    torch.save({"tttvideo": about, "state_dict": weights}, partial)
-    os.replace(partial, path)
+    with replacing(Path(path)) as partial:
+        torch.save({"tttvideo": about, "state_dict": weights}, partial)
 
 
 def read_checkpoint(path: str | Path, model: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -360,10 +357,6 @@ def write_reference(backbone: Backbone, folder: str | Path) -> None:
     """model.safetensors and config.json in `folder`, as hubs have them."""
     weights, config = save_reference(backbone)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "model.safetensors.partial"
-    save_file({name: w.contiguous() for name, w in weights.items()}, partial, {"format": "pt"})
-    os.replace(partial, folder / "model.safetensors")
-    partial = folder / "config.json.partial"
-    partial.write_text(json.dumps(config, indent=2) + "\n")
-    os.replace(partial, folder / "config.json")
+    with replacing(folder / "model.safetensors") as partial:
+        save_file({name: w.contiguous() for name, w in weights.items()}, partial, {"format": "pt"})
+    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")

@@ -6,7 +6,6 @@ B batch, T tokens, P tokens per frame, V vocabulary.
 import hashlib
 import json
 import math
-import os
 import pickle
 import secrets
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backbone import Backbone, BackboneState
+from .files import replacing
 from .states import from_plain, shape, stack, to_plain, tree_map
 
 
@@ -265,17 +265,15 @@ def fingerprint(backbone: Backbone) -> str:
 
 
 def save_memory(memory: Memory, backbone: Backbone, path: str | Path) -> None:
-    """Write what `load_memory` reads, under a temporary name first."""
+    """Write what `load_memory` reads."""
     plain = {
         "model": fingerprint(backbone),
         "heard": to_plain(memory.heard),
         "tokens": memory.tokens,
         "draws": memory.draws,
     }
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    torch.save({"tttvideo_memory": plain}, partial)
-    os.replace(partial, path)
+    with replacing(Path(path)) as partial:
+        torch.save({"tttvideo_memory": plain}, partial)
 
 
 def load_memory(path: str | Path, backbone: Backbone) -> Memory:

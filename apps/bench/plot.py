@@ -1,6 +1,5 @@
 """The picture of a benchmark: curves over the context, or bars against what they must reach."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,8 @@ import matplotlib.pyplot as plt  # noqa: E402  after the choice of a backend wit
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import LogLocator  # noqa: E402
+
+from tttvideo.files import replacing  # noqa: E402
 
 
 if TYPE_CHECKING:
@@ -53,10 +54,9 @@ def draw_report(report: "Report", about: dict[str, Any], path: Path) -> None:
     )
     line = f"{about['device']}{cpu}, {about['clock']}, {about['date']}, commit {about['commit']}"
     figure.supxlabel(line, fontsize=7, color="#666")
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, dpi=130)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=130)
     plt.close(figure)
-    os.replace(partial, path)
 
 
 def draw_curves(rows: "list[Row]") -> Figure:

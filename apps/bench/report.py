@@ -1,7 +1,6 @@
 """What a benchmark leaves behind: rows as JSON, as a table in Markdown, and as a picture."""
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from statistics import median, quantiles
 from typing import Any
 
 import torch
+
+from tttvideo.files import write_text
 
 from .cases import Case
 
@@ -116,8 +117,7 @@ class Report:
         """name.json, name.md and, of what was measured, name.png in `out`; the table."""
         about = {**conditions(self.device), "clock": self.clock, **self.ceilings}
         text = markdown(self, about)
-        out.mkdir(parents=True, exist_ok=True)
-        replace_text(out / f"{self.name}.md", text)
+        write_text(out / f"{self.name}.md", text)
         record = {
             "title": self.title,
             **about,
@@ -127,18 +127,12 @@ class Report:
             "broken": self.broken,
             "notes": self.notes,
         }
-        replace_text(out / f"{self.name}.json", json.dumps(record, indent=1) + "\n")
+        write_text(out / f"{self.name}.json", json.dumps(record, indent=1) + "\n")
         if self.rows or self.bars:
             from .plot import draw_report
 
             draw_report(self, about, out / f"{self.name}.png")
         return text
-
-
-def replace_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def conditions(device: str) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import torch
 from tttvideo.averages import Tally, log_bins, tally
 from tttvideo.data.spans import gather, shuffled
 from tttvideo.evaluation import reset_costs, token_costs
+from tttvideo.files import write_text
 from tttvideo.inner_losses import Losses, inner_losses
 
-from ..bench.report import replace_text
 from .plan import Plan
 
 
@@ -61,9 +61,8 @@ def to_tally(columns: dict[str, Any]) -> Tally:
 
 def write_cache(path: Path, measured: Measured, about: dict[str, Any]) -> None:
     """What was measured, and under which conditions."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     record = {"conditions": about, "measured": measured.pack()}
-    replace_text(path, json.dumps(record, default=np.ndarray.tolist))
+    write_text(path, json.dumps(record, default=np.ndarray.tolist))
 
 
 def read_cache(path: Path) -> tuple[Measured, dict[str, Any]]:

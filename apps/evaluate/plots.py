@@ -1,6 +1,5 @@
 """The pictures of `tttvideo evaluate text`."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from tttvideo.averages import Estimate, Tally, log_bins  # noqa: E402
+from tttvideo.files import replacing  # noqa: E402
 
 from .plan import Plan  # noqa: E402
 
@@ -42,10 +42,9 @@ def draw(out: Path, subjects: "list[Subject]", results: "list[Measured]", plan: 
 
 
 def save(figure: Figure, path: Path) -> None:
-    partial = path.with_name(f".{path.name}")
-    figure.savefig(partial, dpi=130)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=130)
     plt.close(figure)
-    os.replace(partial, path)
 
 
 def draw_by_index(

@@ -53,7 +53,9 @@ def add_parser(kinds: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     check(options)
-    from ..bench.report import conditions, replace_text
+    from tttvideo.files import write_text
+
+    from ..bench.report import conditions
     from ..device import best_device
     from .recall_maps import draw_maps, markdown
 
@@ -67,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
         draw_maps(record, file.with_suffix(".png"))
         records.append(record)
     text = markdown(records, about)
-    replace_text(out / "recall.md", text)
+    write_text(out / "recall.md", text)
     print(text)
     print(*sorted(out.glob("recall*.*")), sep="\n")
 

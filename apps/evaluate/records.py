@@ -5,14 +5,14 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..bench.report import replace_text
+from tttvideo.files import write_text
 
 
 DIVERGED = "diverged"
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    replace_text(path, json.dumps(finite(record), indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(finite(record), indent=1, allow_nan=False) + "\n")
 
 
 def finite(record: Any) -> Any:

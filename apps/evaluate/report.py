@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tttvideo.averages import Estimate, Tally, log_bins
+from tttvideo.files import write_text
 
-from ..bench.report import conditions, replace_text, table
+from ..bench.report import conditions, table
 from ..device import best_device
 from .plan import Plan, rules
 from .records import DIVERGED, shown, write_json
@@ -45,10 +46,9 @@ def write(
             for subject, measured in zip(subjects, results, strict=True)
         ],
     }
-    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "evaluation.json", record)
     text = markdown(subjects, results, plan, about, rules(plan, data))
-    replace_text(out / "evaluation.md", text)
+    write_text(out / "evaluation.md", text)
     return text
 
 

@@ -61,9 +61,10 @@ def run(options: argparse.Namespace) -> None:
     if len(paths) < 2:
         raise ValueError(f"{paths[0]} is one run; a fit needs two or more, of different sizes")
     from tttvideo.data.progress import progress
+    from tttvideo.files import write_text
     from tttvideo.scaling import Point, best_context
 
-    from ..bench.report import conditions, replace_text
+    from ..bench.report import conditions
     from .records import write_json
     from .scaling_plot import draw_scaling, markdown
 
@@ -85,10 +86,9 @@ def run(options: argparse.Namespace) -> None:
         best[mixer] = best_context(mine)
     about = conditions("cpu")
     out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
     text = markdown(groups, best, about)
     write_json(out / "scaling.json", record(groups, best, about))
-    replace_text(out / "scaling.md", text)
+    write_text(out / "scaling.md", text)
     draw_scaling(groups, best, about, out / "scaling.png")
     print(text)
     print(*sorted(out.glob("scaling.*")), sep="\n")
