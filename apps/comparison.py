@@ -133,7 +133,8 @@ def new_plan(options: argparse.Namespace) -> Plan:
     plan = PLANS[best_device()]
     tokens = options.tokens or [stage.tokens for stage in plan.stages]
     windows = options.windows or [stage.window for stage in plan.stages]
-    for name, counts in (("tokens", tokens), ("windows", windows), ("jobs", [options.jobs or 1])):
+    jobs = plan.jobs if options.jobs is None else options.jobs
+    for name, counts in (("tokens", tokens), ("windows", windows), ("jobs", [jobs])):
         if min(counts) < 1:
             raise ValueError(f"--{name} {' '.join(map(str, counts))} must be 1 or more")
     stages = tuple(
@@ -141,7 +142,7 @@ def new_plan(options: argparse.Namespace) -> Plan:
         for stage, window, count in zip(plan.stages, windows, tokens, strict=True)
     )
     mixers = tuple(dict.fromkeys(options.mixers or plan.mixers))
-    return Plan(plan.size, mixers, stages, options.jobs or plan.jobs)
+    return Plan(plan.size, mixers, stages, jobs)
 
 
 def checkpoint(options: argparse.Namespace, mixer: str, seed: int, plan: Plan) -> Path:
