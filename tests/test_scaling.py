@@ -201,7 +201,7 @@ def test_what_is_no_set_of_runs_is_said_in_one_line(tmp_path):
         (old, "old/last.ckpt was written by another version"),
         (good, "is one run"),
         (silent, "has no val_loss yet"),
-        (other, "of bytes and other of 0123"),
+        (other, "of bytes and .*other of 0123"),
         (tmp_path / "empty", "has no last.ckpt"),
         (tmp_path / "nowhere", "there is no run folder"),
         (imported, "tells of no training"),

@@ -127,7 +127,7 @@ def read_run(path: Path) -> Run:
     curve = [(read_by("flops", trained, step), loss) for step, loss in sorted(losses.items())]
     flops, loss = curve[-1]
     return Run(
-        name=path.resolve().name,
+        name=str(path),
         mixer=mixer_name(model.backbone.config),
         parameters=sum(p.numel() for p in model.backbone.parameters()),
         context=trained["window"],
