@@ -10,11 +10,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+from tttvideo.data.progress import progress
 from tttvideo.files import write_text
 
 from .device import best_device
@@ -121,8 +123,9 @@ def main(arguments: list[str]) -> None:
     ]
     data = check(options, plan, measure)
     runs = [Run(mixer, seed, options, plan, data) for mixer, seed in pairs]
-    with ThreadPoolExecutor(plan.jobs) as pool:
-        for _ in pool.map(Run.train, runs):
+    total = len(runs) * sum(stage.tokens for stage in plan.stages)
+    with ThreadPoolExecutor(plan.jobs) as pool, progress("training", total, "tokens") as advance:
+        for _ in pool.map(lambda run: run.train(advance), runs):
             pass
     from . import evaluate
 
@@ -179,13 +182,15 @@ class Run:
     def folder(self) -> Path:
         return Path(self.options.out) / f"{self.mixer}_{self.seed}"
 
-    def train(self) -> None:
+    def train(self, advance: Callable[[int], None]) -> None:
+        """Train what is not done yet; `advance` hears of the tokens of each stage at its end."""
         told = list(self.data)
         for number, stage in enumerate(self.plan.stages):
             told = told + self.arguments(number, stage)
             record = self.folder / f"stage_{number}.json"
             if self.begun(record, told):
                 print(f"{self.folder}, stage {number}: done before", flush=True)
+                advance(stage.tokens)
                 continue
             write_record(record, told, done=False)
             start = time.monotonic()
@@ -196,6 +201,7 @@ class Run:
                 f"{stage.window} tokens, {time.monotonic() - start:,.0f} s",
                 flush=True,
             )
+            advance(stage.tokens)
 
     def begun(self, record: Path, told: list[str]) -> bool:
         """Is this stage done? ValueError if it was begun in another way."""
