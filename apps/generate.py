@@ -70,6 +70,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="begin with what was kept; prompts, if there are any, come after it",
     )
+    add_sampling(top)
+    return top
+
+
+def add_sampling(top: argparse.ArgumentParser) -> None:
     top.add_argument(
         "--temperature", type=float, default=0.8, help="0 takes the likeliest token (default: 0.8)"
     )
@@ -89,7 +94,6 @@ def parser() -> argparse.ArgumentParser:
         help="gives the same texts again: the first as with this seed alone, the next as with the "
         "next seed (default: drawn; or, for one text, what the loaded state goes on with)",
     )
-    return top
 
 
 def main(arguments: list[str]) -> None:

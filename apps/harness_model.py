@@ -17,9 +17,10 @@ from torch import Tensor
 from tttvideo.checkpoints import load_tokens_model
 from tttvideo.data.progress import progress
 from tttvideo.data.tokenizer import load_tokenizer
-from tttvideo.sampling import Heard, chooser, likelihood, prefill
+from tttvideo.sampling import Heard, chooser, decode, likelihood, prefill
 
 from .device import best_device
+from .shown import Shown
 
 
 GENERATION = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"}
@@ -126,19 +127,15 @@ class TTTVideoLM(TemplateLM):
         """At most `count` tokens, no further than the document's end; `how` goes to `chooser`."""
         seed = int(torch.randint(2**31, ()))  # the harness seeds torch
         choose = chooser(**how, seed=seed)
-        decoder, text = self.text.decoder(), ""
-        logits, state = self.read(self.text.encode(context))
-        for _ in range(count):
-            token = choose(logits)
+        shown, text = Shown(self.text.decoder(), until), ""
+        heard = self.read(self.text.encode(context))
+        for token, _ in decode(self.backbone, heard, count, choose):
             if token.item() == self.eot_token_id:
                 break
-            text += decoder(token.tolist())
-            stops = [text.find(stop) for stop in until if stop in text]
-            if stops:
-                return text[: min(stops)]
-            logits, state = self.backbone(token[:, None], state)
-            logits = logits[:, -1]
-        return text + decoder([], final=True)
+            text += shown(token.tolist())
+            if shown.ended:
+                return text
+        return text + shown([], final=True)
 
 
 def generation(wishes: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tttvideo.data.frames import Frame
     from tttvideo.sampling import Choose, Heard
 
-    from .compare import Result
+    from .predicted import Result
 
 
 BATCH = 16  # context frames that are read at once
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
     from tttvideo.checkpoints import load_tokens_model
     from tttvideo.sampling import chooser
 
-    from .compare import table
+    from .predicted import table
 
     model = load_tokens_model(options.checkpoint)
     if model.frame_tokenizer is None:
@@ -90,8 +90,8 @@ def predict(
     from tttvideo.data.progress import progress
     from tttvideo.sampling import decode_frames
 
-    from .compare import Result
     from .device import best_device
+    from .predicted import Result
 
     out.mkdir(parents=True, exist_ok=True)
     device = best_device()

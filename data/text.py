@@ -13,11 +13,9 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .tokenizer import ByteDecoder, ByteTokenizer, Tokenizer
+from .tokenizer import ByteTokenizer, Tokenizer
 from .tokens import Header
 
-
-__all__ = ["BYTES", "ByteDecoder", "documents", "find_files", "text_header"]
 
 TEXT_SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 CHUNK = 1 << 20  # bytes of a document at a time

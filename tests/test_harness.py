@@ -195,7 +195,7 @@ def test_a_text_ends_at_the_documents_end(checkpoint):
 
     def scripted(tokens, state=None):
         logits = table.clone()
-        logits[next(said)] = 0
+        logits[next(said, model.eot_token_id)] = 0
         return logits.expand(1, 1, -1), None
 
     model.last = (model.tok_encode("one"), (scripted(None)[0][:, -1], None))
