@@ -14,7 +14,7 @@ COMMANDS = {
     "generate": ("generate", "let a text go on"),
     "predict": ("predict", "let a video go on: mp4 in, mp4 out"),
     "evaluate": ("evaluate", "measure what models make of context: text, recall, scaling, harness"),
-    "compare": ("comparison", "train mixers on equal tokens, and draw what context gives each"),
+    "compare": ("compare", "train mixers on equal tokens, and draw what context gives each"),
     "bench": ("bench", "measure speed and memory: kernels, decode, layers, generation, bars"),
     "import": ("convert", "read the weights of the reference implementations, PyTorch's and JAX's"),
     "export": ("convert", "write weights for Hugging Face transformers and the reference"),

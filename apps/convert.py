@@ -10,7 +10,7 @@ from tttvideo.files import replacing, write_text
 
 if TYPE_CHECKING:
     from tttvideo.backbone import Backbone
-    from tttvideo.checkpoints import TokenCheckpoint
+    from tttvideo.weights.checkpoints import TokenCheckpoint
 
 
 def import_parser() -> argparse.ArgumentParser:
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
         backbone = import_weights(options)
     else:
         options = export_parser().parse_args(arguments[1:])
-        from tttvideo.checkpoints import load_tokens_model
+        from tttvideo.weights.checkpoints import load_tokens_model
 
         checkpoint = load_tokens_model(options.checkpoint)
         export_weights(checkpoint, Path(options.out))
@@ -71,8 +71,8 @@ def main(arguments: list[str]) -> None:
 
 
 def import_weights(options: argparse.Namespace) -> "Backbone":
-    from tttvideo.checkpoints import save_tokens_model
-    from tttvideo.data.tokenizer import read_tokenizer
+    from tttvideo.data.text.tokenizer import read_tokenizer
+    from tttvideo.weights.checkpoints import save_tokens_model
 
     named = options.tokenizer in ("unknown", "bytes")
     tokenizer = None if named else read_tokenizer(options.tokenizer)
@@ -98,9 +98,9 @@ def import_weights(options: argparse.Namespace) -> "Backbone":
 
 def read_weights(source: Path, config: str | None) -> "Backbone":
     """The backbone in a file or folder, by what it is."""
-    from tttvideo.checkpoints import load_reference, read_reference
-    from tttvideo.data.progress import progress
-    from tttvideo.flax_weights import read_flax
+    from tttvideo.progress import progress
+    from tttvideo.weights.checkpoints import load_reference, read_reference
+    from tttvideo.weights.flax import read_flax
 
     if not source.exists():
         raise ValueError(f"there is no file or folder {source}")
@@ -118,7 +118,7 @@ def read_ours(folder: Path) -> "Backbone | None":
     from safetensors.torch import load_file
 
     from tttvideo.backbone import Backbone
-    from tttvideo.checkpoints import backbone_config, fill
+    from tttvideo.weights.checkpoints import backbone_config, fill
 
     try:
         config = json.loads((folder / "config.json").read_text())
@@ -137,7 +137,7 @@ def read_ours(folder: Path) -> "Backbone | None":
 
 def export_weights(checkpoint: "TokenCheckpoint", folder: Path) -> None:
     """A folder that transformers loads: the weights, and what is known of the tokens."""
-    from tttvideo.checkpoints import has_reference_form, write_reference
+    from tttvideo.weights.checkpoints import has_reference_form, write_reference
 
     config = checkpoint.backbone.config
     if config.grid:
@@ -188,7 +188,7 @@ def bytes_json(vocab_size: int) -> str:
     """The tokenizer.json whose tokens are bytes, with the marks if there is room for them."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    from tttvideo.data.tokenizer import BYTE_OF
+    from tttvideo.data.text.tokenizer import BYTE_OF
 
     tokenizer = Tokenizer(models.BPE(vocab=dict(BYTE_OF), merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

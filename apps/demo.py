@@ -79,8 +79,8 @@ class Stages:
 
 
 def draw(path: Path) -> None:
-    from tttvideo.data.frames import write_video
-    from tttvideo.data.synthetic import bouncing_glyphs
+    from tttvideo.data.video.drawn import bouncing_glyphs
+    from tttvideo.data.video.reader import write_video
 
     write_video(path, bouncing_glyphs(FRAMES, glyphs=GLYPHS), FPS, lossless=True)
     print(f"{path}: {FRAMES:,} frames")
@@ -89,7 +89,7 @@ def draw(path: Path) -> None:
 def learn_and_predict(
     video: Path, out: Path, stages: Stages, frame_steps: int, token_steps: int
 ) -> None:
-    from tttvideo.data.frames import VideoReader
+    from tttvideo.data.video.reader import VideoReader
 
     from . import fit, predict, prepare
 

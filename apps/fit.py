@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from .samples import Samples
+from tttvideo.apps.show.training_samples import Samples
 
 
 CONFIGS = Path(__file__).parent.parent / "configs"

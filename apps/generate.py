@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .shown import Pace, Shown, show
+from tttvideo.apps.show.stream_text import Pace, Shown, show
 
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tttvideo.checkpoints import TokenCheckpoint
-    from tttvideo.data.text import Advance
-    from tttvideo.data.tokenizer import Tokenizer
-    from tttvideo.sampling import Chooser, Heard, Memory, Texts
+    from tttvideo.data.text.documents import Advance
+    from tttvideo.data.text.tokenizer import Tokenizer
+    from tttvideo.sampling.decode import Chooser, Heard, Memory, Texts
+    from tttvideo.weights.checkpoints import TokenCheckpoint
 
 
 CHUNK = 1024  # tokens that are read at once
@@ -100,9 +100,9 @@ def main(arguments: list[str]) -> None:
     options = parser().parse_args(arguments[1:])
     check(options)
     prompts = find_prompts(options)
-    from tttvideo.checkpoints import load_tokens_model
-    from tttvideo.data.tokenizer import load_tokenizer
-    from tttvideo.sampling import Texts, chooser, load_memory
+    from tttvideo.data.text.tokenizer import load_tokenizer
+    from tttvideo.sampling.decode import Texts, chooser, load_memory
+    from tttvideo.weights.checkpoints import load_tokens_model
 
     from .device import best_device
 
@@ -174,7 +174,7 @@ class Prompt:
         return None if self.path == "-" else Path(self.path).stat().st_size
 
     def chunks(self, advance: "Advance") -> Iterator[bytes]:
-        from tttvideo.data.text import CHUNK, read
+        from tttvideo.data.text.documents import CHUNK, read
 
         if self.text is not None:
             yield self.text
@@ -216,7 +216,7 @@ def read_prompts(
     memory: "Memory | None",
 ) -> "tuple[list[Heard], list[int]]":
     """What was heard of each text, all beginning with `memory`, and the tokens read for it."""
-    from tttvideo.data.progress import progress
+    from tttvideo.progress import progress
 
     if not prompts:
         return [memory.heard], [0]
@@ -238,9 +238,9 @@ def tokens_of(tokenizer: "Tokenizer", chunks: Iterable[bytes]) -> "Iterator[np.n
     """Tokens of a text, piece by piece."""
     import numpy as np
 
-    from tttvideo.data.text import Utf8, pieces
-    from tttvideo.data.tokenizer import ByteTokenizer
-    from tttvideo.data.units import PIECE
+    from tttvideo.data.text.corpus_workers import PIECE
+    from tttvideo.data.text.documents import Utf8, pieces
+    from tttvideo.data.text.tokenizer import ByteTokenizer
 
     if isinstance(tokenizer, ByteTokenizer):
         yield from (np.frombuffer(chunk, np.uint8).astype(np.int64) for chunk in chunks)
@@ -259,7 +259,7 @@ def read_tokens(
     import numpy as np
     import torch
 
-    from tttvideo.sampling import prefill
+    from tttvideo.sampling.decode import prefill
 
     device = next(model.backbone.parameters()).device
     count, rest = 0, np.array(marks, np.int64)
@@ -313,7 +313,7 @@ def save(
     path: str, model: "TokenCheckpoint", texts: "Texts", tokens: int, draws: "Chooser | None"
 ) -> None:
     """Keep the only text, and the generator that it was drawn by if that had a seed."""
-    from tttvideo.sampling import Memory, save_memory
+    from tttvideo.sampling.decode import Memory, save_memory
 
     state = draws.generator(0).get_state() if draws else None
     save_memory(Memory(texts.ended[0], tokens, state), model.backbone, path)

@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from tttvideo.checkpoints import TokenCheckpoint
-    from tttvideo.data.frames import Frame
-    from tttvideo.sampling import Choose, Heard
-
-    from .predicted import Result
+    from tttvideo.apps.show.prediction_report import Result
+    from tttvideo.data.video.reader import Frame
+    from tttvideo.sampling.decode import Choose, Heard
+    from tttvideo.weights.checkpoints import TokenCheckpoint
 
 
 BATCH = 16  # context frames that are read at once
@@ -60,10 +59,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> None:
     options = parser().parse_args(arguments[1:])
-    from tttvideo.checkpoints import load_tokens_model
-    from tttvideo.sampling import chooser
-
-    from .predicted import table
+    from tttvideo.apps.show.prediction_report import table
+    from tttvideo.sampling.decode import chooser
+    from tttvideo.weights.checkpoints import load_tokens_model
 
     model = load_tokens_model(options.checkpoint)
     if model.frame_tokenizer is None:
@@ -86,12 +84,12 @@ def predict(
     choose: "Choose",
 ) -> "Result":
     """Read, predict, write prediction.mp4 and compare.mp4; the rest is Result.finish()."""
-    from tttvideo.data.frames import VideoReader
-    from tttvideo.data.progress import progress
-    from tttvideo.sampling import decode_frames
+    from tttvideo.apps.show.prediction_report import Result
+    from tttvideo.data.video.reader import VideoReader
+    from tttvideo.progress import progress
+    from tttvideo.sampling.decode import decode_frames
 
     from .device import best_device
-    from .predicted import Result
 
     out.mkdir(parents=True, exist_ok=True)
     device = best_device()
@@ -140,8 +138,8 @@ def predict(
 
 def hear_context(listener: "Listener", frames: Iterator["Frame"], known: int) -> "list[np.ndarray]":
     """Let the model hear the first `known` frames; the last few of them, to be shown."""
-    from tttvideo.data.frames import batches
-    from tttvideo.data.progress import progress
+    from tttvideo.data.video.reader import batches
+    from tttvideo.progress import progress
 
     last: deque = deque(maxlen=SHOWN)
     with progress("reading the context", known, "frames") as advance:
@@ -180,7 +178,7 @@ class Listener:
         import torch
         from einops import rearrange
 
-        from tttvideo.sampling import score
+        from tttvideo.sampling.decode import score
 
         device = next(self.backbone.parameters()).device
         tokens = self.tokenizer.encode(torch.from_numpy(images).to(device))

@@ -12,8 +12,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tttvideo.data.progress import progress
 from tttvideo.files import replacing
+from tttvideo.progress import progress
 
 from .device import best_device
 
@@ -21,7 +21,7 @@ from .device import best_device
 if TYPE_CHECKING:
     import numpy as np
 
-    from tttvideo.frame_tokenizer import FrameTokenizer
+    from tttvideo.video.frame_tokenizer import FrameTokenizer
 
 
 EXAMPLE = "example: tttvideo prepare text books/train --out out/books --validation 0.05"
@@ -160,7 +160,7 @@ def main(arguments: list[str]) -> None:
 
 
 def prepare_text(options: argparse.Namespace) -> None:
-    from tttvideo.data import corpus
+    from tttvideo.data.text import corpus
 
     manifest, before = corpus.prepare_text(
         options.inputs,
@@ -193,11 +193,11 @@ def report(manifest: dict[str, Any]) -> None:
 
 
 def prepare_video(inputs: list[str], out: Path, checkpoint: str, end: float | None) -> None:
-    from tttvideo.checkpoints import load_frame_tokenizer
-    from tttvideo.data.frames import probe
-    from tttvideo.data.module import VIDEO_SUFFIXES
-    from tttvideo.data.text import find_files
+    from tttvideo.data.modules import VIDEO_SUFFIXES
+    from tttvideo.data.text.documents import find_files
     from tttvideo.data.tokens import Header, TokenWriter
+    from tttvideo.data.video.reader import probe
+    from tttvideo.weights.checkpoints import load_frame_tokenizer
 
     tokenizer = load_frame_tokenizer(checkpoint).to(best_device())
     files = find_files(inputs, VIDEO_SUFFIXES)
@@ -230,7 +230,7 @@ def tokenise(path: Path, tokenizer: "FrameTokenizer", end: float | None) -> Iter
     """Tokens (N, P) of every frame before `end` seconds, at most 64 frames at a time."""
     import torch
 
-    from tttvideo.data.frames import VideoReader, batches
+    from tttvideo.data.video.reader import VideoReader, batches
 
     device = next(tokenizer.parameters()).device
     frames = VideoReader(path, tokenizer.config.size)
@@ -240,7 +240,7 @@ def tokenise(path: Path, tokenizer: "FrameTokenizer", end: float | None) -> Iter
 
 
 def prepare_recall(options: argparse.Namespace) -> None:
-    from tttvideo.data.recall import recall_documents
+    from tttvideo.data.recall.texts import recall_documents
 
     out, size = Path(options.out), options.size
     if out.suffix != ".jsonl":

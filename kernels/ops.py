@@ -11,7 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import bare, choice, dual, dual_decode, reference
+from . import backends as choice
+from . import reference
+from .dual import decode as dual_decode
+from .dual import norm_free as bare
+from .dual import piece as dual
 from .inner import Norm
 from .slots import Slots
 from .state import State
@@ -133,7 +137,9 @@ def ttt_decode_(
     with torch.autocast(q.device.type, enabled=False):
         if name == "dual":
             return dual_decode.decode_(*tokens, *shared, slots)
-        from . import triton_ops  # importing it imports triton, which not every machine has
+        from .gpu import (
+            launch as triton_ops,  # importing it imports triton, which not every machine has
+        )
 
         return triton_ops.decode(tokens, shared, slots)
 
@@ -190,7 +196,9 @@ def read_by_triton(
     state: State | Sequence[State],
     bounds: list[tuple[int, int]] | None,
 ) -> tuple[Tensor, State | list[State]]:
-    from . import triton_ops  # importing it imports triton, which not every machine has
+    from .gpu import (
+        launch as triton_ops,  # importing it imports triton, which not every machine has
+    )
 
     q, k, v, eta = tokens
     tokens = q, k, v, eta.float()

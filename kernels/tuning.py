@@ -49,7 +49,7 @@ def measure(launch: Callable[[], object]) -> float:
 @functools.cache
 def sources() -> str:
     """A hash of the kernels, since another version of them may have another fastest option."""
-    files = sorted(Path(__file__).parent.glob("triton_*.py"))
+    files = sorted((Path(__file__).parent / "gpu").glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import Attention, AttentionConfig
+from tttvideo.mixers.attention import Attention, AttentionConfig
+from tttvideo.mixers.linear_attention import LinearAttention, LinearAttentionConfig
+from tttvideo.mixers.mamba import Mamba, Mamba2, MambaConfig
+from tttvideo.mixers.ttt import Grid, TTTConfig, TTTLayer, full
+
 from .layers import FrameWindow, ShortConv, SwiGLU
-from .linear_attention import LinearAttention, LinearAttentionConfig
-from .mamba import Mamba, Mamba2, MambaConfig
 from .states import Mixer, each, lengths_of, state
-from .ttt import Grid, TTTConfig, TTTLayer, full
 
 
 MixerName = Literal["ttt", "attention", "linear_attention", "mamba", "mamba2"]

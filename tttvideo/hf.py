@@ -18,14 +18,15 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import ConversionOps, WeightConverter, WeightRenaming
 from transformers.utils import ModelOutput
 
-from .backbone import Backbone, BackboneConfig, BackboneState
-from .checkpoints import (
+from tttvideo.weights.checkpoints import (
     BLOCK_NAMES,
     MIXER_NAMES,
     REFERENCE_DEFAULTS,
     backbone_config,
     reference_config,
 )
+
+from .backbone import Backbone, BackboneConfig, BackboneState
 from .states import tree_map
 
 

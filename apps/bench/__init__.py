@@ -109,7 +109,7 @@ def main(arguments: list[str]) -> None:
             setattr(options, name, value)
     import torch
 
-    from ..device import best_device
+    from tttvideo.apps.device import best_device
 
     options.device = options.device or best_device()
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -194,7 +194,7 @@ def new_report(options: argparse.Namespace) -> "Report":
 
 def fill(options: argparse.Namespace, report: "Report") -> None:
     """Measure into the report, with a bar of progress."""
-    from tttvideo.data.progress import progress
+    from tttvideo.progress import progress
 
     from . import bars, generation, runs
 

@@ -16,20 +16,11 @@ import torch
 import torch.nn.functional as F
 
 from tttvideo.backbone import Backbone, BackboneConfig
-from tttvideo.kernels import dual
-from tttvideo.ttt import TTTConfig
+from tttvideo.kernels.dual import piece as dual
+from tttvideo.mixers.ttt import TTTConfig
 
 from . import peers
-from .cases import (
-    BACKWARD,
-    BOTH,
-    FORWARD,
-    Case,
-    decode_bytes,
-    draw,
-    least_work,
-    load_config,
-)
+from .cases import BACKWARD, BOTH, FORWARD, Case, decode_bytes, draw, least_work, load_config
 from .contenders import Contender, decode_contenders, kernel_contenders
 from .measure import interleave, timed
 from .report import Bar, Row

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tttvideo.kernels import Slots, State, ttt_decode_, ttt_linear, ttt_mlp
-from tttvideo.kernels.choice import triton_obstacle
+from tttvideo.kernels.backends import triton_obstacle
 
 from . import peers
 from .cases import DTYPES, FORWARD, Case, Inputs, attention_work, decode_bytes, draw, least_work

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from tttvideo.backbone import Backbone, BackboneConfig
-from tttvideo.checkpoints import load_tokens_model
-from tttvideo.data.progress import progress
-from tttvideo.sampling import Heard, chooser, decode, prefill
+from tttvideo.mixers.ttt import TTTConfig
+from tttvideo.progress import progress
+from tttvideo.sampling.decode import Heard, chooser, decode, prefill
 from tttvideo.states import tree_map
-from tttvideo.ttt import TTTConfig
+from tttvideo.weights.checkpoints import load_tokens_model
 
 from .cases import Case, load_config
 from .measure import Clock, interleave

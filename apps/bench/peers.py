@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode
 
 from tttvideo.kernels import State, inner
-from tttvideo.kernels.dual import interleave, read, scaled_gradient, step
+from tttvideo.kernels.dual.piece import interleave, read, scaled_gradient, step
 from tttvideo.kernels.state import pairs
 
 

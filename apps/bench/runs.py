@@ -17,23 +17,13 @@ from torch import Tensor, nn
 
 from tttvideo.backbone import BackboneConfig, Block
 from tttvideo.kernels import State
-from tttvideo.mamba import MambaConfig
-from tttvideo.ttt import TTTConfig, TTTLayer
+from tttvideo.mixers.mamba import MambaConfig
+from tttvideo.mixers.ttt import TTTConfig, TTTLayer
 
 from . import peers
 from .cases import BOTH, FORWARD, Case, Inputs, draw
 from .contenders import Contender, decode_contenders, kernel_contenders, operator
-from .measure import (
-    LIMITS,
-    LOOSE,
-    Clock,
-    errors,
-    interleave,
-    peak_bytes,
-    results,
-    timed,
-    verdict,
-)
+from .measure import LIMITS, LOOSE, Clock, errors, interleave, peak_bytes, results, timed, verdict
 from .peers import Run
 from .report import Report, Row
 

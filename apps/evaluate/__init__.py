@@ -2,8 +2,7 @@
 
 import argparse
 
-from .. import harness
-from . import recall, scaling, text
+from . import harness, recall, scaling, text
 
 
 KINDS = {"text": text, "recall": recall, "scaling": scaling, "harness": harness}

@@ -11,13 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .names import mixer_name
+from tttvideo.measures.names import mixer_name
 
 
 if TYPE_CHECKING:
-    from tttvideo.checkpoints import TokenCheckpoint
-    from tttvideo.data.recall_cells import Cell
-    from tttvideo.data.tokenizer import Tokenizer
+    from tttvideo.data.recall.questions import Cell
+    from tttvideo.data.text.tokenizer import Tokenizer
+    from tttvideo.weights.checkpoints import TokenCheckpoint
 
 
 BATCH, CHUNK = 16, 8192  # texts at once, and tokens of them all at once
@@ -53,11 +53,10 @@ def add_parser(kinds: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     check(options)
+    from tttvideo.apps.bench.report import conditions
+    from tttvideo.apps.device import best_device
+    from tttvideo.apps.show.recall_maps import draw_maps, markdown
     from tttvideo.files import write_text
-
-    from ..bench.report import conditions
-    from ..device import best_device
-    from .recall_maps import draw_maps, markdown
 
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -104,9 +103,9 @@ def evaluate(
     about: dict[str, Any],
 ) -> dict[str, Any]:
     """What `file` says, when these weights answered these questions before; else ask, and write."""
-    from tttvideo.checkpoints import load_tokens_model
-    from tttvideo.data.tokenizer import load_tokenizer
+    from tttvideo.data.text.tokenizer import load_tokenizer
     from tttvideo.data.tokens import file_hash
+    from tttvideo.weights.checkpoints import load_tokens_model
 
     from .records import finite, write_json
 
@@ -138,9 +137,9 @@ def evaluate(
 
 def draw(options: argparse.Namespace, tokenizer: "Tokenizer") -> "list[Cell]":
     """The questions; the same for every model of one tokenizer."""
-    from tttvideo.data.progress import progress
-    from tttvideo.data.recall import drawn, taken
-    from tttvideo.data.recall_cells import Questions
+    from tttvideo.data.recall.questions import Questions
+    from tttvideo.data.recall.texts import drawn, taken
+    from tttvideo.progress import progress
 
     @cache
     def measure(text: str) -> int:
@@ -178,9 +177,9 @@ def ask(
     """
     import torch
 
-    from tttvideo.data.progress import progress
-    from tttvideo.data.recall_cells import batch
-    from tttvideo.recall_scores import score_answers
+    from tttvideo.data.recall.questions import batch
+    from tttvideo.measures.recall import score_answers
+    from tttvideo.progress import progress
 
     backbone, rows = model.backbone.to(device), []
     total = sum(cell.length * len(cell.samples) for cell in cells)

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .names import mixer_name
+from tttvideo.measures.names import mixer_name
 
 
 if TYPE_CHECKING:
-    from tttvideo.scaling import Best, PowerLaw
+    from tttvideo.measures.scaling import Best, PowerLaw
 
 
 @dataclass
@@ -60,13 +60,13 @@ def run(options: argparse.Namespace) -> None:
     paths = [Path(path) for path in dict.fromkeys(options.runs)]
     if len(paths) < 2:
         raise ValueError(f"{paths[0]} is one run; a fit needs two or more, of different sizes")
-    from tttvideo.data.progress import progress
+    from tttvideo.apps.bench.report import conditions
+    from tttvideo.apps.show.scaling_plot import draw_scaling, markdown
     from tttvideo.files import write_text
-    from tttvideo.scaling import Point, best_context
+    from tttvideo.measures.scaling import Point, best_context
+    from tttvideo.progress import progress
 
-    from ..bench.report import conditions
     from .records import write_json
-    from .scaling_plot import draw_scaling, markdown
 
     runs = []
     with progress("reading runs", len(paths), "runs") as advance:
@@ -100,7 +100,7 @@ def read_run(path: Path) -> Run:
     Of a run with `start_from`, tokens and operations are those before it and its own, and steps are
     its own.
     """
-    from tttvideo.checkpoints import load_tokens_model
+    from tttvideo.weights.checkpoints import load_tokens_model
 
     if not path.is_dir():
         raise ValueError(f"there is no run folder {path}; give the --out of `tttvideo fit`")
@@ -171,7 +171,7 @@ def group(runs: list[Run]) -> list[Group]:
 
 
 def fit(x: list[float], runs: list[Run]) -> "PowerLaw | None":
-    from tttvideo.scaling import fit_power_law
+    from tttvideo.measures.scaling import fit_power_law
 
     return fit_power_law(x, [run.loss for run in runs]) if len(set(x)) > 1 else None
 

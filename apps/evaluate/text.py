@@ -6,16 +6,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .names import mixer_name
+from tttvideo.measures.names import mixer_name
 
 
 if TYPE_CHECKING:
     from tttvideo.backbone import BackboneConfig
-    from tttvideo.checkpoints import TokenCheckpoint
     from tttvideo.data.tokens import Tokens
-
-    from .measure import Measured
-    from .plan import Plan
+    from tttvideo.measures.meter import Measured
+    from tttvideo.measures.plan import Plan
+    from tttvideo.weights.checkpoints import TokenCheckpoint
 
 
 def add_parser(kinds: Any) -> None:
@@ -87,11 +86,10 @@ def run(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} is {value}; it must be 1 or more")
+    from tttvideo.apps.show.text_plots import draw
+    from tttvideo.apps.show.text_report import write
     from tttvideo.data.tokens import open_tokens
-
-    from .plan import make_plan
-    from .plots import draw
-    from .report import write
+    from tttvideo.measures.plan import make_plan
 
     data = open_tokens(options.data)
     if data.header.kind != "text":
@@ -145,7 +143,7 @@ def split_name(argument: str) -> tuple[str, str]:
 
 
 def load(path: str, data: "Tokens") -> "TokenCheckpoint":
-    from tttvideo.checkpoints import load_tokens_model
+    from tttvideo.weights.checkpoints import load_tokens_model
 
     checkpoint, header = load_tokens_model(path), data.header
     if checkpoint.tokenizer != header.tokenizer:
@@ -172,11 +170,10 @@ def measure(
     subject: Subject, plan: "Plan", data: "Tokens", out: Path
 ) -> tuple[Subject, "Measured"]:
     """Measure it, or read what an earlier run on the same data and settings found."""
-    from tttvideo.data.progress import progress
-
-    from ..bench.report import conditions
-    from ..device import best_device
-    from .measure import Meter, read_cache, write_cache
+    from tttvideo.apps.bench.report import conditions
+    from tttvideo.apps.device import best_device
+    from tttvideo.measures.meter import Meter, read_cache, write_cache
+    from tttvideo.progress import progress
 
     cache = out / "cache" / f"{plan.key(subject.sha256, data.fingerprint)}.json"
     if cache.is_file():
@@ -198,7 +195,7 @@ def measure(
 
 def byte_lengths(checkpoint: "TokenCheckpoint", data: "Tokens") -> Any:
     """(V,) bytes of text that each token stands for."""
-    from tttvideo.data.tokenizer import load_tokenizer, tokenizer_of
+    from tttvideo.data.text.tokenizer import load_tokenizer, tokenizer_of
 
     name = checkpoint.tokenizer
     if checkpoint.tokenizer_json is None:

@@ -1,0 +1,154 @@
+"""A checkpoint as lm-evaluation-harness asks models: how likely is a text, and how does it go on.
+
+No context is ever cut off: it is read in chunks into a state of constant size. Every text begins
+as the training's documents do, with their first mark. What a context left is kept for the next
+request, so the possible answers to one question read it once.
+"""
+
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.api.registry import register_model
+from lm_eval.models.utils import normalize_gen_kwargs
+from torch import Tensor
+
+from tttvideo.apps.device import best_device
+from tttvideo.apps.show.stream_text import Shown
+from tttvideo.data.text.tokenizer import load_tokenizer
+from tttvideo.progress import progress
+from tttvideo.sampling.decode import Heard, chooser, decode, likelihood, prefill
+from tttvideo.weights.checkpoints import load_tokens_model
+
+
+GENERATION = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"}
+
+
+@register_model("tttvideo")
+class TTTVideoLM(TemplateLM):
+    """`lm_eval.simple_evaluate(model=TTTVideoLM("out/text_tiny/last.ckpt"), tasks=[...])`.
+
+    device: where the model runs; a GPU if there is one.
+    chunk: tokens that are read at once; only memory and speed depend on it.
+    Raises ValueError for a checkpoint whose tokens are not text or have no marks.
+    """
+
+    def __init__(self, checkpoint: str, device: str | None = None, chunk: int = 1024):
+        super().__init__()
+        if chunk < 1:
+            raise ValueError(f"chunk {chunk} must be 1 or more tokens")
+        model = load_tokens_model(checkpoint)
+        if model.frame_tokenizer or model.tokenizer == "unknown":
+            raise ValueError(
+                f"{checkpoint} reads tokens of {model.tokenizer}; only models of text whose "
+                "tokenizer is in the checkpoint can be asked"
+            )
+        if model.bos is None or model.eos is None:
+            raise ValueError(
+                f"{checkpoint} has no marks for the beginning and end of a document; train on a "
+                "corpus of `tttvideo prepare text`, which has them"
+            )
+        self._device = torch.device(device or best_device())
+        self.backbone = model.backbone.to(self._device)
+        self.marks = model.bos, model.eos
+        self.text = load_tokenizer(model.tokenizer, model.tokenizer_json)
+        self.chunk = chunk
+        self.last: tuple[list[int], Heard] | None = None
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.marks[1]
+
+    @property
+    def prefix_token_id(self) -> int:
+        return self.marks[0]
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.text.name
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
+    ) -> list[int]:
+        """Without marks, whatever is asked: `read` puts the first one before every text."""
+        return self.text.encode(string)
+
+    def read(self, context: list[int]) -> Heard:
+        """What a context leaves, its first mark before it."""
+        if not self.last or self.last[0] != context:
+            bare = context[1:] if context[:1] == [self.prefix_token_id] else context
+            tokens = self.row([self.prefix_token_id, *bare])
+            self.last = context, prefill(self.backbone, tokens, self.chunk)
+        return self.last[1]
+
+    def row(self, tokens: list[int]) -> Tensor:
+        return torch.tensor([tokens], dtype=torch.long, device=self._device)
+
+    def _loglikelihood_tokens(
+        self,
+        requests: list[tuple[tuple[str, str], list[int], list[int]]],
+        **kwargs: Any,
+    ) -> list[tuple[float, bool]]:
+        answers = []
+        with progress("answers", len(requests), "answers") as advance:
+            for texts, context, continuation in requests:
+                tokens = self.row(continuation)
+                answers.append(likelihood(self.backbone, tokens, self.read(context), self.chunk))
+                self.cache_hook.add_partial("loglikelihood", texts, answers[-1])
+                advance(1)
+        return answers
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Of whole documents, each from its first mark on."""
+        sums = []
+        with progress("documents", len(requests), "documents") as advance:
+            for (text,) in (request.args for request in requests):
+                tokens = self.row(self.text.encode(text))
+                nats, _ = likelihood(self.backbone, tokens, self.read([]), self.chunk)
+                self.cache_hook.add_partial("loglikelihood_rolling", (text,), nats)
+                sums.append(nats)
+                advance(1)
+        return sums
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """How texts go on, until one of the strings that stop them, which is left out."""
+        said = []
+        with progress("texts", len(requests), "texts") as advance:
+            for context, wishes in (request.args for request in requests):
+                said.append(self.generate(context, **generation(wishes)))
+                self.cache_hook.add_partial("generate_until", (context, wishes), said[-1])
+                advance(1)
+        return said
+
+    @torch.inference_mode()
+    def generate(self, context: str, until: list[str], count: int, **how: Any) -> str:
+        """At most `count` tokens, no further than the document's end; `how` goes to `chooser`."""
+        seed = int(torch.randint(2**31, ()))  # the harness seeds torch
+        choose = chooser(**how, seed=seed)
+        shown, text = Shown(self.text.decoder(), until), ""
+        heard = self.read(self.text.encode(context))
+        for token, _ in decode(self.backbone, heard, count, choose):
+            if token.item() == self.eot_token_id:
+                break
+            text += shown(token.tolist())
+            if shown.ended:
+                return text
+        return text + shown([], final=True)
+
+
+def generation(wishes: dict[str, Any]) -> dict[str, Any]:
+    """A task's wishes as arguments of `generate`; ValueError for one that is not known."""
+    values = normalize_gen_kwargs(wishes)
+    if set(values) - GENERATION:
+        raise ValueError(
+            f"generation_kwargs {min(set(values) - GENERATION)!r} is none of "
+            f"{', '.join(sorted(GENERATION))}"
+        )
+    return {
+        "until": [stop for stop in values["until"] if stop],
+        "count": values["max_gen_toks"],
+        "temperature": values.get("temperature", 0.0),
+        "top_k": values.get("top_k", 0),
+        "top_p": values.get("top_p", 1.0),
+    }

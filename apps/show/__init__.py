@@ -1,0 +1,1 @@
+"""What a terminal, a picture or a clip shows of a result."""

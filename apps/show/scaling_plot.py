@@ -1,0 +1,142 @@
+"""The tables and the picture of `tttvideo evaluate scaling`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+
+from tttvideo.apps.bench.report import table
+
+from .text_plots import save
+
+
+if TYPE_CHECKING:
+    from tttvideo.apps.evaluate.scaling import Group
+    from tttvideo.measures.scaling import Best, PowerLaw
+
+
+RUNS = ("run", "mixer", "parameters", "context", "tokens", "FLOPs", "loss", "fitted", "residual")
+FITS = ("runs of", "by", "points", "alpha", "95 %", "E", "form")
+AXES = {"parameters": "parameters", "flops": "training FLOPs"}
+
+
+def law(group: "Group", x: str) -> "PowerLaw | None":
+    return group.by_parameters if x == "parameters" else group.by_flops
+
+
+def markdown(groups: "list[Group]", best: "dict[str, list[Best]]", about: dict[str, Any]) -> str:
+    parts = [
+        "# tttvideo evaluate scaling",
+        f"`{about['command']}`\n{about['date']}, commit {about['commit']}.",
+        "Loss is the last validation loss of each run, nats per token; FLOPs are training's, by "
+        "count, not measured. Fitted and residual (log loss minus log fit) are of the fit by "
+        "FLOPs. The fits describe these runs and say nothing of larger ones.",
+        table(RUNS, [cells(g, n) for g in groups for n in range(len(g.runs))]),
+        "## Fits",
+        table(FITS, [fit_cells(g, x) for g in groups for x in AXES]),
+        "## Best context by FLOPs",
+    ]
+    found = [(mixer, b) for mixer, bests in best.items() for b in bests]
+    if not found:
+        parts.append("No budget has runs of two contexts.")
+    else:
+        rows = [(mixer, f"{b.flops:.2e}", f"{b.context:,}", losses(b)) for mixer, b in found]
+        parts.append(table(("mixer", "FLOPs", "best context", "loss by context"), rows))
+    return "\n\n".join(parts) + "\n"
+
+
+def cells(group: "Group", n: int) -> tuple[str, ...]:
+    run, fit = group.runs[n], group.by_flops
+    first = (run.name, run.mixer, f"{run.parameters:,}", f"{run.context:,}", f"{run.tokens:,}")
+    fitted = ("", "") if fit is None else (f"{fit(run.flops):.4f}", f"{fit.residuals[n]:+.4f}")
+    return (*first, f"{run.flops:.2e}", f"{run.loss:.4f}", *fitted)
+
+
+def fit_cells(group: "Group", x: str) -> tuple[str, ...]:
+    fit, count = law(group, x), str(len(group.runs))
+    if fit is None:
+        return (group.name, AXES[x], count, "", "", "", "one size: nothing to fit")
+    interval = "" if fit.interval is None else " to ".join(f"{a:.3f}" for a in fit.interval)
+    return (group.name, AXES[x], count, f"{fit.alpha:.4f}", interval, f"{fit.E:.3f}", fit.note)
+
+
+def losses(best: "Best") -> str:
+    return ", ".join(f"{context:,}: {loss:.4f}" for context, loss in best.losses.items())
+
+
+def draw_scaling(
+    groups: "list[Group]", best: "dict[str, list[Best]]", about: dict[str, Any], path: Path
+) -> None:
+    figure, panels = plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
+    colours = {group.name: f"C{n % 10}" for n, group in enumerate(groups)}
+    for panel, x in zip(panels[0], ("flops", "parameters"), strict=True):
+        for group in groups:
+            draw_losses(panel, group, x, colours[group.name])
+        panel.set(xlabel=AXES[x], ylabel="validation loss, nats per token", xscale="log")
+        panel.set_yscale("log")
+        panel.yaxis.set_minor_formatter(lambda y, _: f"{y:.3g}")
+        panel.yaxis.set_major_formatter(lambda y, _: f"{y:.3g}")
+    panels[0, 0].set_title("lines: fits; thin: along each run, whose schedule was not at its end")
+    draw_residuals(panels[1, 0], groups, colours)
+    draw_best(panels[1, 1], best)
+    for panel in panels.flat:
+        panel.grid(alpha=0.25)
+        panel.tick_params(labelsize=8)
+        panel.tick_params(which="minor", labelsize=7)
+        for text in (panel.title, panel.xaxis.label, panel.yaxis.label):
+            text.set_size(9)
+        panel.spines[["top", "right"]].set_visible(False)
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend(fontsize=7, frameon=False)
+    figure.suptitle("Loss by compute and size, of the runs that were made", fontsize=11)
+    figure.supxlabel(f"{about['date']}, commit {about['commit']}", fontsize=7, color="#666")
+    save(figure, path)
+
+
+def draw_losses(panel: Axes, group: "Group", x: str, colour: str) -> None:
+    """Points of the runs, the fit over their range, and by FLOPs the way each came."""
+    places = [getattr(run, x) for run in group.runs]
+    panel.plot(places, [run.loss for run in group.runs], "o", color=colour, markersize=5)
+    fit, name = law(group, x), group.name
+    if fit is not None:
+        along = np.geomspace(min(places), max(places), 100)
+        name += f", alpha {fit.alpha:.3f}"
+        panel.plot(along, fit(along), color=colour, linewidth=1.6, label=name)
+    else:
+        panel.plot([], [], "o", color=colour, label=name)
+    if x == "flops":
+        for run in group.runs:
+            panel.plot(*zip(*run.curve, strict=True), color=colour, linewidth=0.5, alpha=0.6)
+
+
+def draw_residuals(panel: Axes, groups: "list[Group]", colours: dict[str, str]) -> None:
+    for group in groups:
+        if group.by_flops is not None:
+            flops = [run.flops for run in group.runs]
+            residuals = 100 * np.expm1(group.by_flops.residuals)
+            panel.plot(flops, residuals, "o", color=colours[group.name], label=group.name)
+    panel.axhline(0, color="#333333", linewidth=0.8)
+    panel.set(xlabel=AXES["flops"], ylabel="loss above the fit, %", xscale="log")
+    panel.set_title("residuals of the fits by FLOPs")
+
+
+def draw_best(panel: Axes, best: "dict[str, list[Best]]") -> None:
+    for mixer, found in best.items():
+        if found:
+            flops, contexts = zip(*((b.flops, b.context) for b in found), strict=True)
+            panel.plot(flops, contexts, "o-", drawstyle="steps-mid", label=mixer, markersize=4)
+    panel.set(xlabel=AXES["flops"], ylabel="tokens of context", xscale="log")
+    panel.set_yscale("log", base=2)
+    panel.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}")
+    panel.set_title("best context at each budget")
+    if not any(best.values()):
+        panel.text(
+            0.5,
+            0.5,
+            "no budget has runs of two contexts",
+            transform=panel.transAxes,
+            ha="center",
+            fontsize=8,
+        )

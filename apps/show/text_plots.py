@@ -1,0 +1,189 @@
+"""The pictures of `tttvideo evaluate text`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib
+
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402  after the choice of a backend without a screen
+import numpy as np  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from tttvideo.files import replacing  # noqa: E402
+from tttvideo.measures.document_stats import Estimate, Tally, log_bins  # noqa: E402
+from tttvideo.measures.plan import Plan  # noqa: E402
+
+
+if TYPE_CHECKING:
+    from tttvideo.apps.evaluate.text import Subject
+    from tttvideo.measures.meter import Measured
+
+
+COLOURS = ("#d62728", "#4c78a8", "#54a24b", "#f58518", "#b279a2", "#72b7b2", "#9d755d", "#333333")
+STYLES = {"true": "-", "reset": "--", "shuffled": ":"}
+UNITS = {"bits per byte": Tally.bits_per_byte, "nats per token": Tally.nats_per_token}
+LAYERS = 8  # panels of a model, at most
+
+
+def draw(out: Path, subjects: "list[Subject]", results: "list[Measured]", plan: Plan) -> None:
+    from tttvideo.apps.evaluate.text import groups
+
+    found = groups(subjects, results)
+    windows = {s.label: s.window for s in subjects if s.window}
+    save(draw_by_index(found, windows, plan), out / "by_index.png")
+    save(draw_fixed(found, windows, plan), out / "fixed_targets.png")
+    inner = {label: some[0].inner for label, some in found.items() if some[0].inner}
+    if inner:
+        save(draw_inner(inner, plan), out / "inner_loss.png")
+
+
+def save(figure: Figure, path: Path) -> None:
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=130)
+    plt.close(figure)
+
+
+def draw_by_index(
+    found: "dict[str, list[Measured]]", windows: dict[str, int], plan: Plan
+) -> Figure:
+    """As figure 2, right, of arXiv 2407.04620; dashed the same models with the state reset."""
+    figure, panels = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    edges = log_bins(plan.length)
+    x = np.sqrt(edges[:-1] * (edges[1:] - 1))
+    for panel, (unit, measure) in zip(panels, UNITS.items(), strict=True):
+        for colour, (label, some) in zip(colours(found), found.items(), strict=True):
+            for control, style in (("carried", "true"), ("reset", "reset")):
+                curves = [[measure(m.by_index[control], k) for k in range(len(x))] for m in some]
+                name = label if style == "true" else f"{label}, reset every {plan.reset:,}"
+                line(panel, x, curves, colour, style, name)
+        mark_windows(panel, found, windows)
+        log_axis(panel, "token index")
+        panel.set_ylabel(unit)
+    legend(figure, panels[0])
+    figure.suptitle(f"Loss by token index, {len(plan.begins)} documents{bands(found)}", fontsize=11)
+    return figure
+
+
+def draw_fixed(found: "dict[str, list[Measured]]", windows: dict[str, int], plan: Plan) -> Figure:
+    """Left the loss, right its difference to that after `reset` tokens of true context.
+
+    Documents differ much more than contexts do, so it is the right one's bands that tell.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    x = np.array([max(c, plan.contexts[1] / 4) for c in plan.contexts])  # where 0 is drawn
+    for colour, (label, some) in zip(colours(found), found.items(), strict=True):
+        true = [[m.fixed[c] for c in plan.contexts] for m in some]
+        line(left, x, bits(true), colour, "true", label)
+        if some[0].shuffled:
+            other = [[m.shuffled[c] for c in plan.contexts if c] for m in some]
+            line(left, x[1:], bits(other), colour, "shuffled", f"{label}, shuffled context")
+        resets = [m.fixed_reset.bits_per_byte().value for m in some]
+        name = f"{label}, reset every {plan.reset:,}"
+        left.axhline(np.mean(resets), color=colour, linestyle="--", linewidth=1, label=name)
+        base = [m.fixed[plan.reset] for m in some]
+        both = list(zip(some, base, strict=True))
+        gains = [[m.fixed[c].minus(b) for c in plan.contexts] for m, b in both]
+        line(right, x, bits(gains), colour, "true", label)
+        if some[0].shuffled:
+            gains = [[m.shuffled[c].minus(b) for c in plan.contexts if c] for m, b in both]
+            line(right, x[1:], bits(gains), colour, "shuffled", label)
+        gains = [m.fixed_reset.minus(b).bits_per_byte().value for m, b in both]
+        right.axhline(np.mean(gains), color=colour, linestyle="--", linewidth=1)
+    right.axhline(0, color="#999999", linewidth=0.8)
+    for panel in (left, right):
+        mark_windows(panel, found, windows)
+        log_axis(panel, "tokens of context before the same targets")
+        panel.set_xticks(x, [short(c) for c in plan.contexts])
+    left.set_ylabel("bits per byte")
+    right.set_ylabel(f"bits per byte, less those after {plan.reset:,} tokens")
+    legend(figure, left)
+    count = f"{len(plan.places)} targets of {plan.span:,} tokens"
+    figure.suptitle(f"Loss by length of context on {count}{bands(found)}", fontsize=11)
+    return figure
+
+
+def draw_inner(inner: dict[str, list], plan: Plan) -> Figure:
+    """A row for each model with an inner loop, a panel for each layer, or for some of them."""
+    most = max(min(LAYERS, len(layers)) for layers in inner.values())
+    size = (0.6 + 2.6 * most, 0.8 + 2.4 * len(inner))
+    options = {"squeeze": False, "layout": "constrained"}
+    figure, rows = plt.subplots(len(inner), most, figsize=size, **options)
+    for panels, (label, layers) in zip(rows, inner.items(), strict=True):
+        drawn = np.linspace(0, len(layers) - 1, min(LAYERS, len(layers))).round().astype(int)
+        for panel in panels[len(drawn) :]:
+            panel.set_axis_off()
+        for panel, number in zip(panels, drawn, strict=False):
+            losses = layers[number]
+            M = plan.inner_length // len(losses.before)
+            x = M * np.arange(1, len(losses.before) + 1)
+            panel.plot(x, losses.initial, color="#bab0ac", linewidth=1, label="at W0")
+            panel.plot(x, losses.before, color="#4c78a8", linewidth=1, label="before the step")
+            panel.plot(x, losses.after, color="#d62728", linewidth=1, label="after it")
+            panel.set_title(f"{label}, layer {number}", fontsize=8)
+            log_axis(panel, "token index")
+        panels[0].set_ylabel("inner loss", fontsize=8)
+        panels[0].legend(fontsize=7, frameon=False)
+    figure.suptitle("Inner loss by mini-batch", fontsize=11)
+    return figure
+
+
+def line(
+    panel: Axes, x: np.ndarray, curves: list[list[Estimate]], colour: str, style: str, name: str
+) -> None:
+    """One checkpoint with its interval, or several as their mean with their range."""
+    values = np.array([[e.value for e in curve] for curve in curves])
+    y, low, high = values.mean(axis=0), values.min(axis=0), values.max(axis=0)
+    if len(curves) == 1:
+        margins = np.array([e.margin or 0 for e in curves[0]])
+        low, high = y - margins, y + margins
+    panel.plot(x, y, STYLES[style], marker=".", color=colour, linewidth=1.6, label=name)
+    panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def bits(tallies: list[list[Tally]]) -> list[list[Estimate]]:
+    return [[t.bits_per_byte() for t in row] for row in tallies]
+
+
+def colours(found: dict) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(len(found))]
+
+
+def bands(found: "dict[str, list[Measured]]") -> str:
+    several = any(len(some) > 1 for some in found.values())
+    return "; bands: 95 % over documents" + (", or the range of several runs" if several else "")
+
+
+def mark_windows(panel: Axes, found: dict, windows: dict[str, int]) -> None:
+    """Where training ended: what lies right of it no model has seen in one window."""
+    for window in sorted(set(windows.values())):
+        panel.axvline(window, color="#999999", linestyle="-.", linewidth=0.8)
+        place = {"xy": (window, 1), "xycoords": ("data", "axes fraction")}
+        offset = {"xytext": (2, -8), "textcoords": "offset points"}
+        text = f"training window {short(window)}"
+        panel.annotate(text, **place, **offset, fontsize=6, color="#666666")
+
+
+def legend(figure: Figure, panel: Axes) -> None:
+    """Below the panels, where it hides no line."""
+    place = {"loc": "outside lower center", "ncols": 3}
+    figure.legend(*panel.get_legend_handles_labels(), **place, fontsize=8, frameon=False)
+
+
+def log_axis(panel: Axes, name: str) -> None:
+    panel.set_xscale("log", base=2)
+    panel.xaxis.set_major_formatter(lambda value, _: short(value))
+    panel.minorticks_off()
+    panel.set_xlabel(name, fontsize=8)
+    panel.grid(alpha=0.25)
+    panel.tick_params(labelsize=8)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def short(tokens: float) -> str:
+    for size, unit in ((1 << 20, "M"), (1 << 10, "k")):
+        if tokens >= size:
+            return f"{tokens / size:.3g}{unit}"
+    return f"{tokens:g}"

@@ -1,0 +1,252 @@
+"""What `tttvideo evaluate text` leaves behind: evaluation.json and evaluation.md."""
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tttvideo.apps.bench.report import conditions, table
+from tttvideo.apps.device import best_device
+from tttvideo.apps.evaluate.records import DIVERGED, shown, write_json
+from tttvideo.files import write_text
+from tttvideo.measures.document_stats import Estimate, Tally, log_bins
+from tttvideo.measures.plan import Plan, rules
+
+
+if TYPE_CHECKING:
+    from tttvideo.apps.evaluate.text import Subject
+    from tttvideo.data.tokens import Tokens
+    from tttvideo.measures.meter import Measured
+
+
+def write(
+    out: Path,
+    subjects: "list[Subject]",
+    results: "list[Measured]",
+    plan: Plan,
+    data: "Tokens",
+) -> str:
+    """evaluation.json and evaluation.md in `out`; the latter's text."""
+    about = conditions(best_device())
+    about |= {"data": str(data.path), "fingerprint": data.fingerprint}
+    record = {
+        **about,
+        "tokenizer": data.header.tokenizer,
+        "rules": rules(plan, data),
+        "length": plan.length,
+        "reset": plan.reset,
+        "contexts": plan.contexts,
+        "target_tokens": plan.span,
+        "targets": len(plan.places),
+        "documents": len(plan.begins),
+        "models": [
+            asdict(subject) | record_of(measured, plan)
+            for subject, measured in zip(subjects, results, strict=True)
+        ],
+    }
+    write_json(out / "evaluation.json", record)
+    text = markdown(subjects, results, plan, about, rules(plan, data))
+    write_text(out / "evaluation.md", text)
+    return text
+
+
+def record_of(measured: "Measured", plan: Plan) -> dict[str, Any]:
+    edges = log_bins(plan.length)
+    bins = list(zip(edges[:-1].tolist(), (edges[1:] - 1).tolist(), strict=True))
+    return {
+        "whole": {name: summed(t) for name, t in measured.by_index.items()},
+        "by_index": {
+            name: [
+                {"first": first, "last": last, **summed(t, k)}
+                for k, (first, last) in enumerate(bins)
+            ]
+            for name, t in measured.by_index.items()
+        },
+        "fixed_targets": {c: summed(t) for c, t in measured.fixed.items()},
+        "fixed_targets_shuffled": {c: summed(t) for c, t in measured.shuffled.items()},
+        "fixed_targets_reset": summed(measured.fixed_reset),
+        "differences": {
+            name: {"nats_per_token": packed(d.nats_per_token()), **bits(d)}
+            for name, d in differences(measured, plan).items()
+        },
+        "inner_loss": measured.inner and [asdict(layer) for layer in measured.inner],
+        "not_finite": measured.not_finite,
+    }
+
+
+def differences(measured: "Measured", plan: Plan) -> dict[str, Tally]:
+    """What the same tokens cost more; below 0 the first of the two is better."""
+    fixed, full = measured.fixed, plan.contexts[-1]
+    by_index = measured.by_index
+    found = {f"context {full:,} - context {plan.reset:,}": fixed[full].minus(fixed[plan.reset])}
+    found[f"context {full:,} - context 0"] = fixed[full].minus(fixed[0])
+    found[f"context {full:,} - reset control"] = fixed[full].minus(measured.fixed_reset)
+    if measured.shuffled:
+        shuffled = measured.shuffled[full]
+        found[f"context {full:,} - shuffled context {full:,}"] = fixed[full].minus(shuffled)
+    found["whole documents: carried - reset"] = by_index["carried"].minus(by_index["reset"])
+    return found
+
+
+def summed(t: Tally, bins: slice | int = slice(None)) -> dict[str, Any]:
+    nats = t.nats_per_token(bins)
+    return {
+        "tokens": int(t.over(t.tokens, bins).sum()),
+        "bytes": int(t.over(t.bytes, bins).sum()),
+        "nats_per_token": packed(nats),
+        **bits(t, bins),
+        "perplexity": perplexity(nats),
+    }
+
+
+def bits(t: Tally, bins: slice | int = slice(None)) -> dict[str, Any]:
+    return {"bits_per_byte": packed(t.bits_per_byte(bins))}
+
+
+def perplexity(nats: Estimate) -> float:
+    return math.exp(nats.value) if nats.value < 700 else math.nan  # more has no float
+
+
+def packed(e: Estimate) -> dict[str, Any]:
+    interval = None if e.margin is None else [e.value - e.margin, e.value + e.margin]
+    numbers = {"error": e.error, "interval": interval, "z": e.z, "documents": e.documents}
+    return {"value": e.value, **numbers}
+
+
+def markdown(
+    subjects: "list[Subject]",
+    results: "list[Measured]",
+    plan: Plan,
+    about: dict[str, Any],
+    lines: list[str],
+) -> str:
+    from tttvideo.apps.evaluate.text import groups
+
+    found = groups(subjects, results)
+    where = f"Written {about['date']}, by commit {about['commit']}"
+    caption = f"`{about['command']}`\n{where}. Data: {about['data']}, {about['fingerprint'][:12]}."
+    differ = [row for label, some in found.items() for row in difference_rows(label, some, plan)]
+    parts = [
+        "# tttvideo evaluate text: what models make of context",
+        caption,
+        "\n".join(f"- {line}" for line in lines),
+        "## Models",
+        table(MODEL_COLUMNS, [model_row(*both) for both in zip(subjects, results, strict=True)]),
+        *(diverged(*both) for both in zip(subjects, results, strict=True) if both[1].not_finite),
+        "## Differences, of the same tokens: below 0 the first is better",
+        table(DIFFERENCE_COLUMNS, differ),
+        "## Fixed targets by context, bits per byte",
+        fixed_table(found, plan),
+        "## By token index, bits per byte (nats per token)",
+        index_table(found, plan),
+    ]
+    if any(measured.inner for measured in results):
+        parts += ["## Inner loss, of the first and of the last mini-batches", inner_table(found)]
+    return "\n\n".join(parts) + "\n"
+
+
+MODEL_COLUMNS = ("name", "checkpoint", "model", "parameters", "trained on", "tokens scored")
+MODEL_COLUMNS += ("perplexity", "nats per token", "bits per byte", "with reset", "measured")
+DIFFERENCE_COLUMNS = ("name", "difference", "bits per byte", "standard error", "z", "documents")
+
+
+def model_row(subject: "Subject", measured: "Measured") -> tuple[str, ...]:
+    carried, reset = measured.by_index["carried"], measured.by_index["reset"]
+    trained = subject.trained
+    nats = carried.nats_per_token()
+    return (
+        subject.label,
+        subject.path,
+        subject.mixer,
+        f"{subject.parameters:,}",
+        f"{trained['tokens']:,} tokens, {trained['window']:,} at once" if trained else "unknown",
+        f"{int(carried.tokens.sum()):,}",
+        shown(perplexity(nats), ",.3f"),
+        interval(nats),
+        interval(carried.bits_per_byte()),
+        interval(reset.bits_per_byte()),
+        "{date}, commit {commit}, {device}".format(**subject.measured),
+    )
+
+
+def diverged(subject: "Subject", measured: "Measured") -> str:
+    places = (f"{name} from token index {n:,} on" for name, n in measured.not_finite.items())
+    return (
+        f"{subject.label}, {subject.path}, diverged. Its loss is not finite, in some document or "
+        f"other: {'; '.join(places)}. No average over these tokens is shown."
+    )
+
+
+def interval(e: Estimate, digits: int = 4) -> str:
+    """Empty where nothing was counted."""
+    if not e.documents:
+        return ""
+    if not math.isfinite(e.value):
+        return DIVERGED
+    margin = "" if e.margin is None else f" ± {e.margin:.{digits}f}"
+    return f"{e.value:.{digits}f}{margin}"
+
+
+def difference_rows(label: str, some: "list[Measured]", plan: Plan) -> list[tuple[str, ...]]:
+    """Of each checkpoint, and where there are several, of their mean."""
+    each = [differences(measured, plan) for measured in some]
+    rows = []
+    for name in each[0]:
+        tallies = [one[name] for one in each]
+        numbered = [(f"{label} {i}", t) for i, t in enumerate(tallies, 1)]
+        several = [*numbered, (f"{label}, mean of {len(some)}", Tally.mean(tallies))]
+        for who, t in several if len(some) > 1 else [(label, tallies[0])]:
+            e = t.bits_per_byte()
+            numbers = shown(e.value, "+.4f"), shown(e.error, ".4f"), shown(e.z, "+.1f")
+            rows.append((who, name, *numbers, str(e.documents)))
+    return rows
+
+
+def fixed_table(found: "dict[str, list[Measured]]", plan: Plan) -> str:
+    rows = []
+    for context in plan.contexts:
+        row = [f"{context:,}"]
+        for some in found.values():
+            row.append(mean_shown([m.fixed[context] for m in some]))
+            shuffled = [m.shuffled[context] for m in some if context in m.shuffled]
+            row.append(mean_shown(shuffled) if shuffled else "")
+        rows.append(tuple(row))
+    row = [f"reset every {plan.reset:,}"]
+    for some in found.values():
+        row += [mean_shown([m.fixed_reset for m in some]), ""]
+    columns = [c for label in found for c in (label, f"{label}, shuffled")]
+    return table(("context", *columns), [*rows, tuple(row)])
+
+
+def index_table(found: "dict[str, list[Measured]]", plan: Plan) -> str:
+    edges = log_bins(plan.length)
+    rows = []
+    for k, (first, after) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        row = [f"{first:,} to {after - 1:,}"]
+        for some in found.values():
+            for control in ("carried", "reset"):
+                t = Tally.mean([m.by_index[control] for m in some])
+                nats = shown(t.nats_per_token(k).value, ".3f")
+                row.append(f"{interval(t.bits_per_byte(k), 3)} ({nats})")
+        rows.append(tuple(row))
+    columns = [c for label in found for c in (label, f"{label}, reset")]
+    return table(("token index", *columns), rows)
+
+
+def mean_shown(tallies: list[Tally]) -> str:
+    return interval(Tally.mean(tallies).bits_per_byte())
+
+
+def inner_table(found: "dict[str, list[Measured]]") -> str:
+    """Means over the first and the last eighth of the mini-batches, at least one."""
+    rows = []
+    for label, some in found.items():
+        for layer, losses in enumerate(some[0].inner or ()):
+            count = max(1, len(losses.before) // 8)
+            for name, part in (("first", slice(0, count)), ("last", slice(-count, None))):
+                numbers = [
+                    shown(sum(x[part]) / count, ".4f")
+                    for x in (losses.initial, losses.before, losses.after)
+                ]
+                rows.append((label, str(layer), f"{name} {count}", *numbers))
+    return table(("name", "layer", "mini-batches", "at W0", "before the step", "after it"), rows)

@@ -1,0 +1,83 @@
+"""A sample at every validation: text that goes on, or a clip that does; to disk, and to wandb."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
+
+from tttvideo.data.text.tokenizer import Tokenizer, load_tokenizer
+from tttvideo.data.video.reader import write_video
+from tttvideo.sampling.decode import chooser, decode, decode_frames, prefill
+from tttvideo.training.tokens import TokenModel
+
+
+TOKENS, FRAMES = 300, 8
+
+
+class Samples(Callback):
+    """Write samples/step_N.txt or step_N.mp4 (left the truth, right the prediction) in `folder`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @rank_zero_only
+    def on_validation_end(self, trainer: Trainer, model: LightningModule) -> None:
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if not fitting or not isinstance(model, TokenModel):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        window = trainer.val_dataloaders.dataset[0].tokens.to(model.device)[None]
+        if model.header.kind == "text":
+            tokenizer = load_tokenizer(model.header.tokenizer, trainer.datamodule.tokenizer_json)
+            path = self.write_text(model, tokenizer, window, trainer.global_step)
+        else:
+            path = self.write_clip(model, window, trainer.global_step)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                log_to_wandb(logger, path, trainer.global_step)
+
+    def write_text(
+        self, model: TokenModel, tokenizer: Tokenizer, window: torch.Tensor, step: int
+    ) -> Path:
+        prompt = window[:, : window.shape[1] // 2]
+        choose = chooser(temperature=0.8, seed=0)
+        said = decode(model.backbone, prefill(model.backbone, prompt), TOKENS, choose)
+        tokens = [int(token) for token, _ in said]
+        path = self.folder / f"step_{step:06}.txt"
+        text = [tokenizer.decoder()(part, final=True) for part in (prompt[0].tolist(), tokens)]
+        path.write_text("\n--- the model goes on ---\n".join(text) + "\n", encoding="utf-8")
+        return path
+
+    def write_clip(self, model: TokenModel, window: torch.Tensor, step: int) -> Path:
+        frames = rearrange(window[0, :-1], "(f p) -> f p", p=model.header.frame)
+        known = max(1, len(frames) - FRAMES)
+        heard = prefill(model.backbone, frames[:known].reshape(1, -1))
+        ahead = len(frames) - known
+        said = list(decode_frames(model.backbone, heard, ahead, chooser(temperature=0)))
+        tokens = torch.cat([frames, frames[:known], *said])
+        images = model.frame_tokenizer.decode(tokens).cpu().numpy()
+        pairs = np.concatenate(np.split(images, 2), axis=2)  # side by side
+        path = self.folder / f"step_{step:06}.mp4"
+        write_video(path, pairs, model.header.fps or 10)
+        return path
+
+
+def log_to_wandb(logger: WandbLogger, path: Path, step: int) -> None:
+    import wandb
+
+    if path.suffix == ".mp4":
+        sample: Any = wandb.Video(str(path), format="mp4")
+    else:
+        sample = wandb.Html(f"<pre>{escaped(path.read_text(encoding='utf-8'))}</pre>")
+    logger.experiment.log({"sample": sample, "trainer/global_step": step})
+
+
+def escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")

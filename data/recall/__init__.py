@@ -1,0 +1,1 @@
+"""Generated texts with facts, and questions about them."""

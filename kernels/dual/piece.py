@@ -1,0 +1,143 @@
+"""The dual form: a piece of a mini-batch, or many whole mini-batches, as matmuls on any device.
+
+Gradients are taken at the weights of the mini-batch's start, so all of its tokens can be computed
+at once; token t then reads through the causal sum of the gradients up to t (arXiv 2407.04620,
+section 2.5 and appendix A). A piece is open to plain autograd and to any depth; whole mini-batches,
+where training spends its time, have a walk of their own, forward and back: walk.py, adjoint.py.
+
+B batch, H heads, L tokens of the piece, D head dim, M mini-batch size, N whole mini-batches.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tttvideo.kernels import inner
+from tttvideo.kernels import operator as library
+from tttvideo.kernels.state import State, interleave, joined, pairs
+
+from . import backward as adjoint
+from . import forward as walk
+from . import linear as dual_linear
+from . import mlp as dual_mlp
+
+
+MODELS = {2: dual_linear, 4: dual_mlp}  # by the number of fast weights
+ROWS = {2: 0, 4: 0}  # whole mini-batches leave none open
+
+
+def piece(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    token_scale: Tensor,
+    norm: inner.Norm,
+    state: State,
+) -> tuple[Tensor, State]:
+    """L <= M - filled tokens of the open mini-batch: decode (L = 1), the rest of one, a short end.
+
+    q, k, v (B, L, H, D); eta (B, L, H); token_scale (M,); norm a pair of (H, D). Returns y like q.
+    """
+    q, k, v, eta = (x.transpose(1, 2) for x in (q, k, v, eta[..., None]))  # (B, H, L, .)
+    norm = tuple(n[:, None] for n in norm)
+    L = q.shape[-2]
+    filled = state.filled + L
+    z, z_read = inner.affine(torch.cat((k, q), dim=-2), state.weights).split(L, dim=-2)
+    new = interleave(*scaled_gradient(k, z, v, eta, state.weights, norm))
+    rows = joined(state.open, new)
+    y = read(q, z_read, state.weights, rows, token_scale[state.filled : filled, None], norm)
+    if filled == len(token_scale):
+        state = State(step(state.weights, rows, token_scale[-1]))
+    else:
+        state = State(state.weights, rows, filled)
+    return y.transpose(1, 2), state
+
+
+def whole(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    token_scale: Tensor,
+    norm: inner.Norm,
+    state: State,
+) -> tuple[Tensor, State]:
+    """Whole mini-batches, from a state with none open; arguments as in `piece`, L = N M."""
+    operands = q, k, v, eta, token_scale, *norm
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in (*operands, *state.weights))
+    y, *weights = OPERATOR(operands, state.weights, None, keep)[: 1 + len(state.weights)]
+    return y, State(tuple(weights))
+
+
+def forward(operands: list[Tensor], weights: list[Tensor], spans: None, keep: bool) -> list[Tensor]:
+    """y, the weights after and, if `keep`, what the walk back starts from; library.py has more."""
+    tape = [] if keep else None
+    descend = MODELS[len(weights)].descend
+    y, after = walk.forward(descend, operands, weights, tape)
+    return [y, *after, *(tape or ())]
+
+
+def like(operands: list[Tensor], weights: list[Tensor], spans: None, keep: bool) -> list[Tensor]:
+    q, M = operands[0], len(operands[4])
+    B, T, H, D = q.shape
+    hidden = [W.shape[-1] for W in weights[:-2:2]]
+    tape = [(T // M, B, H, M, size) for size in (D, 1, D, 1, *hidden)] if keep else []
+    return [q.new_empty(shape) for shape in (q.shape, *(w.shape for w in weights), *tape)]
+
+
+def backward(
+    grads: list[Tensor],
+    operands: list[Tensor],
+    weights: list[Tensor],
+    results: list[Tensor],
+    spans: None,
+) -> list[Tensor]:
+    ascent, m = MODELS[len(weights)].Ascent, len(weights)
+    return adjoint.backward(ascent, grads, operands, results[:m], results[m:])
+
+
+OPERATOR = library.operator("dual", sys.modules[__name__])
+
+
+def scaled_gradient(
+    k: Tensor, z: Tensor, v: Tensor, eta: Tensor, weights: Sequence[Tensor], norm: inner.Norm
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Inputs X and gradients times eta, S, per inner layer; z = affine(k, weights)."""
+    inputs, grads = inner.gradient(k, z, v, weights, norm)
+    return inputs, [eta * G for G in grads]
+
+
+def read(
+    q: Tensor,
+    z: Tensor,
+    weights: Sequence[Tensor],
+    rows: Sequence[Tensor],
+    scale: Tensor,
+    norm: inner.Norm,
+) -> Tensor:
+    """q + LayerNorm(F(q)) through what each token sees, W - scale_t sum_{j<=t} X_j^T S_j.
+
+    q (..., L, D); z = affine(q, weights); rows (..., R, features) with the last L of R rows written
+    by q's own tokens.
+    """
+    x = q
+    for layer, ((W, b), (X, S)) in enumerate(zip(pairs(weights), pairs(rows), strict=True)):
+        if layer:
+            x = inner.gelu(z)
+            z = x @ W + b
+        mix = torch.tril(x @ X.mT + 1, diagonal=X.shape[-2] - q.shape[-2])  # row t reads column j
+        z = z - (scale * mix) @ S
+    return q + inner.layer_norm(z, norm)
+
+
+def step(weights: Sequence[Tensor], rows: Sequence[Tensor], scale: Tensor) -> tuple[Tensor, ...]:
+    """The weights after a full mini-batch: W - scale X^T S, b - scale sum S."""
+    new = []
+    for (W, b), (X, S) in zip(pairs(weights), pairs(rows), strict=True):
+        S = scale * S
+        flat = (x.flatten(0, -3) for x in (W, X.mT, S))
+        new += [torch.baddbmm(*flat, alpha=-1).view(W.shape), b - S.sum(-2, keepdim=True)]
+    return tuple(new)

@@ -1,0 +1,359 @@
+"""Every command on tiny input, every config for two steps, resuming, and what bad input is told."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from tttvideo.apps import demo, fit
+from tttvideo.apps.cli import COMMANDS, main
+from tttvideo.data.tokens import TokenFile, open_tokens
+from tttvideo.data.video.drawn import bouncing_glyphs
+from tttvideo.data.video.reader import VideoReader, write_video
+
+
+ROOT = Path(__file__).parents[2]
+TEXT = "It was the best of times, it was the worst of times. " * 60
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+SMALL = ["--model.backbone.width=16", "--model.backbone.depth=1", "--model.backbone.heads=2"]
+SMALL += ["--model.backbone.mlp_width=24", *QUIET]
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory):
+    """A folder with books/a.txt, corpus/, clip.mp4, and a frame tokenizer, tokens and models."""
+    folder = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("books").mkdir()
+        Path("books/a.txt").write_text(TEXT)
+        Path("books/b.txt").write_text(TEXT[::-1])
+        main(["prepare", "text", "books", "--out", "corpus"])
+        write_video(Path("clip.mp4"), bouncing_glyphs(40), 10, lossless=True)
+        fit_two_steps("frame_tokenizer_tiny", "frames", "--data.videos=[clip.mp4]", *QUIET)
+        arguments = ["--frame-tokenizer", "frames/last.ckpt", "--out", "clip.bin"]
+        main(["prepare", "video", "clip.mp4", *arguments])
+        fit_two_steps("video_tiny", "video", *VIDEO_DATA, *SMALL)
+        fit_two_steps("text_tiny", "text", *TEXT_DATA, *SMALL)
+    return folder
+
+
+VIDEO_DATA = ["--data.train=clip.bin", "--data.window=128", "--data.holdout=0.2"]
+VIDEO_DATA += ["--model.frame_tokenizer=frames/last.ckpt"]
+TEXT_DATA = ["--data.train=corpus/train", "--data.window=64", "--data.batch_size=2"]
+
+
+@pytest.fixture(autouse=True)
+def inside(request, monkeypatch):
+    if "work" in request.fixturenames:
+        monkeypatch.chdir(request.getfixturevalue("work"))
+
+
+def fit_two_steps(config, out, *arguments):
+    steps = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.accelerator=cpu"]
+    main(["fit", "--config", config, "--out", out, *steps, *arguments])
+
+
+def test_text_is_prepared_as_documents_of_bytes(work):
+    file = open_tokens("corpus/train")
+    assert file.starts.tolist() == [0, len(TEXT) + 2]
+    bos, eos = file.header.bos, file.header.eos
+    wanted = [token for text in (TEXT, TEXT[::-1]) for token in (bos, *text.encode(), eos)]
+    assert file.tokens[:].tolist() == wanted
+
+
+def test_video_is_prepared_as_whole_frames(work):
+    header = TokenFile("clip.bin").header
+    assert (header.kind, header.grid, header.fps) == ("video", (8, 8), 10)
+    assert header.tokens == 40 * 64
+    options = ["--frame-tokenizer", "frames/last.ckpt", "--end", "1.55", "--out", "part.bin"]
+    shutil.copy("clip.mp4", "again.mp4")
+    main(["prepare", "video", "clip.mp4", "again.mp4", *options])
+    assert TokenFile("part.bin").starts.tolist() == [0, 16 * 64]
+
+
+def test_a_fit_leaves_checkpoint_metrics_config_and_sample(work):
+    for run, sample in (("text", "step_000002.txt"), ("video", "step_000002.mp4")):
+        assert Path(run, "last.ckpt").is_file()
+        assert Path(run, "logs/version_0/metrics.csv").is_file()
+        assert Path(run, "logs/version_0/config.yaml").is_file()
+        assert Path(run, "samples", sample).is_file()
+    assert len(list(VideoReader(Path("video/samples/step_000002.mp4"), 64))) == 2
+
+
+def test_checkpoints_load_with_weights_only(work):
+    for path in ("text/last.ckpt", "video/last.ckpt", "frames/last.ckpt"):
+        assert "tttvideo" in torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("inner", ["linear", "mlp"])
+@pytest.mark.parametrize("size", ["125m", "350m", "760m", "1.3b"])
+def test_the_papers_configs_run_two_steps_when_made_narrow(work, size, inner, tmp_path):
+    """All but width, depth and the amount of data is as in the config."""
+    data = [*TEXT_DATA, "--trainer.accumulate_grad_batches=2"]
+    inner = f"--model.backbone.ttt.inner={inner}"
+    fit_two_steps(f"text_{size}", str(tmp_path), *data, *SMALL, inner)
+    assert (tmp_path / "last.ckpt").is_file()
+
+
+def losses(folder):
+    """The losses of each step, of training and validation, the later run's where two have it."""
+    found = {}
+    for path in sorted(Path(folder).glob("logs/*/metrics.csv")):
+        with open(path) as file:
+            for row in csv.DictReader(file):
+                for name in ("train_loss", "val_loss"):
+                    if row.get(name):
+                        found[name, int(row["step"])] = row[name]
+    return found
+
+
+class Killed(Exception):
+    pass
+
+
+LANES = ["--data.lanes=true", "--data.reset_at_documents=true"]
+
+
+@pytest.mark.parametrize(
+    "inner, accumulate, more",
+    [("linear", 1, []), ("mlp", 1, []), ("linear", 2, []), ("linear", 2, LANES)],
+    ids=["linear", "mlp", "accumulated", "lanes"],
+)
+def test_a_killed_run_that_is_started_again_has_the_same_losses(
+    work, monkeypatch, tmp_path, inner, accumulate, more
+):
+    arguments = ["fit", "--config", "text_tiny", *TEXT_DATA, *SMALL, "--save_every=5"]
+    arguments += ["--trainer.max_steps=70", "--trainer.val_check_interval=35"]
+    arguments += [f"--trainer.accumulate_grad_batches={accumulate}"]
+    arguments += ["--trainer.limit_val_batches=1"]
+    arguments += ["--trainer.log_every_n_steps=1", f"--model.backbone.ttt.inner={inner}", *more]
+    main([*arguments, "--out", str(tmp_path / "whole")])
+
+    class Kill(Checkpoint):  # ordered as SaveLast is, and after it
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 58:
+                raise Killed
+
+    with monkeypatch.context() as patch:
+        kill = fit.SaveLast.on_train_batch_end
+
+        def save_then_kill(self, trainer, *rest):
+            kill(self, trainer, *rest)
+            Kill().on_train_batch_end(trainer)
+
+        patch.setattr(fit.SaveLast, "on_train_batch_end", save_then_kill)
+        with pytest.raises(Killed):
+            main([*arguments, "--out", str(tmp_path / "cut")])
+    before = losses(tmp_path / "cut")
+    main([*arguments, "--out", str(tmp_path / "cut")])
+    whole, cut = losses(tmp_path / "whole"), losses(tmp_path / "cut")
+    assert len(before) < len(cut) == len(whole) == 70 + 2 * accumulate
+    assert cut == whole
+
+
+def test_a_finished_run_that_is_started_again_does_nothing(work):
+    before = Path("text/last.ckpt").stat()
+    fit_two_steps("text_tiny", "text", *TEXT_DATA, *SMALL)
+    after = Path("text/last.ckpt").stat()
+    assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
+
+
+def test_validate_measures_the_checkpoint_of_the_run(work, capsys):
+    main(["validate", "--config", "text_tiny", "--out", "text", *TEXT_DATA, *SMALL])
+    assert "val_bits" in capsys.readouterr().out
+
+
+def test_generate_continues_the_prompt_and_a_seed_repeats_it(work, capsys):
+    arguments = ["generate", "text/last.ckpt", "--prompt", "It was", "--tokens", "20", "--seed"]
+    texts = []
+    for seed in ("1", "1", "2"):
+        main([*arguments, seed])
+        captured = capsys.readouterr()
+        texts.append(captured.out)
+        assert "tokens per second" in captured.err
+    assert texts[0].startswith("It was") and len(texts[0]) > 10
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_predict_writes_videos_a_sheet_and_metrics(work, capsys):
+    out = Path("seen")
+    main(["predict", "video/last.ckpt", "clip.mp4", "--horizon", "0.6", "--out", str(out)])
+    metrics = json.loads((out / "metrics.json").read_text())
+    for measure in ("psnr", "ssim"):
+        assert {name: len(v) for name, v in metrics[measure].items()} == dict.fromkeys(
+            ("prediction", "copy_last", "tokenizer"), 6
+        )
+    assert len(metrics["bits_per_frame"]) == 40
+    assert metrics["settings"]["horizon"] == 0.6
+    assert metrics["frames_per_second"]["prediction"] > 0
+    assert len(list(VideoReader(out / "prediction.mp4", 64))) == 6
+    assert len(list(VideoReader(out / "compare.mp4", 64))) == 30 + 6
+    assert (out / "sheet.png").stat().st_size > 10_000
+    assert "mean of 6" in capsys.readouterr().out
+
+
+def test_predict_goes_on_where_the_video_has_no_truth(work, capsys):
+    arguments = ["--context", "3.8", "--horizon", "0.5", "--out", "beyond"]
+    main(["predict", "video/last.ckpt", "clip.mp4", *arguments])
+    metrics = json.loads(Path("beyond/metrics.json").read_text())
+    assert len(metrics["psnr"]["prediction"]) == 2
+    assert len(list(VideoReader(Path("beyond/prediction.mp4"), 64))) == 5
+    main(["predict", "video/last.ckpt", "clip.mp4", "--context", "9", "--out", "none"])
+    assert "no truth" in capsys.readouterr().out
+
+
+def test_a_prediction_does_not_depend_on_what_comes_after(work, tmp_path):
+    frames = [frame.image for frame in VideoReader(Path("clip.mp4"), 64)]
+    write_video(tmp_path / "short.mp4", frames[:30], 10, lossless=True)
+    for video, out in (("clip.mp4", "long"), (str(tmp_path / "short.mp4"), "short")):
+        arguments = ["--context", "3", "--horizon", "0.4", "--out", str(tmp_path / out)]
+        main(["predict", "video/last.ckpt", video, *arguments])
+    long, short = (
+        np.stack([f.image for f in VideoReader(tmp_path / out / "prediction.mp4", 64)])
+        for out in ("long", "short")
+    )
+    assert np.array_equal(long, short)
+
+
+def test_exported_weights_come_back(work, tmp_path):
+    main(["export", "text/last.ckpt", str(tmp_path / "hf")])
+    main(["import", str(tmp_path / "hf"), str(tmp_path / "back.ckpt"), "--tokenizer", "bytes"])
+    ours, theirs = (
+        torch.load(path, weights_only=True)["state_dict"]
+        for path in ("text/last.ckpt", tmp_path / "back.ckpt")
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.slow
+def test_demo_does_its_stages_once(work, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(demo, "FRAMES", 60)
+    arguments = ["demo", "--out", str(tmp_path), "--steps", "2", "2"]
+    main(arguments)
+    first = capsys.readouterr().out
+    assert "done before" not in first and f"see {tmp_path}/compare.mp4" in first
+    main(arguments)
+    assert capsys.readouterr().out.count("done before") == 4
+    main([*arguments, "--fresh"])
+    assert "done before" not in capsys.readouterr().out
+    main(["demo", "--video", "clip.mp4", *arguments[1:]])
+    assert "done before" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_wandb_run_works_offline(work):
+    """In a process of its own, which wandb's service may outlive for a moment."""
+    arguments = ["fit", "--config", "text_tiny", "--out", "wandb_run", "--wandb", "offline"]
+    arguments += [*TEXT_DATA, *SMALL, "--trainer.max_steps=2", "--trainer.val_check_interval=2"]
+    subprocess.run([sys.executable, "-P", "-m", "tttvideo.apps.cli", *arguments], check=True)
+    assert list(Path("wandb_run/wandb").glob("offline-run-*/*.wandb"))
+    assert list(Path("wandb_run/wandb").glob("offline-run-*/files/media/html/*.html"))
+
+
+WRONG = [
+    ("fly", "no command 'fly'; there are demo, prepare"),
+    ("prepare text nowhere --out x", "no file or folder nowhere"),
+    ("prepare video clip.mp4 --frame-tokenizer text/last.ckpt --out x.bin", "not of frame token"),
+    ("prepare video books/a.txt --frame-tokenizer frames/last.ckpt --out x.bin", "a.txt"),
+    ("generate nowhere.ckpt --prompt x", "there is no checkpoint nowhere.ckpt"),
+    ("generate books/a.txt --prompt x", "a.txt is not a checkpoint of"),
+    ("generate video/last.ckpt --prompt x", "is a model of video, not of text"),
+    ("generate text/last.ckpt --prompt=", "the prompt is empty"),
+    ("generate text/last.ckpt --prompt x --tokens 0", "--tokens 0 must be 1 or more"),
+    ("predict text/last.ckpt clip.mp4 --out x", "is a model of text"),
+    ("predict video/last.ckpt nowhere.mp4 --out x", "nowhere.mp4 does not exist"),
+    ("predict video/last.ckpt clip.mp4 --context 0 --out x", "--context 0.0 holds no frame"),
+    ("prepare video clip.mp4 --frame-tokenizer frames/last.ckpt --end 0 --out x.bin", "no frame"),
+    ("validate --config text_tiny --data.train corpus/train --out x", "there is no x/last.ckpt"),
+    ("fit --config=nowhere", "no config file nowhere"),
+    ("fit --out x", "say --config FILE, or one of frame_tokenizer_tiny"),
+    ("fit --config text_tiny --data.train nowhere.bin --out x", "no token file nowhere.bin"),
+    (
+        "fit --config text_tiny --data.train corpus/train --model.backbone.depth 0 --out x",
+        "depth is 0",
+    ),
+    ("demo --video clip.mp4 --steps 0 5", "--steps 0 5 must both be 1 or more"),
+    (
+        "fit --config text_tiny --data.train corpus/train --data.window 0 --out x",
+        "data.window is 0; it must be 1 or more",
+    ),
+    (
+        "fit --config text_tiny --data.train corpus/train --data.window 64 --out x "
+        "--model.backbone.ttt.mini_batch_size 0",
+        "ttt.mini_batch_size is 0; it must be 1 or more",
+    ),
+    (
+        "fit --config text_tiny --data.train corpus/train --data.window 64 --out x "
+        "--model.backbone.heads 3",
+        "width 128 over 3 heads",
+    ),
+    ("fit --config text_tiny --data.train corpus/train --out text", "of another model than the"),
+    ("fit --config text_tiny --trainer.logger false --out x", "say --wandb instead"),
+    ("predict video/last.ckpt clip.mp4 --horizon 0.01 --out x", "less than a frame"),
+    ("fit --config nowhere", "no config file nowhere, and no packaged one (frame_tokenizer_tiny"),
+    ("fit --config text_tiny --data.train clip.mp4 --out x", "clip.mp4 is not a token file"),
+    ("fit --config text_tiny --data.train clip.bin --out x", "set model.frame_tokenizer"),
+    ("import books x.ckpt", "cannot be read as safetensors"),
+    ("export video/last.ckpt x", "has no form in the reference"),
+    ("demo --video nowhere.mp4", "there is no video nowhere.mp4"),
+]
+
+
+@pytest.mark.parametrize("line, message", WRONG, ids=[line for line, _ in WRONG])
+def test_bad_input_gets_one_clear_line(work, line, message):
+    with pytest.raises(SystemExit) as stopped:
+        main(line.split())
+    assert message in str(stopped.value)
+    assert "\n" not in str(stopped.value)
+    assert not Path("x.bin").exists() and not Path("x.ckpt").exists()
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("fit", "validate", "test")])
+def test_help_teaches_without_importing_torch(command):
+    code = f"""if True:
+        import sys
+        from tttvideo.apps.cli import main
+        try:
+            main([{command!r}, "--help"])
+        except SystemExit:
+            pass
+        assert not {{"torch", "lightning", "av"}} & sys.modules.keys()
+    """
+    result = subprocess.run([sys.executable, "-Pc", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "example: tttvideo" in result.stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_installed_elsewhere_runs(tmp_path):
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path)]
+    subprocess.run([*build, str(ROOT)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    tops = {path.name for path in (tmp_path / "site").iterdir()}
+    assert tops == {"tttvideo", next(n for n in tops if n.endswith(".dist-info"))}
+    (tmp_path / "a.txt").write_text(TEXT)
+    code = "import sys, tttvideo.kernels, tttvideo.training; from tttvideo.apps import cli, fit\n"
+    code += "print(tttvideo.kernels.__file__, fit.find_config('text_tiny'))\n"
+    code += "cli.main(['prepare', 'text', 'a.txt', '--out', 'a'])"
+    result = subprocess.run(
+        [sys.executable, "-Pc", code],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "site"), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.count(str(tmp_path / "site")) == 2
+    assert open_tokens(tmp_path / "a/train").header.tokens == len(TEXT) + 2

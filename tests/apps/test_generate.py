@@ -1,0 +1,283 @@
+"""`tttvideo generate`: prompts from everywhere, stop strings, states in files, and bad input."""
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tttvideo.apps import generate
+from tttvideo.apps.cli import main
+from tttvideo.apps.show.stream_text import Shown, show
+from tttvideo.backbone import Backbone, BackboneConfig
+from tttvideo.data.text import corpus_workers as units
+from tttvideo.data.text import documents as text
+from tttvideo.data.text.tokenizer import ByteTokenizer, JsonTokenizer, train_bpe
+from tttvideo.mixers.ttt import TTTConfig
+from tttvideo.sampling.decode import load_memory
+from tttvideo.weights.checkpoints import load_tokens_model, save_tokens_model
+
+
+BOOK = (
+    "It was the best of times,\nit was the worst of times; \n\n it was the age – of wisdom.\n" * 9
+)
+TOKENIZER = JsonTokenizer(train_bpe([BOOK], 290))
+
+
+def save_model(path, tokenizer, seed=0, marks=True, eos=None, **changes):
+    torch.manual_seed(seed)
+    ttt = TTTConfig(mini_batch_size=4)
+    vocab_size = tokenizer.vocab_size if marks else 256
+    model = Backbone(BackboneConfig(vocab_size, 16, 2, 2, 24, ttt=ttt, **changes))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    facts = (tokenizer.bos, tokenizer.eos if eos is None else eos) if marks else (None, None)
+    save_tokens_model(model, path, tokenizer.name, tokenizer.to_json(), *facts)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """A folder with models of bytes and of a tokenizer.json, and prompts."""
+    folder = tmp_path_factory.mktemp("models")
+    save_model(folder / "bytes.ckpt", ByteTokenizer())
+    save_model(folder / "other.ckpt", ByteTokenizer(), seed=1)
+    save_model(folder / "unmarked.ckpt", ByteTokenizer(), marks=False)
+    save_model(folder / "json.ckpt", TOKENIZER)
+    save_model(folder / "attention.ckpt", TOKENIZER, mixer="attention")
+    save_model(folder / "video.ckpt", ByteTokenizer(), grid=(2, 3))
+    unknown = ByteTokenizer()
+    unknown.name = "unknown"
+    save_model(folder / "unknown.ckpt", unknown)
+    (folder / "book.txt").write_text(BOOK, encoding="utf-8")
+    (folder / "raw.txt").write_bytes(BOOK.encode() + b"\xff\xfe half \xe2\x80")
+    (folder / "prompts.txt").write_text("It was\n\nwisdom – is\nno\n", encoding="utf-8")
+    (folder / "empty.txt").touch()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(models, monkeypatch, tmp_path):
+    """In a folder of its own with links to the models."""
+    monkeypatch.chdir(tmp_path)
+    for path in models.iterdir():
+        Path(path.name).symlink_to(path)
+
+
+@pytest.fixture
+def said(capsys):
+    """Run the command; what it prints."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        main(["generate", *map(str, arguments)])
+        return capsys.readouterr().out
+
+    return run
+
+
+SEEDED = ("--tokens", 30, "--seed", 7)
+NAMES = ("bytes", "json", "attention")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_several_prompts_are_as_each_is_alone_with_the_next_seed(said, name):
+    prompts = ["It was", "wisdom – is", "x"]
+    options = [word for prompt in prompts for word in ("--prompt", prompt)]
+    together = said(f"{name}.ckpt", *options, *SEEDED)
+    alone = [
+        said(f"{name}.ckpt", "--prompt", prompt, "--tokens", 30, "--seed", 7 + row)
+        for row, prompt in enumerate(prompts)
+    ]
+    assert together == "".join(f"--- {n} of 3 ---\n{one}" for n, one in enumerate(alone, 1))
+    assert all(one.startswith(prompt) for one, prompt in zip(alone, prompts, strict=True))
+
+
+def test_a_file_of_prompts_has_one_in_each_line(said):
+    options = [word for p in ("It was", "wisdom – is", "no") for word in ("--prompt", p)]
+    wanted = said("json.ckpt", *options, *SEEDED)
+    assert said("json.ckpt", "--prompts-file", "prompts.txt", *SEEDED) == wanted
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_read_in_pieces_is_the_text_read_at_once(said, name, monkeypatch):
+    whole = said(f"{name}.ckpt", "--prompt", BOOK, *SEEDED)
+    monkeypatch.setattr(text, "CHUNK", 7)
+    monkeypatch.setattr(units, "PIECE", 100)
+    monkeypatch.setattr(generate, "CHUNK", 48)
+    assert BOOK + said(f"{name}.ckpt", "--prompt-file", "book.txt", *SEEDED) == whole
+
+
+def test_tokens_do_not_depend_on_how_a_text_comes(monkeypatch):
+    monkeypatch.setattr(units, "PIECE", 100)
+    data = BOOK.encode()
+    for size in (1, 64, len(data)):
+        chunks = [data[i : i + size] for i in range(0, len(data), size)]
+        tokens = np.concatenate(list(generate.tokens_of(TOKENIZER, chunks)))
+        assert tokens.tolist() == TOKENIZER.encode(BOOK)
+
+
+def test_bytes_are_read_as_they_are_and_standard_input_too(said, monkeypatch):
+    from_file = said("unmarked.ckpt", "--prompt-file", "raw.txt", *SEEDED)
+    raw = Path("raw.txt").read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw)))
+    assert said("unmarked.ckpt", "--prompt", "-", *SEEDED) == from_file
+    tokens = np.concatenate(list(generate.tokens_of(ByteTokenizer(), [raw])))
+    assert bytes(tokens.astype(np.uint8)) == raw
+
+
+def test_it_says_how_many_tokens_were_read_and_written_a_second(capsys):
+    for name, count in (("bytes", 7), ("unmarked", 6)):  # the mark of the beginning is one
+        main(["generate", f"{name}.ckpt", "--prompt", "It was", "--tokens", "12"])
+        pace = r"read (\d+) tokens, [\d,]+ tokens per second; wrote (\d+) tokens, [\d,]+ tokens per"
+        read, wrote = re.search(pace, capsys.readouterr().err).groups()
+        assert int(read) == count and int(wrote) <= 12
+
+
+def test_a_stop_string_ends_a_text_before_it(said):
+    prompt = ("json.ckpt", "--prompt", "It was", *SEEDED)
+    whole = said(*prompt)
+    stop = whole[14:17]
+    assert said(*prompt, "--stop", "never, never", "--stop", stop) == (
+        whole[: whole.index(stop, len("It was"))] + "\n"
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 50])
+@pytest.mark.parametrize(
+    "stops, shown",
+    [
+        (["\n\n"], "abc abd – ab\nabab"),
+        (["abab", "zz"], "abc abd – ab\n"),
+        (["bd –", "d"], "abc ab"),
+        (["abd – ab", "– "], "abc abd "),
+        (["zz"], "abc abd – ab\nabab\n\nend z"),
+        ([], "abc abd – ab\nabab\n\nend z"),
+    ],
+    ids=repr,
+)
+def test_what_is_shown_does_not_depend_on_how_the_text_comes(stops, shown, size):
+    data = "abc abd – ab\nabab\n\nend z".encode()
+    one, pieces = Shown(ByteTokenizer().decoder(), stops), []
+    for i in range(0, len(data), size):
+        pieces.append(one(list(data[i : i + size])))
+        assert shown.startswith("".join(pieces))
+        if one.ended:
+            break
+    pieces.append(one([], final=True))
+    assert "".join(pieces) == shown
+    assert one.ended == (not shown.endswith("end z"))
+
+
+def test_what_cannot_become_a_stop_string_is_shown_at_once():
+    one = Shown(ByteTokenizer().decoder(), ["stop"])
+    assert [one([byte]) for byte in b"as sto s"] == ["a", "", "s ", "", "", "", "sto ", ""]
+
+
+def test_the_first_text_is_shown_as_it_comes_and_others_when_it_is_finished(capsys):
+    shown = []
+
+    def pieces():
+        for piece in ((1, "b", False), (0, "a", False), (1, "c", True), (0, "", True)):
+            yield piece
+            shown.append(capsys.readouterr().out)
+
+    show(pieces(), ["1:", "2:"])
+    assert shown == ["1:", "a", "", "\n2:bc\n"]
+
+
+def last(path, name):
+    return load_memory(path, load_tokens_model(f"{name}.ckpt").backbone)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_saved_state_goes_on_exactly(said, name):
+    """The same tokens and the same draws as in one run, from one file to the next."""
+    start = (f"{name}.ckpt", "--prompt-file", "book.txt", "--seed", 7)
+    said(*start, "--tokens", 25, "--save-state", "whole")
+    said(*start, "--tokens", 0, "--save-state", "deep/first")
+    said(f"{name}.ckpt", "--load-state", "deep/first", "--tokens", 11, "--save-state", "second")
+    said(f"{name}.ckpt", "--load-state", "second", "--tokens", 14, "--save-state", "second")
+    whole, second = last("whole", name), last("second", name)
+    assert torch.equal(whole.heard[0], second.heard[0])
+    assert torch.equal(whole.draws, second.draws)
+    tokenizer = ByteTokenizer() if name == "bytes" else TOKENIZER
+    assert whole.tokens == second.tokens == 1 + len(tokenizer.encode(BOOK)) + 25
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_book_read_once_answers_as_if_read_for_each_question(said, name):
+    said(f"{name}.ckpt", "--prompt-file", "book.txt", "--tokens", 0, "--save-state", "book")
+    questions = ("\nWhat was it?", "\nWisdom?")
+    options = [word for question in questions for word in ("--prompt", question)]
+    both = said(f"{name}.ckpt", "--load-state", "book", *options, *SEEDED)
+    for row, question in enumerate(questions):
+        read = said(f"{name}.ckpt", "--prompt", BOOK + question, "--tokens", 30, "--seed", 7 + row)
+        assert read.removeprefix(BOOK) in both
+
+
+def test_a_loaded_state_says_how_much_was_read_before(said, capsys):
+    said("bytes.ckpt", "--prompt", "It was", "--tokens", 4, "--save-state", "it")
+    main(["generate", "bytes.ckpt", "--load-state", "it", "--tokens", "3"])
+    assert "11 tokens were read before\n" in capsys.readouterr().err
+
+
+def test_without_a_seed_a_loaded_state_is_gone_on_with_in_other_ways(said):
+    said("json.ckpt", "--prompt", "It", "--tokens", 0, "--save-state", "it")
+    assert last("it", "json").draws is None
+    assert len({said("json.ckpt", "--load-state", "it", "--tokens", 30) for _ in range(4)}) > 1
+
+
+def test_a_text_ends_with_its_document(said):
+    start = ("--prompt", "It was", "--temperature", 0, "--tokens")
+    third = said("json.ckpt", *start, 3, "--save-state", "third")
+    then = last("third", "json")
+    eos = then.heard[0].argmax().item()  # what would be said next
+    save_model("ends.ckpt", TOKENIZER, eos=eos)
+    assert said("ends.ckpt", *start, 20, "--save-state", "ended") == third
+    ended = last("ended", "json")
+    assert torch.equal(ended.heard[0], then.heard[0]) and ended.tokens == then.tokens
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("bytes.ckpt", "nothing to go on from; give --prompt TEXT"),
+        ("bytes.ckpt --prompt=", "the prompt is empty; give at least one character"),
+        ("bytes.ckpt --prompt-file empty.txt", "the prompt empty.txt is empty"),
+        ("bytes.ckpt --prompts-file empty.txt", "empty.txt is empty; write a prompt into each"),
+        ("bytes.ckpt --prompt-file nowhere.txt", "nowhere.txt"),
+        ("bytes.ckpt --prompt x --tokens 0", "--tokens 0 must be 1 or more"),
+        ("bytes.ckpt --prompt x --tokens -1 --save-state x.state", "--tokens -1 must be 1"),
+        ("bytes.ckpt --prompt x --stop=", "--stop is empty; give at least one character"),
+        ("bytes.ckpt --prompt x --seed -1", "seed -1 must be 0 or more"),
+        (
+            "bytes.ckpt --prompt x --prompt y --save-state x.state",
+            "keeps one text, and there are 2",
+        ),
+        ("bytes.ckpt --prompt x --save-state .", "--save-state . is a folder; name a file"),
+        ("bytes.ckpt --load-state nowhere", "there is no saved state nowhere"),
+        ("bytes.ckpt --load-state book.txt", "book.txt is not a whole state of"),
+        ("bytes.ckpt --load-state bytes.ckpt", "bytes.ckpt is not a whole state of"),
+        ("bytes.ckpt --load-state half.state", "half.state is not a whole state of"),
+        ("other.ckpt --load-state bytes.state", "bytes.state is the state of another model"),
+        ("video.ckpt --prompt x", "is a model of video, not of text; `tttvideo predict` runs it"),
+        ("unknown.ckpt --prompt x", "does not say what its tokens are"),
+    ],
+)
+def test_bad_input_gets_one_clear_line(said, line, message):
+    if "state" in message:
+        said("bytes.ckpt", "--prompt", "x", "--tokens", 1, "--save-state", "bytes.state")
+        whole = Path("bytes.state").read_bytes()
+        Path("half.state").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SystemExit) as stopped:
+        said(*line.split())
+    assert message in str(stopped.value) and "\n" not in str(stopped.value)
+    assert not Path("x.state").exists()
+
+
+def test_standard_input_without_anything_is_an_empty_prompt(said, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
+    with pytest.raises(SystemExit, match="the prompt - is empty"):
+        said("bytes.ckpt", "--prompt", "-")

@@ -1,0 +1,278 @@
+"""Laws of asking a checkpoint as lm-evaluation-harness does, against its logits; offline."""
+
+import argparse
+import json
+import math
+
+import pytest
+import torch
+
+
+lm_eval = pytest.importorskip("lm_eval")
+
+from lm_eval.api.registry import get_model  # noqa: E402
+from lm_eval.tasks import TaskManager  # noqa: E402
+
+from tttvideo.apps.evaluate import harness  # noqa: E402
+from tttvideo.apps.evaluate.harness_model import TTTVideoLM, generation  # noqa: E402
+from tttvideo.backbone import Backbone, BackboneConfig  # noqa: E402
+from tttvideo.data.text.tokenizer import ByteTokenizer, JsonTokenizer, train_bpe  # noqa: E402
+from tttvideo.mixers.ttt import TTTConfig  # noqa: E402
+from tttvideo.weights.checkpoints import save_tokens_model  # noqa: E402
+
+
+QUESTIONS = [
+    {"question": "one and one", "choices": [" two", " three", " a fish"], "answer": 0},
+    {"question": "Zürich is in", "choices": [" Peru", " der Schweiz", " x"], "answer": 1},
+    {"question": "after three", "choices": [" two", " four", " three and"], "answer": 1},
+]
+DOCUMENTS = [{"text": "The state learns while it reads.\n" * 4}, {"text": "☃ and a\ttab"}]
+CHOICE = """
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_choice: choices
+doc_to_target: answer
+target_delimiter: ""
+metric_list: [{metric: acc}]
+"""
+ROLLING = """
+output_type: loglikelihood_rolling
+doc_to_text: ""
+doc_to_target: "{{text}}"
+metric_list: [{metric: byte_perplexity}, {metric: bits_per_byte}]
+"""
+UNTIL = """
+output_type: generate_until
+doc_to_text: "{{question}}"
+doc_to_target: "{{said}}"
+generation_kwargs: {until: STOPS, max_gen_toks: 12, temperature: 0.0}
+metric_list: [{metric: exact_match}]
+"""
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+
+
+@pytest.fixture(params=["bytes", "json"])
+def checkpoint(request, tmp_path):
+    texts = [q["question"] for q in QUESTIONS] + [d["text"] for d in DOCUMENTS]
+    bpe = request.param == "json"
+    return new_checkpoint(
+        tmp_path / "model.ckpt", JsonTokenizer(train_bpe(texts, 275)) if bpe else ByteTokenizer()
+    )
+
+
+def new_checkpoint(path, tokenizer):
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=tokenizer.vocab_size, width=32, depth=2, heads=2, mlp_width=24)
+    backbone = Backbone(BackboneConfig(**sizes, ttt=TTTConfig(mini_batch_size=4)))
+    for parameter in backbone.parameters():
+        parameter.data += torch.randn_like(parameter) * 0.2
+    marks = tokenizer.bos, tokenizer.eos
+    save_tokens_model(backbone, path, tokenizer.name, tokenizer.to_json(), *marks)
+    return path
+
+
+def log_probabilities(model, context, continuation):
+    """(nats, greedy) of a continuation's tokens, from the logits of all of them at once."""
+    tokens = torch.tensor([[model.text.bos, *context, *continuation]])
+    with torch.no_grad():
+        guesses = model.backbone(tokens)[0][0].log_softmax(-1)
+    places = range(len(context), tokens.shape[1] - 1)
+    nats = sum(guesses[place, tokens[0, place + 1]].item() for place in places)
+    return nats, all(guesses[place].argmax() == tokens[0, place + 1] for place in places)
+
+
+def evaluate(model, folder, name, task, rows):
+    """The results and samples of one task, of data that lies in `folder`."""
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {
+            "data_files": {"test": str(folder / "rows.jsonl")},
+            "cache_dir": str(folder / "cache"),
+        },
+        "test_split": "test",
+    }
+    tasks = folder / "tasks"
+    tasks.mkdir()
+    yaml = "\n".join(f"{key}: {json.dumps(value)}" for key, value in source.items())
+    (tasks / f"{name}.yaml").write_text(yaml + task)
+    if model is None:
+        return None
+    manager = TaskManager(include_path=str(tasks), include_defaults=False)
+    results = lm_eval.simple_evaluate(
+        model=model, tasks=[name], task_manager=manager, bootstrap_iters=0
+    )
+    samples = sorted(results["samples"][name], key=lambda sample: sample["doc_id"])
+    return results["results"][name], samples
+
+
+def test_the_harness_knows_the_model_by_its_name():
+    assert get_model("tttvideo") is TTTVideoLM
+
+
+def test_choices_get_the_likelihoods_of_the_logits(checkpoint, tmp_path):
+    model = TTTVideoLM(str(checkpoint), device="cpu", chunk=5)
+    results, samples = evaluate(model, tmp_path, "choice", CHOICE, QUESTIONS)
+    right = []
+    for question, sample in zip(QUESTIONS, samples, strict=True):
+        context = model.tok_encode(question["question"])
+        nats = []
+        for choice, (came, greedy) in zip(
+            question["choices"], (r[0] for r in sample["resps"]), strict=True
+        ):
+            whole = model.tok_encode(question["question"] + choice)
+            wanted = log_probabilities(model, context, whole[len(context) :])
+            assert float(came) == pytest.approx(wanted[0], rel=1e-4)
+            assert (greedy in (True, "True")) == wanted[1]
+            nats.append(wanted[0])
+        right.append(max(range(3), key=nats.__getitem__) == question["answer"])
+    assert results["acc,none"] == pytest.approx(sum(right) / 3)
+
+
+def test_a_greedy_continuation_is_called_greedy(checkpoint):
+    model = TTTVideoLM(str(checkpoint), device="cpu")
+    context, said = model.tok_encode("after three"), []
+    for _ in range(4):
+        with torch.no_grad():
+            logits = model.backbone(torch.tensor([[model.text.bos, *context, *said]]))[0]
+        said.append(logits[0, -1].argmax().item())
+    (nats, greedy), (_, other) = model._loglikelihood_tokens(
+        [(("", ""), context, said), (("", ""), context, [said[0], (said[1] + 1) % 256])]
+    )
+    assert greedy and not other
+    assert nats == pytest.approx(log_probabilities(model, context, said)[0], rel=1e-4)
+
+
+def test_whole_documents_are_scored_from_their_first_mark(checkpoint, tmp_path):
+    model = TTTVideoLM(str(checkpoint), device="cpu", chunk=7)
+    results, _ = evaluate(model, tmp_path, "rolling", ROLLING, DOCUMENTS)
+    texts = [document["text"] for document in DOCUMENTS]
+    nats = sum(log_probabilities(model, [], model.tok_encode(text))[0] for text in texts)
+    size = sum(len(text.encode()) for text in texts)
+    assert results["bits_per_byte,none"] == pytest.approx(-nats / size / math.log(2), rel=1e-4)
+    assert results["byte_perplexity,none"] == pytest.approx(math.exp(-nats / size), rel=1e-4)
+
+
+def greedy_text(model, text, count):
+    """The text that follows, token by token, each from the logits of all before it."""
+    tokens = [model.text.bos, *model.tok_encode(text)]
+    said = []
+    for _ in range(count):
+        with torch.no_grad():
+            token = model.backbone(torch.tensor([tokens + said]))[0][0, -1].argmax().item()
+        if token == model.text.eos:
+            break
+        said.append(token)
+    return model.text.decoder()(said, final=True)
+
+
+def test_texts_go_on_greedily_until_a_string_stops_them(checkpoint, tmp_path):
+    model = TTTVideoLM(str(checkpoint), device="cpu")
+    wanted = [greedy_text(model, q["question"], 12) for q in QUESTIONS]
+    stop = wanted[0][2:4]
+    rows = [
+        {**question, "said": text.split(stop)[0]}
+        for question, text in zip(QUESTIONS, wanted, strict=True)
+    ]
+    assert len(rows[0]["said"]) <= 2 < len(wanted[0])
+    task = UNTIL.replace("STOPS", json.dumps([stop]))
+    results, samples = evaluate(model, tmp_path, "until", task, rows)
+    assert [sample["resps"][0][0] for sample in samples] == [row["said"] for row in rows]
+    assert results["exact_match,none"] == 1
+
+
+def test_a_text_ends_at_the_documents_end(checkpoint):
+    model = TTTVideoLM(str(checkpoint), device="cpu")
+    assert model.generate("one", [], 3, temperature=0.0) != ""
+    said = iter([ord("a") if model.text.name == "bytes" else 65, model.eot_token_id])
+    table = torch.full((model.text.vocab_size,), -1e9)
+
+    def scripted(tokens, state=None):
+        logits = table.clone()
+        logits[next(said, model.eot_token_id)] = 0
+        return logits.expand(1, 1, -1), None
+
+    model.last = (model.tok_encode("one"), (scripted(None)[0][:, -1], None))
+    model.backbone = scripted
+    text = model.generate("one", [], 9, temperature=0.0)
+    assert text and next(said, None) is None
+
+
+def test_the_choices_of_a_question_read_it_once(checkpoint):
+    model = TTTVideoLM(str(checkpoint), device="cpu")
+    read = []
+    block = model.backbone.blocks[0]
+    block.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].shape[1]))
+    model._loglikelihood_tokens([(("", ""), [5] * 40, [6, 7]), (("", ""), [5] * 40, [8])])
+    assert read == [41, 2, 1]
+
+
+def test_a_context_is_not_cut_off_and_the_chunk_does_not_matter(checkpoint):
+    long = [3, 1, 4, 1, 5, 9, 2, 6] * 400
+    asked = [(("", ""), long, [7, 8, 9]), (("", ""), [9, *long[1:]], [7, 8, 9])]
+    whole = TTTVideoLM(str(checkpoint), device="cpu", chunk=9999)._loglikelihood_tokens(asked)
+    cut = TTTVideoLM(str(checkpoint), device="cpu", chunk=64)._loglikelihood_tokens(asked)
+    for one, other in zip(whole, cut, strict=True):
+        assert one[0] == pytest.approx(other[0], rel=1e-3)
+    short = whole[0][0] - log_probabilities(TTTVideoLM(str(checkpoint)), long[-8:], [7, 8, 9])[0]
+    assert abs(short) > 1e-3  # the context does matter
+
+
+def test_sampling_is_repeatable_under_the_harness_seed(checkpoint):
+    model = TTTVideoLM(str(checkpoint), device="cpu")
+    texts = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        texts.append(model.generate("one", [], 20, temperature=1.0, top_k=0, top_p=1.0))
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_wishes_of_a_task_are_understood_or_named():
+    wishes = {"until": "\n", "max_gen_toks": 7, "do_sample": True, "temperature": 0.5}
+    assert generation(wishes) == {
+        **{"until": ["\n"], "count": 7, "temperature": 0.5},
+        **{"top_k": 0, "top_p": 1.0},
+    }
+    assert generation({"until": ["a", ""]})["temperature"] == 0
+    with pytest.raises(ValueError, match="'num_beams' is none of do_sample, max_gen_toks"):
+        generation({"num_beams": 4})
+
+
+def test_a_model_without_text_or_marks_is_refused(tmp_path):
+    backbone = Backbone(BackboneConfig(vocab_size=256, width=16, depth=1, heads=1))
+    for tokenizer, message in (("unknown", "tokens of unknown"), ("bytes", "has no marks")):
+        save_tokens_model(backbone, tmp_path / "model.ckpt", tokenizer)
+        with pytest.raises(ValueError, match=message):
+            TTTVideoLM(str(tmp_path / "model.ckpt"))
+
+
+def options(*arguments):
+    top = argparse.ArgumentParser()
+    harness.add_parser(top.add_subparsers())
+    return top.parse_args(["harness", *arguments])
+
+
+def test_the_command_writes_its_results_and_prints_them(tmp_path, capsys, monkeypatch):
+    checkpoint = new_checkpoint(tmp_path / "model.ckpt", ByteTokenizer())
+    evaluate(None, tmp_path, "my_choice", CHOICE, QUESTIONS)
+    out = tmp_path / "out"
+    where = ["--include-path", str(tmp_path / "tasks"), "--out", str(out), "--device", "cpu"]
+    harness.run(options(str(checkpoint), "--tasks", "my_choice", *where, "--limit", "2"))
+    assert "my_choice" in capsys.readouterr().out
+    results = json.loads((out / "results.json").read_text())
+    assert 0 <= results["results"]["my_choice"]["acc,none"] <= 1
+    assert results["n-samples"]["my_choice"]["effective"] == 2
+    real = TaskManager
+    monkeypatch.setattr(  # the list of the library's own takes half a minute
+        "lm_eval.tasks.TaskManager", lambda **how: real(**how | {"include_defaults": False})
+    )
+    with pytest.raises(ValueError, match="'my_choise', which is no task"):
+        harness.run(options(str(checkpoint), "--tasks", "my_choice,my_choise", *where))
+    with pytest.raises(ValueError, match="--limit 0 must be 1 or more"):
+        harness.run(options(str(checkpoint), "--tasks", "my_choice", *where, "--limit", "0"))

@@ -1,0 +1,481 @@
+"""Laws of reading and writing video: every frame, once, in order, at its time, or an error.
+
+A test's video counts its frames: twelve tiles of each picture are the bits of its number.
+"""
+
+import os
+import struct
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from tttvideo.data.video import reader as frames
+from tttvideo.data.video.reader import (
+    VideoError,
+    VideoReader,
+    VideoWriter,
+    open_decord,
+    probe,
+    write_video,
+)
+
+
+WIDTH, HEIGHT, SIZE = 96, 64, 64
+TICK = Fraction(1, 9000)
+BACKENDS = ["decord", "pyav"]
+
+
+def numbered(n: int) -> np.ndarray:
+    image = np.full((HEIGHT, WIDTH, 3), (40, 60, 80), np.uint8)
+    for bit in range(12):
+        if n >> bit & 1:
+            y, x = 8 + 16 * (bit // 4), 18 + 16 * (bit % 4)
+            image[y : y + 14, x : x + 14] = 255
+    return image
+
+
+def number_of(image: np.ndarray) -> int:
+    """Of a frame that was cropped to its middle."""
+    tiles = [image[8 + 16 * (bit // 4) + 7, 2 + 16 * (bit % 4) + 7].mean() for bit in range(12)]
+    return sum(int(tile > 128) << bit for bit, tile in enumerate(tiles))
+
+
+def numbers(path: Path, **arguments) -> list[int]:
+    return [number_of(frame.image) for frame in VideoReader(path, SIZE, **arguments)]
+
+
+def make(
+    path: Path, count=40, codec="libx264", pixels="yuv420p", rate=30, times=None, **options
+) -> Path:
+    """A numbered video; `times` are in TICKs."""
+    options = {"preset": "veryfast", **options} if codec == "libx264" else options
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, pixels
+        if times is not None:
+            stream.codec_context.time_base = TICK
+        for n in range(count):
+            frame = av.VideoFrame.from_ndarray(numbered(n), format="rgb24")
+            if times is not None:
+                frame.pts, frame.time_base = times[n], TICK
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def patch(path: Path, where: int, new: bytes) -> Path:
+    data = bytearray(path.read_bytes())
+    data[where : where + len(new)] = new
+    path.write_bytes(data)
+    return path
+
+
+def packets(path: Path) -> list[tuple[int, int]]:
+    """(place in the file, bytes) of each packet."""
+    with av.open(str(path)) as container:
+        return [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+
+
+def trim(path: Path, first: int) -> Path:
+    """Let the edit list begin at frame `first`, as cutting without encoding does."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        seconds = first / stream.average_rate
+        ticks = seconds / stream.time_base
+    at = path.read_bytes().find(b"elst") + 12
+    length, begin = struct.unpack(">2i", path.read_bytes()[at : at + 8])  # in ms, in ticks
+    return patch(path, at, struct.pack(">2i", length - round(1000 * seconds), begin + round(ticks)))
+
+
+def turn(path: Path, a: float, b: float, c: float, d: float) -> Path:
+    """Set the display matrix of the track."""
+    at = path.read_bytes().find(b"tkhd") + 44
+    matrix = a, b, 0, c, d, 0, 0, 0, 2**14
+    return patch(path, at, struct.pack(">9i", *(round(x * 2**16) for x in matrix)))
+
+
+def noise(count: int, height: int, width: int) -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    return list(random.integers(0, 256, (count, height, width, 3), dtype=np.uint8))
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+# --- every frame, once, in order
+
+
+SEQUENCES = [
+    pytest.param("a.mp4", {"bf": "3", "g": "250"}, id="b-frames"),
+    pytest.param("a.mp4", {"x264-params": "open-gop=1:keyint=10:bframes=3"}, id="open-gop"),
+    pytest.param("a.mp4", {"x264-params": "intra-refresh=1:keyint=10"}, id="intra-refresh"),
+    pytest.param("a.mov", {"bf": "2", "g": "12"}, id="mov"),
+    pytest.param("a.mkv", {"bf": "2", "g": "12"}, id="mkv"),
+    pytest.param("a.mp4", {"codec": "libx265", "x265-params": "log-level=none"}, id="h265"),
+    pytest.param("a.webm", {"codec": "libvpx-vp9", "deadline": "realtime"}, id="vp9"),
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("name", "options"), SEQUENCES)
+def test_frames_are_complete_and_in_order(tmp_path, name, options, backend):
+    path = make(tmp_path / name, **options)
+    assert numbers(path, backend=backend) == list(range(40))
+
+
+UNSUITED = [
+    pytest.param("a.ts", {}, "h264 in mpegts", id="mpeg-ts"),
+    pytest.param("a.avi", {"codec": "mpeg4"}, "mpeg4 in avi", id="avi"),
+    pytest.param("a.webm", {"codec": "libvpx", "auto-alt-ref": "1"}, "vp8 in matroska", id="vp8"),
+    pytest.param("a.mp4", {"x264-params": "tff=1"}, "interlaced", id="interlaced"),
+    pytest.param("a.h264", {}, "h264 in h264", id="raw"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "reason"), UNSUITED)
+def test_what_decord_reads_wrong_is_read_by_pyav_which_is_said(tmp_path, name, options, reason):
+    path = make(tmp_path / name, **options)
+    reader = VideoReader(path, SIZE)
+    assert reader.backend == "pyav" and reason in reader.reason
+    assert [number_of(frame.image) for frame in reader] == list(range(40))
+    with pytest.raises(VideoError, match=f"decord cannot serve: .*{reason}"):
+        VideoReader(path, SIZE, backend="decord")
+
+
+@pytest.mark.skipif("libsvtav1" not in av.codecs_available, reason="PyAV has no AV1 encoder here")
+def test_av1_is_read_by_pyav(tmp_path):
+    path = make(tmp_path / "a.mp4", codec="libsvtav1", preset="12")
+    assert VideoReader(path, SIZE).backend == "pyav"
+    assert numbers(path) == list(range(40))
+
+
+def test_frames_that_an_edit_list_hides_are_not_shown(tmp_path):
+    path = trim(make(tmp_path / "a.mp4", bf="2", g="250"), first=11)
+    reader = VideoReader(path, SIZE)
+    assert reader.info.frames == 40
+    assert reader.backend == "pyav" and "hides 11 frames" in reader.reason
+    assert [number_of(frame.image) for frame in reader] == list(range(11, 40))
+    with pytest.raises(VideoError, match="decord counts 40 frames, and 29 can be shown"):
+        open_decord(path, WIDTH, HEIGHT, expected=29)
+
+
+def test_a_video_of_one_frame_has_one_frame(tmp_path):
+    path = make(tmp_path / "a.mp4", count=1)
+    assert [(number_of(image), time) for image, time in VideoReader(path, SIZE)] == [(0, 0.0)]
+
+
+def test_a_reader_can_be_iterated_again_and_left_early(tmp_path):
+    reader = VideoReader(make(tmp_path / "a.mp4"), SIZE)
+    assert number_of(next(iter(reader)).image) == 0
+    assert [number_of(frame.image) for frame in reader] == list(range(40))
+    assert len({id(frame.image.base) for frame in reader}) == 1  # None: each owns its memory
+
+
+def test_a_file_that_decord_would_hold_in_memory_is_read_by_pyav(tmp_path, monkeypatch):
+    path = make(tmp_path / "a.mp4")
+    monkeypatch.setattr(frames, "AHEAD", 40 * HEIGHT * WIDTH * 3)
+    reader = VideoReader(path, SIZE)
+    assert reader.backend == "pyav" and "may come to hold" in reader.reason
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_reading_600_frames_does_not_grow_memory(tmp_path):
+    write_video(tmp_path / "a.mp4", (numbered(n) for n in range(600)), 30)
+    for n, _ in enumerate(VideoReader(tmp_path / "a.mp4", 256, backend="pyav")):
+        if n == 100:
+            before = resident()
+    assert n == 599
+    assert resident() - before < 500 * 256 * 256 * 3 // 4
+
+
+# --- times
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_times_are_the_time_stamps_from_the_first_frame_on(tmp_path, backend):
+    times = [900 + 300 * n + 13 * n * n for n in range(40)]
+    path = make(tmp_path / "a.mp4", times=times, bf="2")
+    read = [frame.time for frame in VideoReader(path, SIZE, backend=backend)]
+    assert read == pytest.approx([float((time - 900) * TICK) for time in times], abs=1e-6)
+
+
+# --- pixels
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("size", [64, 48, 35, 24])  # decord pads rows of 48 and 24 to whole pixels
+def test_a_lossless_video_comes_back_bit_by_bit(tmp_path, backend, size):
+    images = noise(35, size, size)
+    write_video(tmp_path / "a.mp4", images, 30, lossless=True)
+    back = [frame.image for frame in VideoReader(tmp_path / "a.mp4", size, backend=backend)]
+    assert np.array_equal(back, images)
+
+
+def test_a_video_for_browsers_comes_back_nearly(tmp_path):
+    images = [numbered(n) for n in range(20)]
+    write_video(tmp_path / "a.mp4", images, 12.5)
+    assert numbers(tmp_path / "a.mp4") == list(range(20))
+    info = probe(tmp_path / "a.mp4")
+    assert (info.codec, info.width, info.height, info.fps) == ("h264", WIDTH, HEIGHT, 12.5)
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert data.find(b"moov") < data.find(b"mdat")
+
+
+def test_decord_and_pyav_resize_alike(tmp_path):
+    path = make(tmp_path / "a.mp4", count=10)
+    pairs = zip(*(VideoReader(path, 23, backend=backend) for backend in BACKENDS), strict=True)
+    errors = [np.square(a.image.astype(float) - b.image).mean() for a, b in pairs]
+    assert 10 * np.log10(255**2 / max(errors)) > 40
+
+
+def test_a_frame_is_fitted_by_its_short_side_and_cropped_around_its_centre(tmp_path):
+    ramp = np.zeros((48, 96, 3), np.uint8)
+    ramp[..., 0] = np.arange(96) * 2
+    write_video(tmp_path / "a.mp4", [ramp], 30, lossless=True)
+    (frame,) = VideoReader(tmp_path / "a.mp4", 24)
+    assert frame.image.shape == (24, 24, 3)
+    assert frame.image[..., 0].mean() == pytest.approx(ramp[..., 0].mean(), abs=1)
+    assert frame.image[12, -1, 0] - int(frame.image[12, 0, 0]) == pytest.approx(2 * 46, abs=4)
+
+
+MATRICES = {
+    "upright": (1, 0, 0, 1),
+    "90": (0, 1, -1, 0),
+    "180": (-1, 0, 0, -1),
+    "270": (0, -1, 1, 0),
+    "mirrored": (-1, 0, 0, 1),
+    "transposed": (0, 1, 1, 0),
+}
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_frames_come_out_as_they_are_shown(tmp_path, name):
+    image = np.full((48, 48, 3), 40, np.uint8)
+    image[:12, :24] = 250, 60, 60
+    write_video(tmp_path / "a.mp4", [image] * 3, 30, lossless=True)
+    turn(tmp_path / "a.mp4", *MATRICES[name])
+    shown = {
+        "upright": image,
+        "90": np.rot90(image, -1),
+        "180": np.rot90(image, 2),
+        "270": np.rot90(image),
+        "mirrored": image[:, ::-1],
+        "transposed": image.swapaxes(0, 1),
+    }[name]
+    backends = ["auto", "pyav"] if name in ("mirrored", "transposed") else BACKENDS
+    for backend in backends:
+        back = [frame.image for frame in VideoReader(tmp_path / "a.mp4", 48, backend=backend)]
+        assert len(back) == 3 and all((frame == shown).all() for frame in back), backend
+
+
+def test_a_turned_file_declares_the_size_that_is_shown(tmp_path):
+    info = probe(turn(make(tmp_path / "a.mp4", count=2), 0, 1, -1, 0))
+    assert (info.width, info.height) == (HEIGHT, WIDTH)
+
+
+def test_an_odd_angle_is_refused(tmp_path):
+    path = turn(make(tmp_path / "a.mp4", count=2), 0.866, 0.5, -0.5, 0.866)
+    with pytest.raises(VideoError, match="turned by 30 degrees; re-encode it upright"):
+        probe(path)
+
+
+# --- files that cannot serve
+
+
+def sound_only(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), "f4"), "fltp", "mono")
+        frame.rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+HOPELESS = [
+    pytest.param(lambda path: None, "does not exist", id="missing"),
+    pytest.param(lambda path: path.mkdir(), "is not a file", id="folder"),
+    pytest.param(lambda path: path.touch(), "is empty", id="zero-bytes"),
+    pytest.param(lambda path: path.write_text("Call me Ishmael.\n"), "cannot be read", id="text"),
+    pytest.param(lambda path: path.write_bytes(noise(1, 99, 99)[0]), "cannot be read", id="noise"),
+    pytest.param(sound_only, "has no video stream", id="audio-only"),
+]
+
+
+@pytest.mark.parametrize(("create", "cause"), HOPELESS)
+@pytest.mark.parametrize(
+    "door", [probe, lambda path: VideoReader(path, SIZE)], ids=["probe", "read"]
+)
+def test_what_is_no_video_is_refused_by_name_and_cause_in_one_line(tmp_path, create, cause, door):
+    path = tmp_path / "a.mp4"
+    create(path)
+    with pytest.raises(VideoError, match=cause) as caught:
+        door(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("name", ["index-last.mp4", "index-first.mp4", "a.mkv"])
+def test_a_file_that_was_cut_short_is_refused(tmp_path, name, share):
+    path = tmp_path / name
+    if name == "index-first.mp4":
+        write_video(path, noise(40, HEIGHT, WIDTH), 30)
+    else:
+        make(path)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(VideoError, match="cut short|cannot be read|no frame that can"):
+        list(VideoReader(path, SIZE))
+
+
+DAMAGE = {"decord": r"damaged( after|: decord stops after) \d+", "pyav": r"damaged after \d+ good"}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_flipped_bytes_are_noticed(tmp_path, backend):
+    path = tmp_path / "a.mp4"
+    write_video(path, noise(40, HEIGHT, WIDTH), 30)
+    for place, size in packets(path)[10:30]:
+        half = path.read_bytes()[place + size // 2 : place + size]
+        patch(path, place + size // 2, bytes(255 - byte for byte in half))
+    with pytest.raises(VideoError, match=DAMAGE[backend]):
+        list(VideoReader(path, SIZE, backend=backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_frame_that_is_gone_is_noticed_and_none_repeated(tmp_path, backend):
+    path = make(tmp_path / "a.mp4", bf="0")
+    place, size = packets(path)[30]
+    patch(path, place + 4, b"\x0c" + (size - 6) * b"\xff" + b"\x80")  # filler in its stead
+    read = []
+    with pytest.raises(VideoError, match=DAMAGE[backend]):
+        for frame in VideoReader(path, SIZE, backend):
+            read.append(number_of(frame.image))
+    assert read == list(range(len(read)))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_frames_that_the_decoder_drops_in_silence_are_noticed(tmp_path, backend):
+    path = tmp_path / "headless.mkv"
+    with (
+        av.open(str(make(tmp_path / "a.mp4", bf="0", g="10", sc_threshold="0"))) as source,
+        av.open(str(path), "w") as target,
+    ):
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in list(source.demux(video=0))[5:-1]:  # five frames before the first keyframe
+            packet.stream = stream
+            target.mux(packet)
+    with pytest.raises(VideoError, match="damaged after 30 good frames: 35 were expected"):
+        list(VideoReader(path, SIZE, backend=backend))
+
+
+def test_decord_as_it_is_opened_raises_where_it_would_repeat_the_last_frame(tmp_path):
+    path = trim(make(tmp_path / "a.mp4", bf="2", g="250"), first=11)
+    reader, read = open_decord(path, SIZE, SIZE, expected=40), []
+    with pytest.raises(Exception, match="more than 0 duplicate frames"):
+        for _ in range(40):
+            read.append(reader.next().asnumpy())
+    assert len(read) == 29
+
+
+def test_a_change_of_size_inside_a_file_is_refused(tmp_path):
+    path = make(tmp_path / "a.h264", count=5)
+    with av.open(str(tmp_path / "b.h264"), "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 2 * WIDTH, HEIGHT, "yuv420p"
+        for image in noise(5, HEIGHT, 2 * WIDTH):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes() + (tmp_path / "b.h264").read_bytes())
+    with pytest.raises(VideoError, match="after 5 good frames: then their size changes"):
+        list(VideoReader(path, SIZE))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": 0}, "size is 0; it must be a whole number of pixels, at least 1"),
+        ({"size": 6.5}, "size is 6.5"),
+        ({"size": 8, "backend": "opencv"}, "backend 'opencv' is not one of auto, decord, pyav"),
+    ],
+    ids=str,
+)
+def test_arguments_that_make_no_sense_are_refused(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        VideoReader(make(tmp_path / "a.mp4", count=1), **arguments)
+
+
+def test_without_decord_pyav_reads_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(frames, "find_spec", lambda name: None)
+    reader = VideoReader(make(tmp_path / "a.mp4", count=3), SIZE)
+    assert (reader.backend, reader.reason) == ("pyav", "decord is not installed")
+
+
+def test_importing_loads_neither_torch_nor_decord():
+    code = "import sys, tttvideo.data.video.reader; print({'torch', 'decord'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert run.stdout.strip() == "set()", run.stderr
+
+
+# --- writing
+
+
+def test_an_exception_leaves_nothing_behind(tmp_path):
+    with pytest.raises(KeyError), VideoWriter(tmp_path / "a.mp4", 30) as writer:
+        writer.write(numbered(0))
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_exception_leaves_the_older_file_as_it_was(tmp_path):
+    path = make(tmp_path / "a.mp4", count=3)
+    with pytest.raises(ValueError, match="the first one was"):
+        write_video(path, [numbered(0), numbered(0)[:-2]], 30)
+    assert list(tmp_path.iterdir()) == [path]
+    assert numbers(path) == [0, 1, 2]
+
+
+def test_a_video_without_frames_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no frame was written"):
+        write_video(tmp_path / "a.mp4", [], 30)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_odd_frames_repeat_their_last_row_and_column(tmp_path):
+    write_video(tmp_path / "a.mp4", [np.full((33, 47, 3), 120, np.uint8)], 30)
+    info = probe(tmp_path / "a.mp4")
+    assert (info.width, info.height) == (48, 34)
+    (frame,) = VideoReader(tmp_path / "a.mp4", 34)
+    assert np.abs(frame.image.astype(int) - 120).max() <= 2
+
+
+@pytest.mark.parametrize("fps", [10, 29.97, 30000 / 1001, 0.5])
+def test_the_frame_rate_is_kept(tmp_path, fps):
+    write_video(tmp_path / "a.mp4", noise(3, 8, 8), fps)
+    assert probe(tmp_path / "a.mp4").fps == pytest.approx(fps, rel=1e-4)
+    times = [frame.time for frame in VideoReader(tmp_path / "a.mp4", 8)]
+    assert times == pytest.approx([0, 1 / fps, 2 / fps], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("path", "fps", "message"),
+    [
+        ("a.avi", 30, r"does not end in \.mp4"),
+        ("no/a.mp4", 30, "the folder .*no does not exist"),
+        ("a.mp4", 0, "fps is 0; it must be from 0.01 to 1000"),
+        ("a.mp4", float("nan"), "fps is nan"),
+    ],
+)
+def test_a_place_or_rate_that_cannot_be_written_is_refused(tmp_path, path, fps, message):
+    with pytest.raises(ValueError, match=message):
+        VideoWriter(tmp_path / path, fps)
+
+
+def test_a_frame_that_is_no_image_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"frame is float64 \(8, 8, 3\); it must be uint8"):
+        write_video(tmp_path / "a.mp4", [np.zeros((8, 8, 3))], 30)

@@ -1,0 +1,178 @@
+"""Laws of token files, and of folders of them."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from tttvideo.data.text.documents import BYTES
+from tttvideo.data.tokens import Header, TokenFile, TokenWriter, file_hash, open_tokens
+
+
+VIDEO = Header("video", "abc", 1000, grid=(2, 3), fps=12.5)
+
+
+def write(path, header, documents):
+    with TokenWriter(path, header) as out:
+        for tokens in documents:
+            out.start_document()
+            out.write(np.array(tokens))
+    return TokenFile(path)
+
+
+@pytest.mark.parametrize("header", [BYTES, VIDEO, Header("text", "bpe", 100_000)], ids=str)
+def test_tokens_starts_and_header_come_back(tmp_path, header):
+    top = header.vocab_size - 1
+    file = write(tmp_path / "new/a.bin", header, [[1, 2, top], [], [top]])
+    assert file.tokens.tolist() == [1, 2, top, top]
+    assert file.starts.tolist() == [0, 3, 3]
+    assert (file.header.tokens, file.header.documents) == (4, 3)
+    for name in ("grid", "fps", "bos", "eos"):
+        assert getattr(file.header, name) == getattr(header, name)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_failed_writing_leaves_the_old_file_and_nothing_else(tmp_path):
+    write(tmp_path / "a.bin", BYTES, [[7]])
+    with pytest.raises(KeyError), TokenWriter(tmp_path / "a.bin", BYTES) as out:
+        out.write(np.array([1, 2]))
+        raise KeyError
+    assert TokenFile(tmp_path / "a.bin").tokens.tolist() == [7]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    written, real = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (real(file), written.append(os.fstat(file))))
+
+    def rename(source, target, replace=os.replace):
+        assert [(file.st_ino, file.st_size) for file in written] == [
+            (source.stat().st_ino, source.stat().st_size)
+        ]
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", rename)
+    assert write(tmp_path / "a.bin", BYTES, [[7, 8]]).tokens.tolist() == [7, 8]
+
+
+def test_a_file_that_is_no_token_file_is_named(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_text("hello")
+    with pytest.raises(ValueError, match="a.bin is not a token file; make one with"):
+        TokenFile(path)
+    write(path, BYTES, [[1, 2, 3]])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match="bytes long and its header says"):
+        TokenFile(path)
+    path.write_bytes(whole.replace(b'"tokens"', b'"takens"'))
+    with pytest.raises(ValueError, match="damaged header"):
+        TokenFile(path)
+    write_empty = tmp_path / "empty.bin"
+    with TokenWriter(write_empty, BYTES):
+        pass
+    with pytest.raises(ValueError, match="holds no tokens"):
+        TokenFile(write_empty)
+
+
+DOCUMENTS = [[[1, 2, 3], [4]], [[5]], [[], [6, 7, 8, 9], [10, 11]]]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """The manifest of a folder of three shards, train/, that holds tokens 1 to 11."""
+    shards = []
+    for number, documents in enumerate(DOCUMENTS):
+        file = write(tmp_path / f"train/{number:05}.bin", BYTES, documents)
+        facts = {"tokens": len(file.tokens), "documents": len(documents)}
+        shards.append({"file": f"train/{number:05}.bin", "sha256": file_hash(file.path), **facts})
+    (tmp_path / "manifest.json").write_text(json.dumps({"shards": shards}))
+    return tmp_path
+
+
+def test_shards_are_read_as_one(corpus):
+    tokens = open_tokens(corpus / "train")
+    assert tokens.path == corpus / "train"
+    assert (tokens.header.tokens, tokens.header.documents, tokens.header.bos) == (11, 6, 256)
+    assert tokens.starts.tolist() == [0, 3, 4, 5, 5, 9] and tokens.starts.dtype == np.int64
+    whole = np.arange(1, 12)
+    assert len(tokens.tokens) == 11
+    for start in range(-12, 13):
+        for stop in [*range(-12, 13), None]:
+            part = tokens.tokens[start:stop]
+            assert part.dtype == np.uint16 and np.array_equal(part, whole[start:stop])
+    assert [tokens.tokens[n] for n in range(-11, 11)] == [*whole, *whole]
+    with pytest.raises(IndexError):
+        tokens.tokens[11]
+
+
+def test_a_slice_within_a_shard_copies_nothing(corpus):
+    tokens = open_tokens(corpus / "train")
+    for start, stop, shard in ((0, 4, 0), (4, 5, 1), (6, 11, 2)):
+        assert np.shares_memory(tokens.tokens[start:stop], tokens.files[shard].tokens)
+
+
+def test_a_single_file_is_opened_as_a_folder_is(corpus):
+    tokens = open_tokens(corpus / "train/00000.bin")
+    assert tokens.tokens[:].tolist() == [1, 2, 3, 4] and tokens.starts.tolist() == [0, 3]
+    assert tokens.header == TokenFile(corpus / "train/00000.bin").header
+
+
+def test_a_fingerprint_is_of_the_content_with_and_without_a_manifest(corpus):
+    listed = open_tokens(corpus / "train").fingerprint
+    (corpus / "manifest.json").unlink()
+    assert open_tokens(corpus / "train").fingerprint == listed
+    (corpus / "train").rename(corpus / "elsewhere")
+    assert open_tokens(corpus / "elsewhere").fingerprint == listed
+    write(corpus / "elsewhere/00001.bin", BYTES, [[6]])
+    assert open_tokens(corpus / "elsewhere").fingerprint != listed
+    one = open_tokens(corpus / "elsewhere/00000.bin").fingerprint
+    assert one != open_tokens(corpus / "elsewhere/00001.bin").fingerprint
+
+
+def test_shards_that_do_not_belong_together_are_refused(corpus):
+    for header, message in (
+        (Header("text", "abc", 258, bos=256, eos=257), "tokenizer is bytes and abc"),
+        (Header("text", "bytes", 258), "bos is 256 and None"),
+        (VIDEO, "kind is text and video"),
+    ):
+        write(corpus / "train/00001.bin", header, [[5]])
+        with pytest.raises(ValueError, match=f"00000.bin and .*00001.bin do not belong.*{message}"):
+            open_tokens(corpus / "train")
+
+
+def test_a_folder_that_is_not_what_the_manifest_lists_is_refused(corpus):
+    shard = corpus / "train/00001.bin"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match="00001.bin is .* bytes long and its header says"):
+        open_tokens(corpus / "train")
+    write(shard, BYTES, [[5, 6]])
+    with pytest.raises(ValueError, match="does not hold the shards that .*manifest.json lists"):
+        open_tokens(corpus / "train")
+    shard.unlink()
+    with pytest.raises(ValueError, match="does not hold the shards"):
+        open_tokens(corpus / "train")
+    shard.write_bytes(whole)
+    assert len(open_tokens(corpus / "train").tokens) == 11
+    write(corpus / "train/00003.bin", BYTES, [[5]])
+    with pytest.raises(ValueError, match="does not hold the shards"):
+        open_tokens(corpus / "train")
+    (corpus / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match="manifest.json is damaged"):
+        open_tokens(corpus / "train")
+
+
+def test_a_folder_that_cannot_be_read_is_named(corpus):
+    with pytest.raises(ValueError, match=f"is a corpus; name a part of it: {corpus}/train$"):
+        open_tokens(corpus)
+    with pytest.raises(ValueError, match="no token file .*nowhere"):
+        open_tokens(corpus / "nowhere")
+    (corpus / "new").mkdir()
+    with pytest.raises(ValueError, match="the folder .*new has no token file"):
+        open_tokens(corpus / "new")
+    (corpus / "manifest.json").unlink()
+    (corpus / "working").mkdir()
+    with pytest.raises(ValueError, match="is not finished; run the `tttvideo prepare` again"):
+        open_tokens(corpus / "train")

@@ -1,0 +1,284 @@
+"""Kernels built ahead of time, for GPUs that are not here: what ptxas made of each launch.
+
+The launchers of kernels/ run as they are, on meta tensors; a launch compiles and is recorded. So
+what is measured is what ships: signature, specialization, constants, warps and stages.
+
+    python tests/helpers/compile_ahead.py HELD 90    the builds of some sizes for one architecture, as JSON
+    python tests/helpers/compile_ahead.py record     all, into results/compile/; test_compile.py holds HELD to them
+
+Not under TRITON_INTERPRET=1, which leaves nothing to compile.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from tttvideo.kernels import tuning
+
+
+BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+SHARED_LIMIT = {80: 166_912, 90: 232_448, 100: 232_448}
+"""Bytes of shared memory that a block may ask for (CUDA programming guide)."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """One compiled kernel. Instruction counts are static, per warp."""
+
+    kernel: str
+    arch: int
+    D: int
+    M: int
+    dtype: str
+    warps: int
+    registers: int  # per thread
+    stack: int  # bytes per thread; anything but 0 is spilled registers
+    shared: int  # bytes per block
+    loop: int  # instructions of the longest loop; of the whole kernel if it has none
+    mma: int  # matrix instructions in the kernel
+    spills: int  # local loads and stores in the loop
+    barriers: int  # in the loop
+
+
+class Absent:
+    """A driver for a GPU that is not here: it names the target and can launch nothing."""
+
+    def __init__(self, arch: int):
+        self.arch = arch
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.arch, 32)
+
+    def get_current_device(self) -> int:
+        return self.arch  # the key of Triton's cache of kernels
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@contextmanager
+def building(arch: int, D: int, M: int, dtype: torch.dtype) -> Iterator[list[Build]]:
+    """Inside, each launch of a kernel compiles it for `arch` and adds a Build to the list."""
+    builds, seen, size = [], set(), (D, M, str(dtype).removeprefix("torch."))
+    names = Counter()
+    run = JITFunction.run
+
+    def compile_only(self, *args, grid, warmup, **kwargs):
+        kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
+        if kernel.hash not in seen:
+            seen.add(kernel.hash)
+            name = kernel.metadata.name
+            names[name] += 1
+            name += f" {names[name]}" if names[name] > 1 else ""  # the same with other constants
+            builds.append(inspect(kernel, name, arch, *size))
+        return kernel
+
+    before = driver._active
+    driver.set_active(Absent(arch))
+    try:
+        with (
+            patch.object(JITFunction, "run", compile_only),
+            patch.object(tuning, "fastest", launch_all),
+        ):
+            yield builds
+    finally:
+        driver._active = before
+
+
+def launch_all(kind: str, options: list[dict], launch: Callable[[dict], object]) -> dict:
+    """In place of tuning.fastest, which may choose any of them."""
+    for one in options:
+        launch(one)
+    return options[0]
+
+
+def inspect(kernel, *what: int | str) -> Build:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(kernel.asm["cubin"])
+        usage, sass = (dump(option, path) for option in ("-res-usage", "-sass"))
+    registers, stack = (int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK"))
+    code = instructions(sass)
+    loop = longest_loop(code)
+    return Build(
+        *what,
+        kernel.metadata.num_warps,
+        registers,
+        stack,
+        kernel.metadata.shared,
+        len(loop),
+        count(code, r"\b(HMMA|HGMMA|UTC\w*MMA|IMMA)"),
+        count(loop, r"\b(LDL|STL)"),
+        count(loop, r"\bBAR\b"),
+    )
+
+
+def dump(option: str, path: Path) -> str:
+    command = [BIN / "cuobjdump", option, path]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def instructions(sass: str) -> list[tuple[int, str]]:
+    """(address, text) of each instruction."""
+    found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", sass)
+    return [(int(address, 16), text) for address, text in found]
+
+
+def longest_loop(code: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """What lies between the target of a backward branch and the branch, the longest such part."""
+    best = []
+    for at, text in code:
+        jump = re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", text)
+        if jump and int(jump[1], 16) < at:
+            body = [x for x in code if int(jump[1], 16) <= x[0] <= at]
+            best = max(best, body, key=len)
+    return best or code
+
+
+def count(code: list[tuple[int, str]], pattern: str) -> int:
+    return sum(bool(re.search(pattern, text)) for _, text in code)
+
+
+BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+CASES = [
+    *(("linear", D, M, BF16) for D in (16, 32, 64, 96, 128) for M in (16, 32, 64)),
+    *(("mlp", D, M, BF16) for D in (32, 64) for M in (16, 32, 64)),
+    *((kind, 64, 16, dtype) for kind in ("linear", "mlp") for dtype in (FP16, FP32)),
+]
+HELD = [
+    *(("linear", D, M, BF16) for D, M in ((32, 16), (64, 16), (64, 64), (96, 16), (128, 64))),
+    *(("mlp", D, M, BF16) for D, M in ((32, 16), (64, 16), (64, 64))),
+    ("linear", 64, 16, FP32),
+]
+"""What the test builds again: every kernel in every form. CASES takes three times as long."""
+
+
+def launch(kind: str, D: int, M: int, dtype: torch.dtype) -> None:
+    """Everything that `kind` launches: forward with and without saving, backward, decode."""
+    from tttvideo.kernels import Slots, State
+    from tttvideo.kernels.gpu import decode as triton_decode
+    from tttvideo.kernels.gpu import linear as triton_linear
+    from tttvideo.kernels.gpu import mlp as triton_mlp
+
+    B, T, H = 2, 3 * M, 4
+    sizes = (D, D) if kind == "linear" else (D, 4 * D, D)
+    with torch.device("meta"):
+        q, k, v = torch.empty(3, B, T, H, D, dtype=dtype)
+        eta, token_scale = torch.empty(B, T, H), torch.empty(M)
+        gain, shift = torch.empty(2, H, D)
+        weights = []
+        for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+            weights += [torch.empty(B, H, before, after), torch.empty(B, H, 1, after)]
+    operands = q, k, v, eta, token_scale, gain, shift
+    model = {"linear": triton_linear, "mlp": triton_mlp}[kind]
+    if (D, M, dtype) == (64, 16, BF16):
+        model.forward(*operands, weights, None, False)
+    y, after, rows, saved = model.forward(*operands, weights, None, True)
+    model.backward(y, after, rows, *operands, weights, after, saved, None)
+    slots = Slots.of(State(tuple(weights)), M, dtype)
+    triton_decode.decode_(*(x[:, :1] for x in operands[:4]), *operands[4:], slots)
+
+
+def measure(arch: int, cases: list[tuple]) -> list[dict]:
+    rows = []
+    for kind, D, M, dtype in cases:
+        with building(arch, D, M, dtype) as builds:
+            launch(kind, D, M, dtype)
+        rows += [asdict(build) for build in builds]
+    return rows
+
+
+def measure_all(cases: str) -> list[dict]:
+    """HELD or CASES for every architecture, a process each, since Triton compiles in one thread."""
+    with TemporaryDirectory() as cache:  # of this code alone
+        environment = {**os.environ, "TRITON_CACHE_DIR": cache}
+        environment.pop("TRITON_INTERPRET", None)
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-P", __file__, cases, str(arch)],
+                stdout=subprocess.PIPE,
+                env=environment,
+            )
+            for arch in SHARED_LIMIT
+        ]
+        rows = [row for one in running for row in json.loads(one.communicate()[0])]
+    return rows
+
+
+STATE = (
+    "with 96 or 128 features the state takes a quarter to a half of a thread's registers, and "
+    "whole operands of its products lie beside it; other warps, stages and layouts spill more or "
+    "loop longer. float32, there to check the others, takes each product in three parts"
+)
+OPERANDS = (
+    "with mini-batches of 32 and 64 a thread holds whole operands of products over hidden units; "
+    "smaller slices of these loop longer than the spill costs. float32 as in TTT-Linear"
+)
+REASONS = {
+    "ttt_linear_forward_all": STATE,
+    "ttt_linear_forward_readers": STATE,
+    "ttt_linear_backward_readers": STATE,
+    "ttt_linear_backward_writers": STATE,
+    "ttt_linear_backward_keys": "16 bytes, for 64 features and mini-batches of 32 on sm_80 alone",
+    "ttt_linear_backward_all": "14 accesses in a loop of 1,600 instructions on sm_90; eight warps "
+    "spill nothing and take 1.7 times the slots. The parts, which spill nothing, are its rival",
+    "ttt_mlp_forward_resident": "the state of 64 features is half of a multiprocessor's registers; "
+    "streamed it spills nothing, but moves some 400 kB a mini-batch through L2 in four times the "
+    "slots. Which is faster only a GPU can say",
+    "ttt_mlp_forward_streamed": OPERANDS,
+    "ttt_mlp_backward_readers": OPERANDS,
+    "ttt_mlp_backward_chain_resident": "15 accesses in its loop; streamed it loops longer",
+    "ttt_mlp_backward_chain_streamed": OPERANDS,
+}
+"""Why kernels that spill registers ship as they are, by the name without its number."""
+
+
+def base(row: dict) -> str:
+    return row["kernel"].split()[0]
+
+
+def record(rows: list[dict]) -> None:
+    folder = Path(__file__).parents[2] / "results" / "compile"
+    folder.mkdir(exist_ok=True)
+    reasons = {name: REASONS[name] for name in sorted({base(r) for r in rows if r["stack"]})}
+    found = {"triton": triton.__version__, "reasons": reasons, "builds": rows}
+    (folder / "builds.json").write_text(json.dumps(found, indent=1) + "\n")
+    columns = [f.name for f in fields(Build)]
+    lines = [
+        "# The Triton kernels, built ahead of time",
+        "",
+        f"Triton {triton.__version__}, no GPU: `python tests/helpers/compile_ahead.py record`. What the columns say",
+        "is in tests/aot.py; tests/test_compile.py holds each kernel to its row. Slots are what a",
+        "turn of the loop takes of a multiprocessor: instructions times warps.",
+        "",
+        "| " + " | ".join([*columns, "slots"]) + " |",
+        "| " + " | ".join("---" for _ in [*columns, "slots"]) + " |",
+        *("| " + " | ".join(map(str, [*r.values(), r["loop"] * r["warps"]])) + " |" for r in rows),
+        "",
+        "Kernels that spill at some of these sizes, and why they ship:",
+        "",
+        *(f"- {name}: {reason}" for name, reason in reasons.items()),
+    ]
+    (folder / "README.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "record":
+        record(measure_all("CASES"))
+    else:
+        print(json.dumps(measure(int(sys.argv[2]), globals()[sys.argv[1]])))

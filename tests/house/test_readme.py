@@ -1,0 +1,68 @@
+"""Every command and every line of Python in the README runs."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tttvideo.apps import demo
+from tttvideo.apps.cli import main
+from tttvideo.data.video.drawn import bouncing_glyphs
+from tttvideo.data.video.reader import write_video
+
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+SHORT = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", *QUIET]
+TINY = ["--tokens", "32", "--heads", "1", "--head-dim", "16", "--repeats", "3"]
+COMPARE = ["--tokens", "256", "256", "--windows", "64", "128", "--seeds", "0", "--jobs", "1"]
+SMALLER = {
+    "demo": ["--steps", "2", "2"],
+    "fit": SHORT,
+    "bench": TINY,
+    "compare": [*COMPARE, "--mixers", "attention"],
+    "prepare recall": ["--size", "300000"],
+    "evaluate recall": ["--lengths", "256", "--depths", "2", "--samples", "1"],
+}
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, capsys):
+    """With fewer steps and a shorter drawn video; `./run test` is what runs this."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "FRAMES", 60)
+    Path("clips").mkdir()
+    for path in ("clip.mp4", "clips/a.mp4"):
+        write_video(Path(path), bouncing_glyphs(60), 30)
+    Path("books").mkdir()
+    for name in "abcdef":
+        Path(f"books/{name}.txt").write_text(f"It was the best of times, said {name}. " * 800)
+    lines = "".join(blocks("console")).strip().splitlines()
+    assert len(lines) == 22
+    for line in lines:
+        run, command, *arguments = shlex.split(line)
+        assert run == "./run"
+        if command != "test":
+            kind = f"{command} {arguments[0]}" if arguments else command
+            smaller = SMALLER.get(kind, SMALLER.get(command, []))
+            main([command, *arguments, *smaller])
+    assert Path("out/clip/compare.mp4").is_file()
+    for name in ("evaluation/by_index.png", "compare/fixed_targets.png", "recall_maps/recall.md"):
+        assert Path("out", name).is_file()
+    assert "It was " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_the_python_of_the_readme_runs(code):
+    exec(code, {})
+
+
+def test_the_files_that_the_readme_shows_are_there():
+    root = Path(__file__).parents[2]
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert target.startswith("https://") or (root / target).is_file(), target

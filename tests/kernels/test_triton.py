@@ -1,0 +1,270 @@
+"""Laws of the Triton kernels: they are the dual form in float64; interpreted without a GPU.
+
+B batch, T tokens, H heads, D head dim, M mini-batch size, S sequences.
+"""
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+import torch
+import triton.language
+from triton.runtime import interpreter
+
+from tttvideo.kernels import State, ttt_linear, ttt_mlp
+from tttvideo.kernels.gpu import launch as triton_ops
+from tttvideo.kernels.gpu import linear as triton_linear
+from tttvideo.kernels.gpu import mlp as triton_mlp
+
+
+OPS = {"linear": ttt_linear, "mlp": ttt_mlp}
+KINDS = [("linear", 16), ("mlp", 32)]  # with the smallest head dim
+FORMS = [("linear", 16, 16), ("linear", 16, 32), ("mlp", 32, 16), ("mlp", 32, 32)]
+"""kind, D, M: in one kernel and in parts, with the state in registers and in memory, in float16."""
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPES = [torch.float32, torch.float16, torch.bfloat16][: 3 if DEVICE == "cuda" else 2]
+CAPS = {  # of results and of gradients, for each dtype
+    "linear": [(1e-5, 1e-5), (2e-3, 1e-2), (1e-2, 5e-2)],
+    "mlp": [(5e-6, 5e-6), (2e-3, 5e-3), (1e-2, 2e-2)],
+}
+INPUTS = ["q", "k", "v", "eta", "token_scale", "gain", "shift"]
+WEIGHTS = {"linear": ["W", "b"], "mlp": ["W1", "b1", "W2", "b2"]}
+ROWS = {"linear": ["S"], "mlp": ["X2", "S1", "S2"]}
+BY_TOKEN = ["y", "dq", "dk", "dv", "deta"]
+OF_ALL = ["dtoken_scale", "dgain", "dshift"]
+
+
+def random(*shape):
+    """The same numbers on every device."""
+    return torch.randn(shape).to(DEVICE)
+
+
+def drawn(kind, T, D, M=16, B=1, H=1, S=None, dtype=torch.float32):
+    """Inputs, S or B starts, and gradients of y, of the weights after and of the open rows."""
+    S = B if S is None else S
+    q, k, v = (random(B, T, H, D) * scale for scale in (1, 2 * D**-0.5, 1))
+    eta, noise = torch.rand(B, T, H).to(DEVICE) / 5, torch.rand(M) / 10
+    token_scale = (1 / torch.arange(1, M + 1) + noise).to(DEVICE)
+    norm = [1 + random(H, D) / 3, random(H, D) / 3]
+    sizes = (D, D) if kind == "linear" else (D, 4 * D, D)
+    start = []
+    for before, after in pairwise(sizes):
+        start += [random(S, H, before, after) * before**-0.5, random(S, H, 1, after) / 3]
+    rows = [random(S, H, M, features) for features in (*sizes[1:-1], *sizes[1:])]
+    grads = [random(B, T, H, D).to(dtype), *(random(*w.shape) for w in start), *rows]
+    return [*(x.to(dtype) for x in (q, k, v)), eta, token_scale, *norm], start, grads
+
+
+def names(kind):
+    leaves = [*INPUTS, *WEIGHTS[kind]]
+    return ["y", *WEIGHTS[kind], *ROWS[kind], *(f"d{name}" for name in leaves)]
+
+
+def run(kind, inputs, start, grads, spans=None):
+    """Results and gradients by name, of the kernels."""
+    y, *results = triton_ops.forward(inputs, start, spans, True)
+    given = triton_ops.backward(grads, inputs, start, results, spans)
+    return dict(zip(names(kind), [y, *results[: len(grads) - 1], *given], strict=True))
+
+
+def expected(kind, inputs, start, grads):
+    """The same, of the dual form in float64."""
+    leaves = [x.double().requires_grad_() for x in (*inputs, *start)]
+    y, state = dual(kind, leaves[: len(inputs)], leaves[len(inputs) :])
+    rows = [torch.zeros_like(g).double() for g in grads[1 + len(start) :]]
+    for row, x in zip(rows, (*state.open[2::2], *state.open[1::2]), strict=False):
+        row[:, :, : state.filled] = x
+    results = [y, *state.weights, *rows]
+    sum((x * g).sum() for x, g in zip(results, grads, strict=True)).backward()
+    values = [*(x.detach() for x in results), *(x.grad for x in leaves)]
+    return dict(zip(names(kind), values, strict=True))
+
+
+def dual(kind, inputs, start):
+    state = State(tuple(start))
+    return OPS[kind](*inputs, state, mini_batch_size=len(inputs[4]), backend="dual")
+
+
+def check(kind, case):
+    """The kernels give what is expected, and nothing at all where that is zero."""
+    came, wanted, dtype = run(kind, *case), expected(kind, *case), case[0][0].dtype
+    assert came["y"].dtype == dtype
+    caps = CAPS[kind][DTYPES.index(dtype)]
+    for name, wish in wanted.items():
+        assert distance(came[name], wish) < caps[name.startswith("d")], name
+        assert not came[name][wish == 0].any(), name
+
+
+def distance(came, wanted):
+    """Relative, by root mean square; absolute where nothing but zeros is wanted."""
+    return (came - wanted).norm() / (wanted.norm() or 1)
+
+
+def assert_same_bits(came, wanted):
+    for name, wish in wanted.items():
+        assert torch.equal(came[name], wish), name
+
+
+def bounds(spans):
+    return torch.tensor(spans, dtype=torch.int32, device=DEVICE)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=DEVICE == "cpu")
+def language_put_in_place_once():
+    """Else the interpreter does it at each call of a function, for more than half of its time."""
+    modules = {"tl": triton.language, "core": triton.language.core}
+    scope = interpreter._patch_lang(SimpleNamespace(__globals__=modules))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "_patch_lang", lambda _: interpreter._LangPatchScope())
+        yield
+    scope.restore()
+
+
+SIZES = {  # B, T, H, D, M; one token makes dtoken_scale one sum, which must not happen to cancel
+    "mlp": [(3, 1, 2, 32, 16), (1, 15, 1, 64, 16), (1, 16, 1, 32, 16), (2, 17, 2, 32, 16)]
+    + [(1, 63, 1, 32, 64), (1, 53, 1, 64, 16), (1, 65, 1, 64, 64), (1, 64, 1, 64, 64)]
+    + [(1, 197, 1, 32, 64), (1, 33, 1, 32, 32)]
+}
+SIZES["linear"] = SIZES["mlp"] + [(2, 1, 2, 16, 16), (1, 17, 1, 16, 16), (1, 53, 1, 96, 16)]
+SIZES["linear"] += [(2, 31, 2, 16, 32), (1, 33, 1, 128, 16), (1, 65, 1, 128, 64)]
+CASES = [(kind, *size) for kind in OPS for size in SIZES[kind]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind, B, T, H, D, M", CASES)
+def test_outputs_and_every_gradient_are_those_of_the_dual_form(kind, B, T, H, D, M, dtype):
+    check(kind, drawn(kind, T, D, M, B, H, dtype=dtype))
+
+
+@pytest.mark.parametrize("arch", [80, 100])  # 90 is what the interpreter takes
+@pytest.mark.parametrize("kind, D", KINDS)
+def test_every_gpu_gets_the_same(kind, D, arch, monkeypatch):
+    for module in (triton_linear, triton_mlp):
+        monkeypatch.setattr(module, "arch", lambda: arch)
+    check(kind, drawn(kind, 35, D, dtype=torch.float16))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("arch, plan, D, M", [(80, 1, 96, 16), (90, 1, 16, 16), (80, 0, 32, 32)])
+def test_every_plan_of_the_linear_kernels_gives_the_same(arch, plan, D, M, dtype, monkeypatch):
+    for name in ("forward_plans", "backward_plans"):
+        plans = getattr(triton_linear, name)(arch, D, M, dtype.itemsize)
+        monkeypatch.setattr(triton_linear, name, lambda *_, plans=plans: plans[plan:] or plans)
+    check("linear", drawn("linear", 2 * M + 3, D, M, dtype=dtype))
+
+
+WALKS = {  # kernels that walk, forward and back, and the slices of hidden units they take
+    "resident": (triton_mlp.resident_kernel, triton_mlp.resident_chain_kernel, {}),
+    "streamed": (triton_mlp.streamed_kernel, triton_mlp.streamed_chain_kernel, {"HS": 64}),
+}
+
+
+@pytest.mark.parametrize("walk", WALKS)
+@pytest.mark.parametrize("T, D, M", [(35, 32, 16), (32, 64, 16), (33, 32, 32)])
+def test_the_state_of_the_mlp_may_be_in_registers_or_in_memory(T, D, M, walk, monkeypatch):
+    kernel, chain, constants = WALKS[walk]
+    options = triton_mlp.options(8, **constants)
+    monkeypatch.setattr(triton_mlp, "walk_options", lambda *_: (kernel, options))
+    monkeypatch.setattr(triton_mlp, "chain_options", lambda *_: (chain, options))
+    check("mlp", drawn("mlp", T, D, M))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+@pytest.mark.parametrize("kind, D", KINDS)
+def test_packed_sequences_are_separate_sequences(kind, D, dtype):
+    spans = [(0, 16), (20, 37), (37, 37), (40, 41)]
+    inputs, start, grads = case = drawn(kind, 43, D, S=len(spans), dtype=dtype)
+    packed = run(kind, *case, bounds(spans))
+    sums = dict.fromkeys(OF_ALL, 0)
+    for s, (begin, end) in enumerate(spans):
+        if begin == end:
+            continue
+        own = [x[:, begin:end] for x in inputs[:4]] + inputs[4:]
+        own_start = [w[s : s + 1] for w in start]
+        own_grads = [grads[0][:, begin:end], *(g[s : s + 1] for g in grads[1:])]
+        alone = run(kind, own, own_start, own_grads)
+        sums = {name: x + alone.pop(name) for name, x in sums.items()}
+        tokens = {name: packed[name][:, begin:end] for name in BY_TOKEN}
+        assert_same_bits({name: packed[name][s : s + 1] for name in alone} | tokens, alone)
+    assert all(distance(packed[name], x) < 1e-6 for name, x in sums.items())
+
+
+@pytest.mark.parametrize("kind, D", KINDS)
+def test_spans_may_be_empty_and_may_leave_out_tokens(kind, D):
+    inputs, start, grads = case = drawn(kind, 6, D, S=3)
+    came = run(kind, *case, bounds([(0, 3), (3, 3), (4, 5)]))
+    assert not any(came[name][:, [3, 5]].any() for name in BY_TOKEN)
+    assert not any(came[name][1].any() for name in ROWS[kind])
+    for name, w, g in zip(WEIGHTS[kind], start, grads[1:], strict=False):
+        assert torch.equal(came[name][1], w[1])
+        assert torch.equal(came[f"d{name}"][1], g[1])
+
+
+@pytest.mark.parametrize("kind, D, M", FORMS)
+def test_strides_do_not_matter(kind, D, M):
+    inputs, start, grads = case = drawn(kind, M + 3, D, M, B=2, H=2, dtype=torch.float16)
+    wanted = run(kind, *case)
+    q = torch.stack(inputs[:3], dim=3)[:, :, :, 0]  # of one fused projection
+    heads_first = [x.transpose(1, 2).contiguous() for x in (inputs[1], inputs[3], grads[0])]
+    k, eta, dy = (x.transpose(1, 2) for x in heads_first)
+    v = inputs[2].permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0)  # features farthest apart
+    came = run(kind, [q, k, v, eta, *inputs[4:]], start, [dy, *grads[1:]])
+    assert_same_bits(came, wanted)
+
+
+def poisoned(make):
+    """`make`, with NaN in what it leaves to be written."""
+
+    def fill(*args, **options):
+        x = make(*args, **options)
+        return x.fill_(torch.nan) if x.is_floating_point() else x
+
+    return fill
+
+
+@pytest.mark.parametrize("spans", [None, [(2, 37), (37, 40)]], ids=str)
+@pytest.mark.parametrize("kind, D, M", FORMS)
+def test_every_output_is_written_and_twice_the_same_bits(kind, D, M, spans, monkeypatch):
+    S, spans = (1, None) if spans is None else (len(spans), bounds(spans))
+    case = drawn(kind, 40, D, M, S=S, dtype=torch.float16)
+    kept = [x.clone() for x in sum(case, [])]
+    first = run(kind, *case, spans)
+    for room, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        monkeypatch.setattr(room, name, poisoned(getattr(room, name)))
+    assert_same_bits(run(kind, *case, spans), first)
+    assert all(map(torch.equal, kept, sum(case, [])))
+
+
+@pytest.mark.parametrize("kind, D", KINDS)
+def test_a_cut_sequence_goes_on_from_the_carried_state(kind, D):
+    inputs, start, _ = drawn(kind, 53, D, H=2)
+
+    def part(begin, end, weights):
+        tokens = [x[:, begin:end] for x in inputs[:4]]
+        return triton_ops.forward(tokens + inputs[4:], weights, None, False)
+
+    y, *wanted = part(0, 53, start)
+    y_head, *carried = part(0, 32, start)
+    y_tail, *came = part(32, 53, carried[: len(start)])
+    assert torch.equal(torch.cat((y_head, y_tail), dim=1), y)
+    assert all(map(torch.equal, came, wanted))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, D", KINDS)
+def test_rounding_does_not_feed_on_itself_in_2048_mini_batches(kind, D):
+    inputs, start, _ = drawn(kind, 2048 * 16, D, dtype=torch.float16)
+    came = triton_ops.forward(inputs, start, None, False)
+    y, state = dual(kind, [x.double() for x in inputs], [w.double() for w in start])
+    for x, wish in zip(came, (y, *state.weights), strict=False):
+        assert distance(x, wish) < CAPS[kind][1][0]
+
+
+def test_the_linear_way_back_finds_the_states_again():
+    steps = 2048 if DEVICE == "cuda" else 64  # interpreted, each takes 0.03 s
+    check("linear", drawn("linear", steps * 16, D=16))

@@ -1,0 +1,260 @@
+"""Laws of the backbone: golden models, any cut, causality, lanes, sizes, precision."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+
+from tttvideo.backbone import Backbone, BackboneConfig
+from tttvideo.layers import FrameWindow
+from tttvideo.mixers.ttt import TTTConfig, TTTLayer
+from tttvideo.weights.checkpoints import load_reference, reference_name, save_reference
+
+
+GOLDEN = sorted(Path(__file__).parents[1].glob("golden/*.safetensors"))
+
+
+def golden(path):
+    """The backbone, and every tensor of the file by name."""
+    with safe_open(path, "pt") as file:
+        config = json.loads(file.metadata()["config"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    weights = {n.removeprefix("weight."): t for n, t in tensors.items() if n.startswith("weight.")}
+    return load_reference(weights, config), tensors, weights, config
+
+
+def run_in_pieces(model, tokens, cuts):
+    outputs, state = [], None
+    for part in tokens.split(cuts, dim=1):
+        logits, state = model(part, state)
+        outputs.append(logits)
+    return torch.cat(outputs, dim=1)
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_golden_models_give_the_reference_logits_loss_and_every_outer_gradient(path):
+    model, tensors, _, _ = golden(path)
+    tokens, logits = tensors["input_ids"], model(tensors["input_ids"])[0]
+    assert (logits - tensors["logits"]).abs().max() <= 1e-5 * tensors["logits"].abs().max()
+    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    assert abs(loss - tensors["loss"]) <= 1e-6
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        wanted = tensors[f"grad.{reference_name(name)}"]
+        difference = parameter.grad.reshape(wanted.shape) - wanted
+        assert difference.norm() <= 1e-4 * wanted.norm(), name
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+@pytest.mark.parametrize("cuts", [(21, 8), (1,) * 29, (21,) + (1,) * 8, (3, 1, 16, 9)], ids=str)
+def test_golden_models_give_the_same_logits_for_any_cut(path, cuts):
+    model, tensors, _, _ = golden(path)
+    with torch.no_grad():
+        logits = run_in_pieces(model, tensors["input_ids"], cuts)
+    assert (logits - tensors["logits"]).abs().max() <= 1e-5 * tensors["logits"].abs().max()
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_reference_weights_go_out_as_they_came_in(path):
+    model, _, weights, config = golden(path)
+    out, out_config = save_reference(model)
+    assert out.keys() == weights.keys()
+    assert all(torch.equal(out[name], weights[name]) for name in weights)
+    assert config.items() <= out_config.items()
+
+
+def test_reference_weights_that_do_not_fit_are_named():
+    _, _, weights, config = golden(GOLDEN[0])
+    with pytest.raises(ValueError, match="lack 1 of the keys .*model.norm.weight"):
+        load_reference({k: v for k, v in weights.items() if k != "model.norm.weight"}, config)
+    with pytest.raises(ValueError, match="have no place for 1 of the keys .*'?surprise"):
+        load_reference({**weights, "surprise": torch.zeros(1)}, config)
+    with pytest.raises(ValueError, match=r"model.norm.weight has shape \(3,\).*needs \(32,\)"):
+        load_reference({**weights, "model.norm.weight": torch.zeros(3)}, config)
+    with pytest.raises(ValueError, match="tie_word_embeddings is False"):
+        load_reference(weights, {**config, "tie_word_embeddings": False})
+    with pytest.raises(ValueError, match="ttt_layer_type is 'cubic'"):
+        load_reference(weights, {**config, "ttt_layer_type": "cubic"})
+
+
+SMALL = dict(vocab_size=31, width=16, depth=2, heads=2, mlp_width=24)
+
+
+def small(kind="linear", backbone="mamba", grid=None, M=4, **changes):
+    torch.manual_seed(0)
+    ttt = TTTConfig(inner=kind, backbone=backbone, mini_batch_size=M)
+    changes = {"window_frames": 2, **changes}  # which text models do without
+    model = Backbone(BackboneConfig(**SMALL, grid=grid, ttt=ttt, **changes))
+    for parameter in model.parameters():  # nothing at zero, or a law could hold for nothing
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+KINDS = pytest.mark.parametrize("kind", ["linear", "mlp"])
+BACKBONES = pytest.mark.parametrize("backbone", ["mamba", "transformer"])
+
+
+@KINDS
+@BACKBONES
+@pytest.mark.parametrize("grid, M", [(None, 4), ((2, 3), None), ((2, 4), 4), ((2, 3), 12)], ids=str)
+def test_any_cut_gives_the_same_logits(kind, backbone, grid, M):
+    model = small(kind, backbone, grid, M).double()
+    tokens = torch.randint(31, (2, 29))
+    with torch.no_grad():
+        whole, _ = model(tokens)
+        for cuts in ((21, 8), (1,) * 29, (3, 1, 16, 9)):
+            cut = run_in_pieces(model, tokens, cuts)
+            torch.testing.assert_close(cut, whole, rtol=1e-5, atol=1e-5)
+
+
+@KINDS
+@pytest.mark.parametrize("grid", [None, (2, 3)], ids=str)
+def test_a_later_token_changes_no_earlier_logit(kind, grid):
+    model = small(kind, grid=grid, M=None if grid else 4)
+    tokens = torch.randint(31, (2, 29))
+    changed = tokens.clone()
+    changed[:, 17] = (changed[:, 17] + 1) % 31
+    with torch.no_grad():
+        before, after = model(tokens)[0], model(changed)[0]
+    assert torch.equal(before[:, :17], after[:, :17])
+    assert (before[:, 17:] != after[:, 17:]).any(dim=-1).all()
+
+
+@KINDS
+def test_sequences_of_a_batch_do_not_touch_each_other(kind):
+    model = small(kind).double()
+    tokens = torch.randint(31, (3, 13))
+    with torch.no_grad():
+        together = model(tokens)[0]
+        alone = torch.cat([model(row[None])[0] for row in tokens])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+
+
+def state_tensors(state):
+    for block in state.blocks:
+        inner = block.mixer.inner
+        yield from (*inner.weights, *inner.open, block.mixer.tail, block.tail)
+    if state.recent is not None:
+        yield state.recent
+
+
+@KINDS
+@pytest.mark.parametrize("grid", [None, (2, 2)], ids=str)
+def test_the_size_of_the_state_does_not_depend_on_how_much_was_read(kind, grid):
+    model = small(kind, grid=grid)
+    with torch.no_grad():
+        sizes = [
+            sum(x.untyped_storage().nbytes() for x in state_tensors(model(tokens)[1]))
+            for tokens in (torch.randint(31, (1, T)) for T in (7, 7 + 40 * 4))
+        ]
+    assert sizes[0] == sizes[1]
+
+
+def test_rows_of_a_frame_have_places_of_their_own():
+    layer = TTTLayer(16, 2, TTTConfig(), grid=(2, 3))
+    angles = layer.angles(layer.init_state(1), 12, torch.device("cpu"))
+    assert len(angles[:6].unique(dim=0)) == 6
+    assert torch.equal(angles[:6], angles[6:])
+    assert len(layer.token_shift) == 6
+
+
+def test_the_window_shows_the_tokens_around_the_next_place():
+    """Against a loop over places, frames and neighbours; the none of the vocabulary where empty."""
+    rows, columns, frames, none = 3, 4, 2, 31
+    window = FrameWindow(none, 4, (rows, columns), frames)  # width 4: one feature per neighbour
+    window.embedding.weight.data[:, 0] = torch.arange(none + 1)
+    seen = []
+    window.mix.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
+    tokens = torch.randint(none, (1, 40))
+    window(tokens, window.init_state(1), 0)
+
+    def token_at(frame, row, column):
+        place = (frame * rows + row) * columns + column
+        there = frame >= 0 and 0 <= row < rows and 0 <= column < columns
+        return int(tokens[0, place]) if there else none
+
+    around = [(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)]
+    for t in range(40):
+        frame, place = divmod(t + 1, rows * columns)
+        row, column = divmod(place, columns)
+        wanted = [token_at(frame, row + y, column + x) for y, x in around[:4]]
+        for back in range(1, frames + 1):
+            wanted += [token_at(frame - back, row + y, column + x) for y, x in around]
+        assert seen[0][t].tolist() == wanted
+
+
+def test_a_clamped_token_scale_is_zero_and_starts_as_one_over_the_place():
+    layer = TTTLayer(16, 2, TTTConfig(mini_batch_size=4))
+    assert layer.token_scale().tolist() == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4])
+    layer.token_shift.data[1] = -3
+    assert layer.token_scale()[1] == 0
+
+
+@KINDS
+def test_fast_weights_and_step_sizes_stay_float32_in_bfloat16(kind):
+    model = small(kind).bfloat16()
+    logits, state = model(torch.randint(31, (2, 9)))
+    assert logits.dtype == torch.float32
+    assert all(x.dtype == torch.float32 for b in state.blocks for x in b.mixer.inner.weights)
+    assert all(x.dtype == torch.float32 for b in state.blocks for x in b.mixer.inner.open)
+    layer = model.blocks[0].mixer
+    assert layer.eta(torch.zeros(1, 2, 16, dtype=torch.bfloat16)).dtype == torch.float32
+    assert layer.token_scale().dtype == torch.float32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@KINDS
+@pytest.mark.parametrize("grid", [None, (2, 3)], ids=str)
+def test_a_gpu_gives_the_logits_of_the_cpu(kind, grid):
+    model, tokens = small(kind, grid=grid), torch.randint(31, (2, 29))
+    with torch.no_grad():
+        wanted = model(tokens)[0]
+        model, tokens = model.cuda(), tokens.cuda()
+        for cuts in ((29,), (21, 1, 7)):
+            logits = run_in_pieces(model, tokens, cuts).cpu()
+            assert (logits - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+SIZES = {  # width, depth, heads, mlp width; parameters in millions, arXiv 2407.04620's models
+    "125m": (768, 12, 12, 2048, {"linear": (110.28, 110.42), "mlp": (114.44, 114.59)}),
+    "350m": (1024, 24, 16, 2736, {"linear": (337.29, 337.68), "mlp": (348.40, 348.79)}),
+    "760m": (1536, 24, 16, 4096, {"linear": (733.02, 733.61), "mlp": (757.94, 758.53)}),
+    "1.3b": (2048, 24, 32, 5504, {"linear": (1284.85, 1285.64), "mlp": (1307.07, 1307.86)}),
+}
+
+
+@KINDS
+@pytest.mark.parametrize("size", SIZES)
+def test_the_papers_sizes_have_the_papers_parameter_counts(kind, size):
+    width, depth, heads, mlp_width, counts = SIZES[size]
+    for backbone, millions in zip(("transformer", "mamba"), counts[kind], strict=True):
+        ttt = TTTConfig(inner=kind, backbone=backbone)
+        with torch.device("meta"):
+            model = Backbone(BackboneConfig(32000, width, depth, heads, mlp_width, ttt=ttt))
+        assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=5e-3)
+
+
+def test_weights_begin_as_the_paper_draws_them():
+    torch.manual_seed(0)
+    model = Backbone(BackboneConfig(vocab_size=500, width=256, depth=1, heads=4, mlp_width=500))
+    layer = model.blocks[0].mixer
+    for weight in (model.embedding.weight, layer.q_proj.weight, layer.inner_weights[0]):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.05)
+    for zero in (layer.eta_bias, layer.token_shift, layer.inner_weights[1], layer.conv_q.bias):
+        assert not zero.any()
+    assert layer.conv_q.weight.std().item() == pytest.approx(0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("width, heads, grid", [(10, 3, None), (6, 2, None), (12, 2, (2, 2))])
+def test_a_width_that_gives_no_rotary_pairs_is_named(width, heads, grid):
+    with pytest.raises(ValueError, match=f"width {width} over {heads} heads"):
+        TTTLayer(width, heads, TTTConfig(), grid)
+
+
+def test_a_mixer_that_there_is_not_is_named():
+    with pytest.raises(ValueError, match="mixer is 'rnn'; it must be one of ttt, attention, "):
+        Backbone(BackboneConfig(mixer="rnn"))

@@ -1,0 +1,192 @@
+"""Laws that every mixer keeps, and attention's own."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from helpers.states import assert_same_state, leaves
+from tttvideo.backbone import Backbone, BackboneConfig
+from tttvideo.mixers.attention import Attention, AttentionConfig, attend
+from tttvideo.mixers.mamba import MambaConfig
+from tttvideo.mixers.ttt import TTTConfig
+from tttvideo.states import alike, from_plain, stack, to_plain, tree_map, unstack
+
+
+SIZES = BackboneConfig(
+    vocab_size=31, width=16, depth=2, heads=2, mlp_width=24, ttt=TTTConfig(mini_batch_size=4)
+)
+CONFIGS = {
+    "ttt linear": SIZES,
+    "ttt mlp": replace(SIZES, ttt=TTTConfig(inner="mlp", mini_batch_size=4)),
+    "attention": replace(SIZES, mixer="attention"),
+    "window": replace(SIZES, mixer="attention", attention=AttentionConfig(window=5)),
+    "mamba": replace(SIZES, mixer="mamba", mlp_width=0, mamba=MambaConfig(d_state=3)),
+    "linear attention": replace(SIZES, mixer="linear_attention"),
+    "bare": replace(SIZES, ttt=TTTConfig(mini_batch_size=4, norm=False, learn_step=False)),
+    "mamba2": replace(SIZES, mixer="mamba2", mamba=MambaConfig(d_state=3, head_dim=8)),
+}
+MIXERS = pytest.mark.parametrize("name", CONFIGS)
+
+
+def new_model(name):
+    torch.manual_seed(0)
+    model = Backbone(CONFIGS[name])
+    for parameter in model.parameters():  # nothing at zero, or a law could hold for nothing
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    return model.double()
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+@MIXERS
+@pytest.mark.parametrize("cuts", [(21, 8), (1,) * 29, (3, 1, 16, 9)], ids=str)
+@torch.no_grad()
+def test_any_cut_gives_the_same_logits_and_state(name, cuts):
+    model, tokens = new_model(name), torch.randint(31, (2, 29))
+    whole, end = model(tokens)
+    parts, state = [], None
+    for part in tokens.split(cuts, dim=1):
+        logits, state = model(part, state)
+        parts.append(logits)
+    close(torch.cat(parts, dim=1), whole)
+    assert_same_state(state, end)
+
+
+@MIXERS
+@torch.no_grad()
+def test_a_later_token_changes_no_earlier_logit(name):
+    model, tokens = new_model(name), torch.randint(31, (1, 29))
+    changed = tokens.clone()
+    changed[:, 17] = (changed[:, 17] + 1) % 31
+    before, after = model(tokens)[0], model(changed)[0]
+    close(before[:, :17], after[:, :17])
+    assert (before[:, 17:] != after[:, 17:]).any()
+
+
+@MIXERS
+@torch.no_grad()
+def test_packed_sequences_are_as_they_are_alone(name):
+    model, lengths = new_model(name), [7, 1, 12]
+    tokens = torch.randint(31, (1, sum(lengths)))
+    borders = torch.tensor([0, 7, 8, 20], dtype=torch.int32)
+    packed, states = model(tokens, None, borders)
+    more = torch.randint(31, (1, 3))
+    next_packed, next_states = model(more, states, torch.arange(4, dtype=torch.int32))
+    for i, part in enumerate(tokens.split(lengths, dim=1)):
+        alone, state = model(part)
+        close(packed[:, borders[i] : borders[i + 1]], alone)
+        assert_same_state(states[i], state)
+        alone, state = model(more[:, i : i + 1], state)
+        close(next_packed[:, i : i + 1], alone)
+        assert_same_state(next_states[i], state)
+
+
+@MIXERS
+@torch.no_grad()
+def test_states_are_put_together_and_apart(name):
+    model, tokens = new_model(name), torch.randint(31, (3, 9))
+    _, state = model(tokens)
+    rows = unstack(state, 3)
+    assert alike(rows)
+    assert_same_state(stack(rows), state)
+    _, longer = model(tokens[:1, :6])
+    assert alike([rows[0], longer]) == (name in ("mamba", "mamba2"))
+
+
+@MIXERS
+@torch.no_grad()
+def test_a_state_that_was_written_and_read_goes_on_alike(name, tmp_path):
+    model, tokens = new_model(name), torch.randint(31, (2, 11))
+    _, state = model(tokens)
+    torch.save(to_plain(state), tmp_path / "state")
+    again = from_plain(torch.load(tmp_path / "state", weights_only=True))
+    assert torch.equal(model(tokens, again)[0], model(tokens, state)[0])
+
+
+@MIXERS
+def test_what_a_lane_carries_has_no_history_and_goes_on_the_same(name):
+    model, tokens = new_model(name), torch.randint(31, (2, 8))
+    logits, state = model(tokens)
+    carried = model.part(state)
+    assert not any(leaf.requires_grad for leaf in leaves(carried))
+    again = model.join(carried)
+    assert_same_state(tree_map(torch.detach, again), tree_map(torch.detach, state))
+    model(tokens, again)[0].sum().backward()
+
+
+@MIXERS
+@torch.no_grad()
+def test_a_carried_state_goes_on_under_autocast_close_to_float32(name):
+    model, tokens = new_model(name).float(), torch.randint(31, (2, 29))
+    wanted, _ = model(tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, state = model(tokens[:, :12])
+        assert all(leaf.isfinite().all() for leaf in leaves(state))
+        if CONFIGS[name].mixer in ("ttt", "mamba", "mamba2"):  # the others' states grow or are cut
+            assert alike([model.init_state(2), state])
+        logits, _ = model(tokens[:, 12:], state)
+    wanted = wanted[:, 12:]
+    assert logits.isfinite().all()
+    assert (logits - wanted).norm() <= 2e-2 * wanted.norm()
+
+
+@pytest.mark.parametrize("name", ["ttt linear", "ttt mlp", "bare"])
+def test_the_learned_start_learns_in_every_window(name):
+    model, tokens = new_model(name), torch.randint(31, (1, 8))
+    _, state = model(tokens)
+    model(tokens, model.join(model.part(state)))[0].square().sum().backward()
+    for weight in model.blocks[0].mixer.inner_weights:
+        assert weight.grad.abs().sum() > 0
+
+
+@MIXERS
+@torch.no_grad()
+def test_only_attention_without_a_window_has_a_state_that_grows(name):
+    model = new_model(name)
+    sizes = {
+        sum(leaf.untyped_storage().nbytes() for leaf in leaves(model(torch.randint(31, (1, T)))[1]))
+        for T in (8, 16, 64)
+    }
+    assert len(sizes) == (3 if name == "attention" else 1)
+
+
+def slow_attention(q, k, v, window):
+    """Token by token, softmax written out."""
+    T, L, rows = q.shape[2], k.shape[2], []
+    for t in range(T):
+        last = L - T + t + 1
+        first = 0 if window is None else max(0, last - window)
+        scores = q[:, :, t, None] @ k[:, :, first:last].mT / math.sqrt(q.shape[-1])
+        rows.append(scores.exp() / scores.exp().sum(-1, keepdim=True) @ v[:, :, first:last])
+    return torch.cat(rows, dim=2)
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 40])
+@pytest.mark.parametrize("T, L", [(19, 19), (7, 19), (1, 19), (1, 1)])
+def test_attention_equals_softmax_written_out(monkeypatch, window, T, L):
+    monkeypatch.setattr("tttvideo.mixers.attention.QUERIES", 4)
+    torch.manual_seed(0)
+    q = torch.randn(2, 3, T, 4, dtype=torch.float64)
+    k, v = torch.randn(2, 2, 3, L, 4, dtype=torch.float64)
+    torch.testing.assert_close(attend(q, k, v, window), slow_attention(q, k, v, window))
+
+
+def test_scores_of_attention_depend_on_distance_alone():
+    torch.manual_seed(0)
+    layer = Attention(8, 2, AttentionConfig()).double()
+    x = torch.randn(1, 6, 8, dtype=torch.float64)
+    state = layer.init_state(1)
+    later = replace(state, seen=1000)
+    assert not torch.equal(layer(x, state)[1].k, layer(x, later)[1].k[:, :, -6:])
+    torch.testing.assert_close(layer(x, later)[0], layer(x, state)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_sizes_that_attention_cannot_have_are_named():
+    with pytest.raises(ValueError, match="width 6 over 2 heads must give an even head dim"):
+        Attention(6, 2, AttentionConfig())
+    with pytest.raises(ValueError, match="attention.window is 0; it must be 1 or more"):
+        Attention(8, 2, AttentionConfig(window=0))

@@ -1,0 +1,252 @@
+"""Laws of the outer loop."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import get_args
+
+import pytest
+import torch
+
+from helpers.states import assert_same_state, leaves
+from tttvideo.backbone import Backbone, BackboneConfig, MixerName
+from tttvideo.data.order import Window
+from tttvideo.data.text.documents import BYTES
+from tttvideo.data.tokens import Header
+from tttvideo.mixers.mamba import MambaConfig
+from tttvideo.mixers.ttt import TTTConfig
+from tttvideo.training.tokens import OptimConfig, TokenModel, psnr
+from tttvideo.video.frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
+from tttvideo.weights.checkpoints import save_tokens_model
+
+
+def model(inner="linear", header=BYTES, mixer="ttt", start_from=None, **optim):
+    """A TokenModel as Lightning would set it up for a run of 100 steps."""
+    torch.manual_seed(0)
+    ttt = TTTConfig(inner=inner, mini_batch_size=4)
+    sizes = {"width": 16, "depth": 2, "heads": 2, "mlp_width": 24, "window_frames": 1}
+    mamba = MambaConfig(head_dim=8)
+    config = BackboneConfig(**sizes, mixer=mixer, ttt=ttt, mamba=mamba)
+    module = TokenModel(config, OptimConfig(**optim), start_from=start_from)
+    data = SimpleNamespace(header=header, lanes=False, share_fresh=0.3, tokenizer_json=None)
+    trainer = SimpleNamespace(
+        datamodule=data,
+        estimated_stepping_batches=100,
+        global_step=0,
+        max_steps=100,
+        world_size=1,
+        state=SimpleNamespace(fn="fit"),
+    )
+    module._trainer = trainer
+    if header.kind == "text":
+        module.configure_model()
+    return module
+
+
+def test_the_learning_rate_rises_linearly_and_falls_along_a_cosine():
+    module = model(lr=1e-2, final_lr=1e-4, warmup=0.1)
+    setup = module.configure_optimizers()
+    optimizer, schedule = setup["optimizer"], setup["lr_scheduler"]["scheduler"]
+    rates = []
+    for _ in range(101):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:10] == pytest.approx([1e-3 * n for n in range(1, 11)])
+    assert rates[10] == pytest.approx(1e-2)
+    assert rates[55] == pytest.approx((1e-2 + 1e-4) / 2)
+    assert rates[100] == pytest.approx(1e-4)
+
+
+def test_adamw_decays_every_parameter_as_in_the_paper():
+    module = model()
+    (group,) = module.configure_optimizers()["optimizer"].param_groups
+    assert group["betas"] == (0.9, 0.95) and group["weight_decay"] == 0.1
+    assert len(group["params"]) == len(list(module.backbone.parameters()))
+
+
+@pytest.mark.parametrize(
+    "inner, factors", [("mlp", [0.1, 0.55, 1.0, 1.0]), ("linear", [1.0, 1.0, 1.0, 1.0])]
+)
+def test_the_inner_learning_rate_of_an_mlp_is_warmed_up_and_full_when_measured(inner, factors):
+    module = model(inner, warmup=0.2)
+    module.configure_optimizers()
+    layer, x = module.backbone.blocks[0].mixer, torch.randn(1, 3, 16)
+    full = layer.eta(x)
+    for step, factor in zip((0, 10, 20, 99), factors, strict=True):
+        module._trainer.global_step = step
+        module.on_train_batch_start(None, 0)
+        torch.testing.assert_close(layer.eta(x), factor * full)
+        module.on_validation_start()
+        torch.testing.assert_close(layer.eta(x), full)
+
+
+def test_the_loss_is_the_mean_cost_of_the_next_token_but_of_a_bos():
+    module, batch = model(), torch.randint(256, (3, 9))
+    batch[1, 4] = batch[2, 0] = BYTES.bos
+    logits = module.backbone(batch[:, :-1])[0].log_softmax(-1)
+    places = [(b, t) for b in range(3) for t in range(8) if (b, t + 1) != (1, 4)]
+    costs = torch.stack([-logits[b, t, batch[b, t + 1]] for b, t in places])
+    read, _ = module.read(batch[:, :-1], None, None)
+    torch.testing.assert_close(module.loss(read, batch[:, 1:]), costs.mean())
+
+
+MIXERS = pytest.mark.parametrize("mixer", get_args(MixerName))
+
+
+@MIXERS
+@torch.no_grad()
+def test_documents_in_a_window_are_as_they_are_alone_to_the_bit(mixer):
+    """No leak: what stands before a document does not change one bit of it."""
+    module = model(mixer=mixer)
+    tokens, begins = torch.randint(256, (2, 23)), torch.zeros(2, 23, dtype=torch.bool)
+    begins[0, [0, 5, 6]] = begins[1, 9] = True
+    logits, states = module.read(tokens, begins, None)
+    other = tokens.clone()
+    other[0, :6] = 7
+    other[1, :9] = 7
+    changed, after = module.read(other, begins, None)
+    assert torch.equal(logits[0, 6:], changed[0, 6:]) and torch.equal(logits[1, 9:], changed[1, 9:])
+    assert not torch.equal(logits[1, :9], changed[1, :9])
+    for ours, theirs in zip(states, after, strict=True):
+        assert_same_state(ours, theirs, tolerance=0)
+    alone = [tokens[:1, :5], tokens[:1, 5:6], tokens[:1, 6:], tokens[1:, :9], tokens[1:, 9:]]
+    whole = torch.cat([module.backbone(part)[0] for part in alone], dim=1)
+    torch.testing.assert_close(logits.view(1, -1, 258), whole, rtol=1e-5, atol=1e-6)
+
+
+def lane_window(tokens, *fresh):
+    return Window(tokens, None, torch.tensor(fresh))
+
+
+@MIXERS
+def test_lanes_carry_their_states_and_fresh_ones_do_not(mixer):
+    module = model(mixer=mixer)
+    module.log = lambda *_, **__: None
+    module.record = lambda _: None
+    tokens = torch.randint(256, (2, 25))
+    module.training_step(lane_window(tokens[:, :9], True, True), 0)
+    module.training_step(lane_window(tokens[:, 8:17], False, True), 1)
+    got = module.training_step(lane_window(tokens[:, 16:], False, False), 2)
+    with torch.no_grad():
+        long, short = module.backbone(tokens[:1, :-1])[0], module.backbone(tokens[1:, 8:-1])[0]
+        wanted = torch.cat((long[:, 16:], short[:, 8:]))
+        torch.testing.assert_close(got, module.loss(wanted, tokens[:, 17:]))
+
+
+def test_lanes_go_into_a_checkpoint_and_come_back():
+    module = model()
+    module.log = lambda *_, **__: None
+    module.record = lambda _: None
+    tokens = torch.randint(256, (2, 9))
+    module.training_step(lane_window(tokens, True, True), 0)
+    checkpoint = {"global_step": 1}
+    module.on_save_checkpoint(checkpoint)
+    other = model()
+    other.on_load_checkpoint(checkpoint)
+    for ours, theirs in zip(module.carried, other.carried, strict=True):
+        assert_same_state(ours, theirs, tolerance=0)
+
+
+def test_training_begins_with_the_weights_it_is_told_of_and_only_once(tmp_path):
+    first, path = model(), tmp_path / "first.ckpt"
+    save_tokens_model(first.backbone, path, "bytes")
+    second = model(start_from=str(path))
+    second.on_fit_start()
+    for name, weight in second.backbone.state_dict().items():
+        assert torch.equal(weight, first.backbone.state_dict()[name])
+    checkpoint = {"global_step": 1}
+    second.on_save_checkpoint(checkpoint)
+    path.unlink()
+    resumed = model(start_from=str(path))
+    resumed.on_load_checkpoint(checkpoint)
+    resumed.on_fit_start()  # has no need of the file
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"mixer": "attention"}, "has mixer ttt, and this model attention"),
+        ({"inner": "mlp"}, "has ttt.inner linear, and this model mlp"),
+        ({"width": 32}, "has width 16, and this model 32"),
+        ({"norm_eps": 1e-5}, "has norm_eps 1e-06, and this model 1e-05"),
+    ],
+    ids=str,
+)
+def test_weights_of_another_model_are_no_beginning(tmp_path, changes, message):
+    save_tokens_model(model().backbone, tmp_path / "first.ckpt", "bytes")
+    inner, mixer = changes.pop("inner", "linear"), changes.pop("mixer", "ttt")
+    module = model(inner, mixer=mixer, start_from=str(tmp_path / "first.ckpt"))
+    module.backbone = Backbone(replace(module.backbone.config, **changes))
+    with pytest.raises(ValueError, match=message):
+        module.on_fit_start()
+
+
+def test_runs_that_cannot_go_on_are_told_so():
+    module, checkpoint = model(), {"global_step": 101}
+    with pytest.raises(ValueError, match="has 101 steps behind it, and trainer.max_steps is 100"):
+        module.on_load_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match="written by another version, without 'lanes'"):
+        module.on_load_checkpoint({"global_step": 1})
+    attention = model(mixer="attention")
+    attention._trainer.datamodule.lanes = True
+    attention.on_fit_start()
+    attention._trainer.datamodule.share_fresh = 0
+    with pytest.raises(ValueError, match="remember the whole corpus; set attention.window"):
+        attention.on_fit_start()
+    attention._trainer.world_size = 2
+    with pytest.raises(ValueError, match="data.lanes is for one process, and there are 2"):
+        attention.on_fit_start()
+
+
+def test_carried_lanes_follow_the_model_to_its_device():
+    module = model()
+    module.log = lambda *_, **__: None
+    module.record = lambda _: None
+    module.training_step(lane_window(torch.randint(256, (2, 9)), True, True), 0)
+    module.to("meta")
+    module.on_fit_start()
+    assert all(x.device.type == "meta" for state in module.carried for x in leaves(state))
+
+
+def test_tokens_of_another_frame_tokenizer_are_refused(tmp_path):
+    config = FrameTokenizerConfig(size=16, width=8, blocks=1)
+    tokenizer = FrameTokenizer(config)
+    about = {"model": "frame tokenizer", "frame_tokenizer": vars(config)}
+    weights = {f"tokenizer.{name}": tensor for name, tensor in tokenizer.state_dict().items()}
+    torch.save({"tttvideo": about, "state_dict": weights}, tmp_path / "t.ckpt")
+    right = Header("video", tokenizer.fingerprint(), 1000, grid=(2, 2))
+    for header, message in (
+        (right, "set model.frame_tokenizer"),
+        (Header("video", "other", 1000, grid=(2, 2)), "made by frame tokenizer other"),
+    ):
+        module = model(header=header)
+        if header is not right:
+            module.frame_tokenizer_path = str(tmp_path / "t.ckpt")
+        with pytest.raises(ValueError, match=message):
+            module.configure_model()
+    module = model(header=right)
+    module.frame_tokenizer_path = str(tmp_path / "t.ckpt")
+    module.configure_model()
+    assert module.backbone.config.grid == (2, 2)
+    assert not any(p.requires_grad for p in module.frame_tokenizer.parameters())
+
+
+def test_psnr_is_of_each_frame():
+    difference = torch.zeros(2, 4, 4, 3)
+    difference[0] = 0.1
+    assert psnr(difference).tolist() == pytest.approx([20, 100])
+
+
+def test_embeddings_of_near_codes_begin_alike():
+    torch.manual_seed(0)
+    config = FrameTokenizerConfig(size=16, width=8, blocks=1)
+    module = model(header=Header("video", "x", 1000, grid=(2, 2)))
+    module.header = module._trainer.datamodule.header
+    module.frame_tokenizer = FrameTokenizer(config)
+    module.backbone = Backbone(BackboneConfig(1000, 16, 1, 2, 24, grid=(2, 2), window_frames=1))
+    module.embed_alike()
+    codes = module.frame_tokenizer.fsq.to_codes(torch.arange(1000))
+    for table in (module.backbone.embedding.weight, module.backbone.window.embedding.weight):
+        apart = torch.cdist(table[:1000], table[:1000]).flatten()
+        between = torch.cdist(codes, codes).flatten()
+        assert torch.corrcoef(torch.stack((apart, between)))[0, 1] > 0.2  # 0 when drawn at random

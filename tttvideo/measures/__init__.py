@@ -1,0 +1,1 @@
+"""Measures of trained models, as functions of a model and data."""

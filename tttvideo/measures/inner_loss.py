@@ -1,0 +1,76 @@
+"""Does the inner loop learn? Its loss by layer and mini-batch, before and after the step.
+
+The inner loss of a token is 1/2 ||f(k; W) - v||^2, arXiv 2407.04620, section 2; here it is taken at
+the initial weights W0, at the weights a mini-batch starts from, and at those it leaves.
+
+N rows, T tokens, M mini-batch size, H heads, D head dim.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tttvideo.backbone import Backbone
+from tttvideo.kernels.dual import norm_free as bare
+from tttvideo.kernels.inner import forward, layer_norm
+from tttvideo.mixers.ttt import TTTLayer, TTTState, full
+
+
+@dataclass
+class Losses:
+    """Of one layer: means over heads, tokens and rows, one for each mini-batch."""
+
+    initial: list[float] = field(default_factory=list)
+    before: list[float] = field(default_factory=list)
+    after: list[float] = field(default_factory=list)
+
+
+@torch.inference_mode()
+def inner_losses(backbone: Backbone, tokens: Tensor, advance=lambda _: None) -> list[Losses]:
+    """Read tokens (N, T), one mini-batch a call; T - T % M of them. One `Losses` for each block.
+
+    Raises ValueError for a model without TTT layers and for less than one mini-batch.
+    """
+    layers = [block.mixer for block in backbone.blocks]
+    if not all(isinstance(layer, TTTLayer) for layer in layers):
+        raise ValueError(f"a model of {backbone.config.mixer} has no inner loop")
+    M = layers[0].config.mini_batch_size
+    if tokens.shape[1] < M:
+        raise ValueError(f"{tokens.shape[1]} tokens are less than a mini-batch of {M}")
+    found = [Losses() for _ in layers]
+    hooks = [
+        layer.register_forward_hook(lambda *call, losses=losses: record(losses, *call))
+        for layer, losses in zip(layers, found, strict=True)
+    ]
+    state, device = None, backbone.embedding.weight.device
+    try:
+        for part in tokens[:, : tokens.shape[1] // M * M].split(M, dim=1):
+            _, state = backbone.features(part.to(device).long(), state)
+            advance(part.numel())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def record(losses: Losses, layer: TTTLayer, arguments: tuple, result: tuple) -> None:
+    """The hook: one call of a layer was a mini-batch, from its start to its step."""
+    x, before = arguments
+    _, after = result
+    assert before.inner.filled == after.inner.filled == 0
+    losses.initial.append(inner_loss(layer, x, before, layer.init_state(len(x))))
+    losses.before.append(inner_loss(layer, x, before, before))
+    losses.after.append(inner_loss(layer, x, before, after))
+
+
+def inner_loss(layer: TTTLayer, x: Tensor, before: TTTState, at: TTTState) -> float:
+    """Mean over heads and tokens, x (N, M, C) being read in state `before`, of the loss `at`."""
+    _, k, v, _ = layer.views(x, [before], [x.shape[1]])
+    k, v = (full(y).transpose(1, 2) for y in (k, v))  # (N, H, M, D)
+    if not layer.config.norm:
+        return (bare.loss(at.inner.weights, k, v) / k[..., 0].numel()).item()
+    norm = tuple(full(n)[:, None] for n in (layer.norm_weight, layer.norm_bias))
+    _, outputs = forward(k, at.inner.weights)
+    error = k + layer_norm(outputs[-1], norm) - v
+    return (0.5 * error.square().sum(-1)).mean().item()

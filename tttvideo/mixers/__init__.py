@@ -1,0 +1,1 @@
+"""Mixers: what mixes tokens over time."""

@@ -1,0 +1,93 @@
+"""Softmax attention with rotary positions, over everything read so far or a sliding window of it.
+
+The baseline of the paper (arXiv 2407.04620, "Transformer"); its state, the KV cache, grows with the
+tokens read unless there is a window.
+
+B batch, T tokens, H heads, D head dim, C width, L keys: those in the cache and the T new ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from tttvideo.layers import rotary_table, rotate
+from tttvideo.states import Mixer, state
+
+
+QUERIES = 1024  # that share a mask, where one is needed: it is QUERIES x L
+
+
+@dataclass
+class AttentionConfig:
+    rope_theta: float = 10000.0
+    """Base of the rotary positions; 500000 is common for contexts from 4k tokens on."""
+    window: int | None = None
+    """Last tokens, itself among them, that a token sees; null: all."""
+
+
+@state
+class KVCache:
+    """Keys, rotated, and values (B, H, cached, D), and how many tokens were read."""
+
+    k: Tensor
+    v: Tensor
+    seen: int
+
+
+class Attention(Mixer):
+    """A mixer: forward(x, state) -> (y, state), x and y (B, T, C), any T >= 1."""
+
+    def __init__(self, width: int, heads: int, config: AttentionConfig):
+        super().__init__()
+        if width % heads or (width // heads) % 2:
+            raise ValueError(f"width {width} over {heads} heads must give an even head dim")
+        if config.window is not None and config.window < 1:
+            raise ValueError(f"attention.window is {config.window}; it must be 1 or more, or null")
+        self.config, self.heads, self.head_dim = config, heads, width // heads
+        self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
+        self.o_proj = nn.Linear(width, width, bias=False)
+
+    def init_state(self, batch: int) -> KVCache:
+        empty = self.o_proj.weight.new_zeros(batch, self.heads, 0, self.head_dim)
+        return KVCache(empty, empty, 0)
+
+    def forward(self, x: Tensor, state: KVCache | None = None) -> tuple[Tensor, KVCache]:
+        state = self.init_state(len(x)) if state is None else state
+        q, k, v = rearrange(self.qkv_proj(x), "b t (n h d) -> n b t h d", n=3, h=self.heads)
+        places = torch.arange(state.seen, state.seen + x.shape[1], device=x.device)
+        angles = rotary_table(places, self.head_dim // 2, self.config.rope_theta)
+        q, k, v = (y.transpose(1, 2) for y in (rotate(q, angles), rotate(k, angles), v))
+        if state.seen:
+            k, v = torch.cat((state.k.to(k), k), dim=2), torch.cat((state.v.to(v), v), dim=2)
+        y = attend(q, k, v, self.config.window)
+        y = self.o_proj(rearrange(y, "b h t d -> b t (h d)"))
+        return y, KVCache(self.kept(k), self.kept(v), state.seen + x.shape[1])
+
+    def kept(self, x: Tensor) -> Tensor:
+        """What later tokens still see of keys or values (B, H, L, D)."""
+        window = self.config.window
+        first = 0 if window is None else max(0, x.shape[2] - window + 1)
+        # not a view, which would keep what it is a view of
+        return x[:, :, first:].clone(memory_format=torch.contiguous_format)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    """Causal attention (B, H, T, D) of queries at the last T of the L places of k and v."""
+    T, L = q.shape[2], k.shape[2]
+    if T == L and (window is None or window >= L):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    parts, places = [], torch.arange(L, device=q.device)
+    for part in q.split(min(window or QUERIES, QUERIES), dim=2):
+        first = L - T + sum(p.shape[2] for p in parts)
+        end = first + part.shape[2]
+        begin = 0 if window is None else max(0, first + 1 - window)
+        back = places[first:end, None] - places[begin:end]  # from the query to the key
+        seen = (back >= 0) & (back < (window or L))
+        keys, values = k[:, :, begin:end], v[:, :, begin:end]
+        parts.append(F.scaled_dot_product_attention(part, keys, values, attn_mask=seen))
+    return torch.cat(parts, dim=2)

@@ -1,0 +1,89 @@
+"""Linear attention: a memory of constant size, to which every token adds key times value.
+
+The first two steps of the paper's ladder from linear attention to TTT (arXiv 2407.04620, table 1).
+All around the memory is as in a TTT layer without a gate and convolutions: the same projections by
+the same names, rotary positions on q and k, and a LayerNorm of the output.
+
+B batch, T tokens, H heads, D head dim, C width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from tttvideo.kernels.baselines.linear_attention import linear_attention
+from tttvideo.layers import rotary_table, rotate
+from tttvideo.states import Mixer, state
+
+
+EPS = 1e-6
+
+
+@dataclass
+class LinearAttentionConfig:
+    normalise: bool = True
+    """Read an average, weighed by the positive features elu + 1 of q and k (arXiv 2006.16236); else
+    a plain sum, weighed by q . k."""
+    rope_theta: float = 10000.0
+    """Base of the rotary positions."""
+
+
+@state
+class LinearAttentionState:
+    """The sum of k^T v, (B, H, D, D), never less exact than float32; how many tokens were read.
+
+    When normalising it has one more column, the sum of k.
+    """
+
+    memory: Tensor
+    seen: int
+
+
+class LinearAttention(Mixer):
+    """A mixer: forward(x, state) -> (y, state), x and y (B, T, C), any T >= 1."""
+
+    def __init__(self, width: int, heads: int, config: LinearAttentionConfig):
+        super().__init__()
+        if width % heads or (width // heads) % 2:
+            raise ValueError(f"width {width} over {heads} heads must give an even head dim")
+        self.config, self.heads, self.head_dim = config, heads, width // heads
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width, bias=False)
+        self.o_proj = nn.Linear(width, width, bias=False)
+        self.post_norm = nn.LayerNorm(width, eps=1e-6)
+
+    def init_state(self, batch: int) -> LinearAttentionState:
+        weight, D = self.o_proj.weight, self.head_dim
+        dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+        shape = batch, self.heads, D, D + self.config.normalise
+        return LinearAttentionState(weight.new_zeros(shape, dtype=dtype), 0)
+
+    def forward(
+        self, x: Tensor, state: LinearAttentionState | None = None
+    ) -> tuple[Tensor, LinearAttentionState]:
+        state = self.init_state(len(x)) if state is None else state
+        projections = self.q_proj, self.k_proj, self.v_proj
+        q, k, v = (rearrange(p(x), "b t (h d) -> b t h d", h=self.heads) for p in projections)
+        places = torch.arange(state.seen, state.seen + x.shape[1], device=x.device)
+        angles = rotary_table(places, self.head_dim // 2, self.config.rope_theta)
+        q, k = rotate(q, angles), rotate(k, angles)
+        with torch.autocast(x.device.type, enabled=False):
+            q, k, v = (y.transpose(1, 2).to(state.memory.dtype) for y in (q, k, v))
+            y, memory = self.read(q, k, v, state.memory)
+        y = self.post_norm(rearrange(y.to(x.dtype), "b h t d -> b t (h d)"))
+        return self.o_proj(y), LinearAttentionState(memory, state.seen + x.shape[1])
+
+    def read(self, q: Tensor, k: Tensor, v: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """y (B, H, T, D) and the memory after, both in the memory's dtype."""
+        if not self.config.normalise:
+            # the factor is TTT's first step size; the norm that follows hardly sees it
+            return linear_attention(q, k / (2 * self.head_dim), v, memory)
+        q, k = F.elu(q) + 1, F.elu(k) + 1
+        y, memory = linear_attention(q, k, F.pad(v, (0, 1), value=1.0), memory)
+        return y[..., :-1] / (y[..., -1:] + EPS), memory

@@ -1,0 +1,213 @@
+"""Mamba and Mamba-2: baselines that gate what they remember instead of learning as they read.
+
+What a reader of the papers (arXiv 2312.00752, 2405.21060) might not expect, as in the released
+code: the step size comes through a bottleneck of width / 16 in Mamba and straight from the input in
+Mamba-2; the convolution sees x alone in Mamba, and x, B and C in Mamba-2; Mamba-2 multiplies by the
+gate before its norm.
+
+A, B, C, D are the papers' letters; batch b, T tokens, E inner features, N states of each feature,
+H heads of P features, R step bottleneck.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tttvideo.kernels.backends import tell
+from tttvideo.kernels.baselines.selective_scan import selective_scan
+from tttvideo.kernels.baselines.ssd import ssd
+from tttvideo.layers import ShortConv
+from tttvideo.states import Mixer, state
+
+
+INSTALLED = importlib.util.find_spec("mamba_ssm") is not None
+
+
+@dataclass
+class MambaConfig:
+    d_state: int | None = None
+    """States of each inner feature; null: 16 for mamba, 128 for mamba2."""
+    expand: int = 2
+    """Inner features as a multiple of the width."""
+    conv_kernel: int = 4
+    """Taps of the short convolution."""
+    head_dim: int = 64
+    """Inner features that share one decay; mamba2 alone."""
+    backend: Literal["auto", "torch", "mamba_ssm"] = "auto"
+    """Who computes the scan; auto: the package mamba_ssm on a GPU where it is installed."""
+
+    def resolved(self, d_state: int) -> MambaConfig:
+        """This config with `d_state` where it says null.
+
+        Raises: ValueError for a size below 1 or an unknown backend.
+        """
+        config = replace(self, d_state=d_state if self.d_state is None else self.d_state)
+        for name in ("d_state", "expand", "conv_kernel", "head_dim"):
+            if getattr(config, name) < 1:
+                raise ValueError(f"mamba.{name} is {getattr(config, name)}; it must be 1 or more")
+        if self.backend not in ("auto", "torch", "mamba_ssm"):
+            raise ValueError(f"mamba.backend {self.backend!r} is not one of auto, torch, mamba_ssm")
+        return config
+
+
+@state
+class MambaState:
+    """What either mixer remembers.
+
+    tail: (b, conv_kernel - 1, channels), the convolution's last inputs.
+    ssm: float32, or float64 for a float64 model; (b, E, N) in Mamba, (b, N, H, P) in Mamba-2.
+    """
+
+    tail: Tensor
+    ssm: Tensor
+
+
+class MambaMixer(Mixer):
+    """What both share: the convolution, the way out, and a state that begins with nothing."""
+
+    def __init__(self, width: int, config: MambaConfig, channels: int, ssm: tuple[int, ...]):
+        super().__init__()
+        self.config, self.ssm = config, ssm
+        self.conv = ShortConv(channels, config.conv_kernel)
+        for parameter in (self.conv.weight, self.conv.bias):  # as nn.Conv1d draws them
+            nn.init.uniform_(parameter, -(config.conv_kernel**-0.5), config.conv_kernel**-0.5)
+        self.out_proj = nn.Linear(config.expand * width, width, bias=False)
+
+    def init_state(self, batch: int) -> MambaState:
+        tail = self.conv.init_state(batch)
+        dtype = torch.float64 if tail.dtype == torch.float64 else torch.float32
+        return MambaState(tail, tail.new_zeros(batch, *self.ssm, dtype=dtype))
+
+
+class Mamba(MambaMixer):
+    """A mixer: forward(x, state) -> (y, state), x and y (b, T, width), any T >= 1 at any place.
+
+    `heads` is the other mixers' matter: every inner feature decays on its own. The scan of the
+    package mamba_ssm hands no gradient to the state that it leaves.
+    """
+
+    def __init__(self, width: int, heads: int, config: MambaConfig):
+        config = config.resolved(d_state=16)
+        inner, N, rank = config.expand * width, config.d_state, math.ceil(width / 16)
+        super().__init__(width, config, inner, ssm=(inner, N))
+        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
+        self.x_proj = nn.Linear(inner, rank + 2 * N, bias=False)
+        # no nn.Linear, whose weight the backbone would draw anew
+        self.dt_weight = nn.Parameter(torch.empty(inner, rank).uniform_(-(rank**-0.5), rank**-0.5))
+        self.dt_bias = nn.Parameter(first_steps(inner))
+        self.A_log = nn.Parameter(torch.arange(1.0, N + 1).log().repeat(inner, 1))
+        self.D = nn.Parameter(torch.ones(inner))
+
+    def forward(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
+        state = self.init_state(len(x)) if state is None else state
+        x, z = self.in_proj(x).chunk(2, dim=-1)
+        x, tail = self.conv(x, state.tail)
+        x = F.silu(x)
+        N, rank = self.config.d_state, self.dt_weight.shape[1]
+        low, B, C = self.x_proj(x).split((rank, N, N), dim=-1)
+        dt, A = self.steps(low, state.ssm.dtype)
+        y, ssm = self.scan(x, dt, A, B, C, state)
+        return self.out_proj(y * F.silu(z)), MambaState(tail, ssm)
+
+    def steps(self, low: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Step sizes (b, T, E) and the rates A (E, N), never less exact than float32."""
+        with torch.autocast(low.device.type, enabled=False):
+            dt = F.linear(*(x.to(dtype) for x in (low, self.dt_weight, self.dt_bias)))
+            return F.softplus(dt), -torch.exp(self.A_log.to(dtype))
+
+    def scan(
+        self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: MambaState
+    ) -> tuple[Tensor, Tensor]:
+        obstacle = None
+        if INSTALLED and x.is_cuda and state.ssm.any():
+            obstacle = "its Mamba kernel cannot start from a state"
+        if choose_backend(self.config.backend, x, obstacle) == "torch":
+            return selective_scan(x, dt, A, B, C, self.D, state.ssm)
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+        x, dt, B, C = (tensor.mT.contiguous() for tensor in (x, dt.to(x.dtype), B, C))
+        y, ssm = selective_scan_fn(x, dt, A, B, C, self.D.float(), return_last_state=True)
+        return y.mT, ssm.detach()
+
+
+class Mamba2(MambaMixer):
+    """A mixer: forward(x, state) -> (y, state), x and y (b, T, width), any T >= 1 at any place.
+
+    Its heads are the inner features by `head_dim`, whatever `heads` says.
+    """
+
+    def __init__(self, width: int, heads: int, config: MambaConfig):
+        config = config.resolved(d_state=128)
+        inner, N = config.expand * width, config.d_state
+        if inner % config.head_dim:
+            raise ValueError(
+                f"mamba.head_dim {config.head_dim} does not divide the {inner} inner features "
+                f"({config.expand} times width {width}); choose one that does"
+            )
+        own_heads = inner // config.head_dim
+        super().__init__(width, config, inner + 2 * N, ssm=(N, own_heads, config.head_dim))
+        self.in_proj = nn.Linear(width, 2 * inner + 2 * N + own_heads, bias=False)
+        self.dt_bias = nn.Parameter(first_steps(own_heads))
+        self.A_log = nn.Parameter(torch.empty(own_heads).uniform_(1, 16).log())
+        self.D = nn.Parameter(torch.ones(own_heads))
+        self.norm = nn.RMSNorm(inner, eps=1e-5)
+
+    def forward(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
+        state = self.init_state(len(x)) if state is None else state
+        N, heads, P = self.ssm
+        z, x, dt = self.in_proj(x).split((heads * P, heads * P + 2 * N, heads), dim=-1)
+        x, tail = self.conv(x, state.tail)
+        x, B, C = F.silu(x).split((heads * P, N, N), dim=-1)
+        dtype = state.ssm.dtype
+        dt = F.softplus(dt.to(dtype) + self.dt_bias.to(dtype))
+        A = -torch.exp(self.A_log.to(dtype))
+        y, ssm = self.scan(x.unflatten(2, (heads, P)), dt, A, B, C, state.ssm)
+        y = (y.flatten(2) * F.silu(z)).to(self.norm.weight.dtype)
+        return self.out_proj(self.norm(y)), MambaState(tail, ssm)
+
+    def scan(
+        self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if choose_backend(self.config.backend, x) == "torch":
+            return ssd(x, dt, A, B, C, self.D, state)
+        from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+
+        B, C = B[:, :, None], C[:, :, None]  # one group
+        state = state.permute(0, 2, 3, 1).contiguous()  # (b, H, P, N)
+        options = {"D": self.D.float(), "initial_states": state, "return_final_states": True}
+        y, state = mamba_chunk_scan_combined(x, dt, A, B, C, chunk_size=256, **options)
+        return y, state.float().permute(0, 3, 1, 2).contiguous()
+
+
+def first_steps(count: int) -> Tensor:
+    """Biases whose softplus is a step size drawn log-uniformly from [0.001, 0.1]."""
+    steps = torch.exp(torch.empty(count).uniform_(math.log(0.001), math.log(0.1)))
+    return steps + torch.log(-torch.expm1(-steps))
+
+
+def choose_backend(backend: str, x: Tensor, obstacle: str | None = None) -> str:
+    """torch or mamba_ssm, whichever serves x; `obstacle` is the mixer's own against mamba_ssm.
+
+    Raises: ValueError with the reason when mamba_ssm is asked for and cannot serve.
+    """
+    if backend == "torch":
+        return backend
+    if not INSTALLED:
+        obstacle = "the package mamba_ssm is not installed"
+    elif not x.is_cuda:
+        obstacle = f"the tokens are on {x.device.type}, and its kernels run on CUDA GPUs"
+    elif x.dtype == torch.float64:
+        obstacle = "its kernels know no float64"
+    if backend == "mamba_ssm" and obstacle:
+        raise ValueError(f"backend 'mamba_ssm' cannot serve: {obstacle}; use 'auto' or 'torch'")
+    name = "torch" if obstacle else "mamba_ssm"
+    if backend == "auto":
+        tell(name, f"not mamba_ssm: {obstacle}" if obstacle else "the fastest here")
+    return name

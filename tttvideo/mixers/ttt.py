@@ -1,0 +1,243 @@
+"""The TTT layer: projections, rotary positions, step sizes and gate around the inner loop.
+
+What a reader of the paper might not expect, as in the released code (arXiv 2407.04620):
+the inner target is v - k with k already rotated; positions restart at every mini-batch; a learned
+factor `token_scale` belongs to the token that reads, `eta` to the token that writes.
+
+B batch, T tokens, M mini-batch size, H heads, D head dim, E inner hidden, C width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from tttvideo.kernels import State, ttt_bare, ttt_linear, ttt_mlp
+from tttvideo.layers import ShortConv, rotary_table, rotate
+from tttvideo.states import Mixer, each, lengths_of, state, tree_map
+
+
+Grid = tuple[int, int]
+
+
+@dataclass
+class TTTConfig:
+    inner: Literal["linear", "mlp"] = "linear"
+    """Inner model: one matrix, or two with a GELU between and four times the hidden size."""
+    mini_batch_size: int | None = None
+    """Tokens that share one inner gradient step; null: one frame of a video, 16 tokens of text."""
+    base_lr: float | None = None
+    """Inner learning rate before the learned gate; null: 1.0 for linear, 0.1 for mlp."""
+    backbone: Literal["mamba", "transformer"] = "mamba"
+    """mamba: shared q/k with short convolutions, a gate, a convolution before; else none."""
+    share_qk: bool | None = None
+    """One projection for q and k, told apart by two short convolutions; null: as `backbone`."""
+    gate: bool | None = None
+    """Multiply the output by a GELU gate of the input; null: as `backbone`."""
+    pre_conv: bool | None = None
+    """A short convolution with its own residual before the layer; null: as `backbone`."""
+    conv_kernel: int = 4
+    """Taps of every short convolution."""
+    rope_theta: float = 10000.0
+    """Base of the rotary positions."""
+    learn_start: bool = True
+    """Learn W0, the fast weights before the first token, in the outer loop; else they are zero."""
+    norm: bool = True
+    """A LayerNorm and a residual in the inner model; without, f(x) = x W and its target is v."""
+    learn_step: bool = True
+    """Learn each token's step size: a gate times base_lr / head_dim where it writes, one over its
+    place and a shift where it reads; else base_lr / (2 head_dim), what the gate begins with, and 1,
+    the paper's plain gradient descent."""
+    backend: Literal["auto", "triton", "dual", "reference"] = "auto"
+    """Who computes the inner loop."""
+
+    def resolved(self, grid: Grid | None) -> TTTConfig:
+        """This config with every null replaced by what it stands for."""
+        mamba = self.backbone == "mamba"
+        frame = grid[0] * grid[1] if grid else 16
+        values = dict(vars(self))
+        defaults = {
+            "mini_batch_size": frame,
+            "base_lr": {"linear": 1.0, "mlp": 0.1}[self.inner],
+            "share_qk": mamba,
+            "gate": mamba,
+            "pre_conv": mamba,
+        }
+        values.update({key: value for key, value in defaults.items() if values[key] is None})
+        for name in ("mini_batch_size", "conv_kernel"):
+            if values[name] < 1:
+                raise ValueError(f"ttt.{name} is {values[name]}; it must be 1 or more")
+        for name in ("norm", "learn_start"):
+            if self.inner == "mlp" and not values[name]:
+                raise ValueError(
+                    f"ttt.{name} is false, which is for ttt.inner linear; an mlp "
+                    + ("has its norm" if name == "norm" else "that begins at zero stays there")
+                )
+        return TTTConfig(**values)
+
+
+@state
+class TTTState:
+    """The inner loop's state, the convolutions' last inputs, and for video the place in a frame."""
+
+    inner: State
+    tail: Tensor | None
+    place: int
+
+
+class TTTLayer(Mixer):
+    """A mixer: forward(x, state) -> (y, state), x and y (B, T, C), any T >= 1 at any place."""
+
+    def __init__(self, width: int, heads: int, config: TTTConfig, grid: Grid | None = None):
+        super().__init__()
+        if width % heads or (width // heads) % (4 if grid else 2):
+            raise ValueError(
+                f"width {width} over {heads} heads must give a head dim that is a multiple of "
+                f"{'4 (pairs by row and by column)' if grid else '2 (pairs of features)'}"
+            )
+        self.config = config = config.resolved(grid)
+        self.heads, self.head_dim, self.grid = heads, width // heads, grid
+        self.q_proj = nn.Linear(width, width, bias=False)
+        self.k_proj = None if config.share_qk else nn.Linear(width, width, bias=False)
+        self.v_proj = nn.Linear(width, width, bias=False)
+        self.o_proj = nn.Linear(width, width, bias=False)
+        self.gate_proj = nn.Linear(width, width, bias=False) if config.gate else None
+        self.conv_q = ShortConv(width, config.conv_kernel) if config.share_qk else None
+        self.conv_k = ShortConv(width, config.conv_kernel) if config.share_qk else None
+        if config.learn_step:
+            self.eta_weight = nn.Parameter(torch.empty(heads, width).normal_(std=0.02))
+            self.eta_bias = nn.Parameter(torch.zeros(heads))
+            self.token_shift = nn.Parameter(torch.zeros(config.mini_batch_size))
+        if config.norm:
+            self.norm_weight = nn.Parameter(torch.ones(heads, self.head_dim))
+            self.norm_bias = nn.Parameter(torch.zeros(heads, self.head_dim))
+        self.post_norm = nn.LayerNorm(width, eps=1e-6)
+        if config.learn_start:
+            self.inner_weights = nn.ParameterList(map(torch.zeros, self.inner_shapes()))
+            for weight in self.inner_weights[::2]:
+                nn.init.normal_(weight, std=0.02)
+        self.lr_factor = 1.0  # the outer loop's warm-up of the inner learning rate
+
+    def inner_shapes(self) -> list[tuple[int, int, int]]:
+        """Of W and b of each inner layer; the bare inner model has no b."""
+        D = self.head_dim
+        sizes = (D, 4 * D, D) if self.config.inner == "mlp" else (D, D)
+        ends = [(n, 1) if self.config.norm else (n,) for n in sizes[:-1]]
+        layers = zip(ends, sizes[1:], strict=True)
+        return [(self.heads, rows, after) for both, after in layers for rows in both]
+
+    def start(self) -> list[Tensor]:
+        """W0: the fast weights before the first token, for one sequence, float32 or float64."""
+        if self.config.learn_start:
+            return [full(weight) for weight in self.inner_weights]
+        return [full(self.o_proj.weight).new_zeros(shape) for shape in self.inner_shapes()]
+
+    def init_state(self, batch: int) -> TTTState:
+        """The state before the first token: the initial weights for B sequences."""
+        weights = tuple(weight.expand(batch, -1, -1, -1) for weight in self.start())
+        tail = self.conv_q.init_state(batch) if self.conv_q else None
+        return TTTState(State(weights), tail, 0)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: TTTState | list[TTTState] | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor, TTTState | list[TTTState]]:
+        """With cu_seqlens x is packed, (1, T, C), and there is one state per sequence."""
+        state = self.init_state(len(x)) if state is None else state
+        packed = cu_seqlens is not None
+        states = state if packed else [state]
+        lengths = lengths_of(cu_seqlens) if packed else [x.shape[1]]
+        q, k, v, tails = self.views(x, states, lengths)
+        op = {"linear": ttt_linear, "mlp": ttt_mlp}[self.config.inner]
+        norm = (self.norm_weight, self.norm_bias) if self.config.norm else ()
+        inner = [one.inner for one in states]
+        y, inner = (op if norm else ttt_bare)(
+            *(q, k, v, self.eta(x), self.token_scale(), *norm),
+            inner if packed else inner[0],
+            mini_batch_size=self.config.mini_batch_size,
+            cu_seqlens=cu_seqlens,
+            backend=self.config.backend,
+        )
+        y = self.post_norm(rearrange(y, "b t h d -> b t (h d)"))
+        if self.gate_proj:
+            y = F.gelu(self.gate_proj(x), approximate="tanh") * y
+        places = [self.place(one, length) for one, length in zip(states, lengths, strict=True)]
+        after = zip(inner if packed else [inner], tails, places, strict=True)
+        states = [TTTState(*parts) for parts in after]
+        return self.o_proj(y), states if packed else states[0]
+
+    def views(
+        self, x: Tensor, states: list[TTTState], lengths: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor | None]]:
+        """q, k, v (B, T, H, D), q and k rotated, and the convolutions' new tails."""
+        q, v, tails = self.q_proj(x), self.v_proj(x), [one.tail for one in states]
+        if self.k_proj:
+            k = self.k_proj(x)
+        else:
+            k, _ = each(self.conv_k, q, tails, lengths)
+            q, tails = each(self.conv_q, q, tails, lengths)
+        q, k, v = (rearrange(y, "b t (h d) -> b t h d", h=self.heads) for y in (q, k, v))
+        both = zip(states, lengths, strict=True)
+        angles = torch.cat([self.angles(one, length, x.device) for one, length in both])
+        return rotate(q, angles), rotate(k, angles), v, tails
+
+    def angles(self, state: TTTState, length: int, device: torch.device) -> Tensor:
+        """Rotary angles (T, D // 2): by place in the mini-batch, or by row and column."""
+        steps = torch.arange(length, device=device)
+        theta = self.config.rope_theta
+        if self.grid is None:
+            places = (state.inner.filled + steps) % self.config.mini_batch_size
+            return rotary_table(places, self.head_dim // 2, theta)
+        places = (state.place + steps) % (self.grid[0] * self.grid[1])
+        axes = (places // self.grid[1], places % self.grid[1])
+        return torch.cat([rotary_table(axis, self.head_dim // 4, theta) for axis in axes], dim=1)
+
+    def place(self, state: TTTState, length: int) -> int:
+        """Where in a frame the next token stands; 0 in text."""
+        return (state.place + length) % (self.grid[0] * self.grid[1]) if self.grid else 0
+
+    def part(self, state: TTTState) -> TTTState:
+        """Carry what was learned, W - W0, so that the learned start W0 goes on learning."""
+        weights = self.shifted(state.inner.weights, -1)
+        return tree_map(Tensor.detach, self.with_weights(state, weights))
+
+    def join(self, state: TTTState) -> TTTState:
+        return self.with_weights(state, self.shifted(state.inner.weights, 1))
+
+    def shifted(self, weights: tuple[Tensor, ...], sign: int) -> tuple[Tensor, ...]:
+        """The weights plus or minus the initial ones."""
+        both = zip(weights, self.start(), strict=True)
+        return tuple(torch.add(w, w0, alpha=sign) for w, w0 in both)
+
+    def with_weights(self, state: TTTState, weights: tuple[Tensor, ...]) -> TTTState:
+        inner = State(weights, state.inner.open, state.inner.filled)
+        return TTTState(inner, state.tail, state.place)
+
+    def eta(self, x: Tensor) -> Tensor:
+        """Inner learning rate (B, T, H) of each token and head, never less exact than float32."""
+        lr = self.lr_factor * self.config.base_lr / self.head_dim
+        if not self.config.learn_step:  # what the gate begins with
+            return full(x).new_full((*x.shape[:2], self.heads), lr / 2)
+        with torch.autocast(x.device.type, enabled=False):
+            gate = torch.sigmoid(F.linear(full(x), full(self.eta_weight), full(self.eta_bias)))
+        return lr * gate
+
+    def token_scale(self) -> Tensor:
+        """Factor (M,) of the token that reads: one over its place, learned, never negative."""
+        M = self.config.mini_batch_size
+        if not self.config.learn_step:
+            return full(self.o_proj.weight).new_ones(M)
+        places = torch.arange(1, M + 1, device=self.token_shift.device)
+        return (1 / full(places) + full(self.token_shift)).clamp_min(0)
+
+
+def full(x: Tensor) -> Tensor:
+    """x in float32, or in float64 if it is that."""
+    return x if x.dtype == torch.float64 else x.float()

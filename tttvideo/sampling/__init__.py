@@ -1,0 +1,1 @@
+"""Generation of text and frames, a token at a time."""

@@ -1,0 +1,1 @@
+"""The parts that video alone has."""

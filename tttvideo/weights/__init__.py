@@ -1,0 +1,1 @@
+"""Weights in files: our checkpoints, and those of the reference implementations."""
