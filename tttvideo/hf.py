@@ -18,11 +18,11 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.core_model_loading import ConversionOps, WeightConverter, WeightRenaming
 from transformers.utils import ModelOutput
 
-from tttvideo.weights.checkpoints import (
+from tttvideo.weights.folders import own_config
+from tttvideo.weights.reference import (
     BLOCK_NAMES,
     MIXER_NAMES,
     REFERENCE_DEFAULTS,
-    backbone_config,
     reference_config,
 )
 
@@ -58,14 +58,7 @@ class TTTVideoConfig(PreTrainedConfig):
         return self.to_backbone().vocab_size
 
     def to_backbone(self) -> BackboneConfig:
-        if self.model is None:
-            raise ValueError("config.json has no `model`; `tttvideo export` writes it")
-        try:
-            return backbone_config(self.model)
-        except KeyError as error:
-            raise ValueError(
-                f"`model` in config.json lacks {error}; `tttvideo export` writes it whole"
-            ) from error
+        return own_config(self.model)
 
 
 class StateCache:

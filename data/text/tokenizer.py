@@ -260,3 +260,15 @@ def train_bpe(texts: Iterable[str], vocab_size: int, marks: Sequence[str] = ("<s
             f"choose --train-bpe {tokenizer.get_vocab_size()} or less"
         )
     return tokenizer.to_str()
+
+
+def bytes_json(vocab_size: int) -> str:
+    """The tokenizer.json whose tokens are bytes, with marks if the vocabulary has room for them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.BPE(vocab=dict(BYTE_OF), merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if vocab_size > 256:
+        tokenizer.add_special_tokens(["<bos>", "<eos>"])  # 256 and 257
+    return tokenizer.to_str()

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.layers import FrameWindow
 from tttvideo.mixers.ttt import TTTConfig, TTTLayer
-from tttvideo.weights.checkpoints import load_reference, reference_name, save_reference
+from tttvideo.weights.reference import load_reference, reference_name, save_reference
 
 
 GOLDEN = sorted(Path(__file__).parents[1].glob("golden/*.safetensors"))

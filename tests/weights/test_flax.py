@@ -9,8 +9,9 @@ import torch
 from safetensors import safe_open
 
 from tttvideo.apps.convert import main
-from tttvideo.weights.checkpoints import load_reference, load_tokens_model
+from tttvideo.weights.checkpoints import load_tokens_model
 from tttvideo.weights.flax import BLOCK_NAMES, MIXER_NAMES, TOP_NAMES, read_flax
+from tttvideo.weights.reference import load_reference
 
 
 GOLDEN = sorted(Path(__file__).parents[1].glob("golden/*.safetensors"))

@@ -1,0 +1,190 @@
+"""The reference implementation's models: its names, shapes and config, and ours.
+
+The reference implementation is the PyTorch code of arXiv 2407.04620; its state_dict and config are
+plain mappings here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tttvideo.backbone import Backbone, BackboneConfig
+from tttvideo.mixers.ttt import TTTConfig
+
+
+REFERENCE_DEFAULTS = {
+    "vocab_size": 32000,
+    "hidden_size": 2048,
+    "intermediate_size": 5504,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 32,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+    "rope_theta": 10000.0,
+    "use_gate": False,
+    "share_qk": False,
+    "ttt_layer_type": "linear",
+    "ttt_base_lr": 1.0,
+    "mini_batch_size": 16,
+    "pre_conv": False,
+    "conv_kernel": 4,
+}
+
+# our name -> the reference's, inside a block and inside its mixer
+BLOCK_NAMES = {
+    "conv_norm.weight": "conv.norm.weight",
+    "conv.weight": "conv.conv.weight",
+    "conv.bias": "conv.conv.bias",
+    "mixer_norm.weight": "seq_norm.weight",
+    "mlp_norm.weight": "ffn_norm.weight",
+    "mlp.gate.weight": "mlp.gate_proj.weight",
+    "mlp.up.weight": "mlp.up_proj.weight",
+    "mlp.down.weight": "mlp.down_proj.weight",
+}
+MIXER_NAMES = {
+    "gate_proj.weight": "g_proj.weight",
+    "eta_weight": "learnable_ttt_lr_weight",
+    "eta_bias": "learnable_ttt_lr_bias",
+    "token_shift": "learnable_token_idx",
+    "norm_weight": "ttt_norm_weight",
+    "norm_bias": "ttt_norm_bias",
+    "inner_weights.0": "W1",
+    "inner_weights.1": "b1",
+    "inner_weights.2": "W2",
+    "inner_weights.3": "b2",
+}
+
+
+def reference_config(config: Mapping[str, Any]) -> BackboneConfig:
+    """Our config for one of the reference implementation; ValueError for a model we do not have."""
+    values = {**REFERENCE_DEFAULTS, **config}
+    for key in ("hidden_act", "tie_word_embeddings"):
+        if values[key] != REFERENCE_DEFAULTS[key]:
+            allowed = REFERENCE_DEFAULTS[key]
+            raise ValueError(f"config {key} is {values[key]!r}; only {allowed!r} can be loaded")
+    inner = values["ttt_layer_type"]
+    if inner not in ("linear", "mlp"):
+        raise ValueError(f"config ttt_layer_type is {inner!r}; it must be linear or mlp")
+    return BackboneConfig(
+        vocab_size=values["vocab_size"],
+        width=values["hidden_size"],
+        depth=values["num_hidden_layers"],
+        heads=values["num_attention_heads"],
+        mlp_width=values["intermediate_size"],
+        norm_eps=values["rms_norm_eps"],
+        ttt=TTTConfig(
+            inner=inner,
+            mini_batch_size=values["mini_batch_size"],
+            base_lr=values["ttt_base_lr"],
+            share_qk=values["share_qk"],
+            gate=values["use_gate"],
+            pre_conv=values["pre_conv"],
+            conv_kernel=values["conv_kernel"],
+            rope_theta=values["rope_theta"],
+        ),
+    )
+
+
+def load_reference(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> Backbone:
+    """The backbone with the reference implementation's weights; it gives the same logits.
+
+    Raises ValueError for a config without a model of ours, and for keys or shapes that do not fit.
+    """
+    backbone = Backbone(reference_config(config))
+    head = state_dict.get("lm_head.weight")
+    if head is not None and not torch.equal(head, state_dict["model.embed_tokens.weight"]):
+        raise ValueError("lm_head.weight is not the embedding; only models with a tied head load")
+    parameters = backbone.state_dict()
+    names = {name: reference_name(name) for name in parameters}
+    check_keys(set(state_dict) - {"lm_head.weight"}, set(names.values()))
+    for name, parameter in parameters.items():
+        came = state_dict[names[name]]
+        if came.shape != reference_shape(names[name], parameter):
+            raise ValueError(
+                f"{names[name]} has shape {tuple(came.shape)}; this config needs "
+                f"{tuple(reference_shape(names[name], parameter))}"
+            )
+        parameter.copy_(came.reshape(parameter.shape))
+    return backbone
+
+
+def has_reference_form(config: BackboneConfig) -> bool:
+    """Whether it is a text model and the reference implementation has every part of it."""
+    whole = config.ttt.learn_start and config.ttt.norm and config.ttt.learn_step
+    return config.mixer == "ttt" and whole and config.mlp_width > 0 and not config.grid
+
+
+def save_reference(backbone: Backbone) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(state_dict, config) for the reference implementation, without the tied head.
+
+    Raises ValueError for a model that it does not have: frames, other mixers, missing parts.
+    """
+    config = backbone.config
+    if config.grid:
+        raise ValueError(
+            f"a model of frames {config.grid} has no form in the reference implementation"
+        )
+    if not has_reference_form(config):
+        raise ValueError(
+            f"a model of {config.mixer} with mlp_width {config.mlp_width} and {config.ttt} has no "
+            "form in the reference implementation, which has complete TTT layers and SwiGLUs"
+        )
+    ttt = backbone.blocks[0].mixer.config
+    values = REFERENCE_DEFAULTS | {
+        "model_type": "ttt",
+        "architectures": ["TTTForCausalLM"],
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp_width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": ttt.rope_theta,
+        "use_gate": ttt.gate,
+        "share_qk": ttt.share_qk,
+        "ttt_layer_type": ttt.inner,
+        "ttt_base_lr": ttt.base_lr,
+        "mini_batch_size": ttt.mini_batch_size,
+        "pre_conv": ttt.pre_conv,
+        "conv_kernel": ttt.conv_kernel,
+    }
+    names = {name: reference_name(name) for name in backbone.state_dict()}
+    tensors = {
+        names[name]: parameter.reshape(reference_shape(names[name], parameter))
+        for name, parameter in backbone.state_dict().items()
+    }
+    return tensors, values
+
+
+def reference_name(name: str) -> str:
+    """The reference implementation's name of one of our parameters."""
+    if name == "embedding.weight":
+        return "model.embed_tokens.weight"
+    if name == "norm.weight":
+        return "model.norm.weight"
+    _, layer, rest = name.split(".", 2)
+    part, _, inside = rest.partition(".")
+    if part == "mixer":
+        return f"model.layers.{layer}.seq_modeling_block.{MIXER_NAMES.get(inside, inside)}"
+    return f"model.layers.{layer}.{BLOCK_NAMES[rest]}"
+
+
+def reference_shape(name: str, parameter: Tensor) -> torch.Size:
+    """The reference's shape: convolutions and step sizes have an extra axis of length one."""
+    *_, module, kind = name.split(".")
+    extra_axis = kind.startswith("learnable_ttt_lr") or (
+        module.startswith("conv") and kind == "weight"
+    )
+    return parameter[:, None].shape if extra_axis else parameter.shape
+
+
+def check_keys(came: set[str], wanted: set[str]) -> None:
+    for verb, names in (("lack", wanted - came), ("have no place for", came - wanted)):
+        if names:
+            raise ValueError(
+                f"the weights {verb} {len(names)} of the keys that this config names, first "
+                f"{min(names)}; does the config belong to these weights?"
+            )
