@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from tttvideo.mixers.attention import Attention, AttentionConfig
 from tttvideo.mixers.linear_attention import LinearAttention, LinearAttentionConfig
 from tttvideo.mixers.mamba import Mamba, Mamba2, MambaConfig
+from tttvideo.mixers.mixer import Mixer
 from tttvideo.mixers.ttt import Grid, TTTConfig, TTTLayer, full
 
 from .layers import FrameWindow, ShortConv, SwiGLU
-from .states import Mixer, each, lengths_of, state
+from .states import each, lengths_of, state_dataclass
 
 
 MixerName = Literal["ttt", "attention", "linear_attention", "mamba", "mamba2"]
@@ -57,13 +58,13 @@ class BackboneConfig:
     """Mamba and Mamba-2."""
 
 
-@state
+@state_dataclass
 class BlockState:
     mixer: Any
     tail: Tensor | None
 
 
-@state
+@state_dataclass
 class BackboneState:
     """One state per block; for video the place in the frame, and the last tokens."""
 
@@ -214,13 +215,13 @@ class Backbone(nn.Module):
             x = x + near
         return x, BackboneState(state.blocks, place, recent)
 
-    def part(self, state: BackboneState) -> BackboneState:
+    def detach_carry(self, state: BackboneState) -> BackboneState:
         """What a lane carries from one training window to the next, without its history."""
-        return self.map_mixers("part", state)
+        return self.map_mixers("detach_carry", state)
 
-    def join(self, state: BackboneState) -> BackboneState:
+    def attach_carry(self, state: BackboneState) -> BackboneState:
         """The state to go on from, of what `part` gave."""
-        return self.map_mixers("join", state)
+        return self.map_mixers("attach_carry", state)
 
     def map_mixers(self, method: str, state: BackboneState) -> BackboneState:
         blocks = []

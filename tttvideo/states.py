@@ -1,81 +1,73 @@
-"""States of mixers, blocks and backbones, whatever they hold: frozen dataclasses of tensors.
+"""State trees: frozen dataclasses of tensors, for mixers, blocks and backbones.
 
-A state's leaves are tensors with the batch on their first axis, integers and None, in tuples and in
-dataclasses that `@state` marks; here they are mapped, put together and apart, and made plain.
+The leaves of a state are tensors with the batch on their first axis, integers and None, nested in
+tuples and in classes that `state_dataclass` registers. These functions map a state, stack states to
+a batch, split a batch, and convert a state to plain values for a file and back.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypeVar, dataclass_transform
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tttvideo.kernels import State
 
 
-KINDS: dict[str, type] = {"State": State}
 S = TypeVar("S")
+REGISTERED: dict[str, type] = {"State": State}
+"""State classes by the names that files use for them."""
 
 
-def state(kind: type[S]) -> type[S]:
-    """Make a class a frozen dataclass whose instances can be written to a file and read back."""
-    KINDS[kind.__name__] = dataclass(frozen=True)(kind)
-    return KINDS[kind.__name__]
+@dataclass_transform(frozen_default=True)
+def state_dataclass(cls: type[S]) -> type[S]:
+    """Make a class a frozen dataclass that `to_plain` and `from_plain` know by its name."""
+    REGISTERED[cls.__name__] = dataclass(frozen=True)(cls)
+    return cls
 
 
-class Mixer(nn.Module):
-    """What mixes tokens over time: forward(x (B, T, C), state) -> (y (B, T, C), state).
+def tree_map(change: Callable[..., Any], first: S, *others: S) -> S:
+    """Apply `change` to the tensors at the same place of states of one structure.
 
-    Any cut of a sequence into calls gives the same. `init_state(batch)` is what comes before the
-    first token.
+    Integers and None are those of the first state.
     """
-
-    def part(self, state: S) -> S:
-        """What a lane carries from one window to the next: numbers without their history."""
-        return tree_map(Tensor.detach, state)
-
-    def join(self, state: S) -> S:
-        """The state to go on from, of what `part` gave."""
-        return state
-
-
-def tree_map(change: Callable[..., Any], first: Any, *others: Any) -> Any:
-    """`change` of the tensors at the same place of states of the same shape; the rest as is."""
-    if isinstance(first, Tensor):
-        return change(first, *others)
-    if isinstance(first, tuple):
-        return tuple(tree_map(change, *leaves) for leaves in zip(first, *others, strict=True))
-    if type(first) in KINDS.values():
-        trees = [[getattr(tree, f.name) for f in fields(first)] for tree in (first, *others)]
-        return type(first)(*(tree_map(change, *leaves) for leaves in zip(*trees, strict=True)))
+    tree: Any = first
+    if isinstance(tree, Tensor):
+        return change(tree, *others)
+    if isinstance(tree, tuple):
+        leaves: Any = zip(tree, *others, strict=True)
+        return tuple(tree_map(change, *places) for places in leaves)  # type: ignore[return-value]
+    if type(tree) in REGISTERED.values():
+        trees = [[getattr(one, field.name) for field in fields(tree)] for one in (tree, *others)]
+        return type(tree)(*(tree_map(change, *places) for places in zip(*trees, strict=True)))
     return first
 
 
-def shape(tree: Any) -> Any:
-    """All of a state but the numbers in its tensors and its batch."""
+def structure(tree: Any) -> Any:
+    """Everything in a state except its batch size and the numbers in its tensors."""
     if isinstance(tree, Tensor):
         return tree.shape[1:], tree.dtype
     if isinstance(tree, tuple):
-        return tuple(map(shape, tree))
-    if type(tree) in KINDS.values():
-        return type(tree), tuple(shape(getattr(tree, f.name)) for f in fields(tree))
+        return tuple(map(structure, tree))
+    if type(tree) in REGISTERED.values():
+        return type(tree), tuple(structure(getattr(tree, field.name)) for field in fields(tree))
     return tree
 
 
-def alike(states: Sequence[Any]) -> bool:
-    """Can these states be one batch?"""
-    return all(shape(other) == shape(states[0]) for other in states[1:])
+def same_structure(states: Sequence[Any]) -> bool:
+    """Whether `stack` can make one batch of these states."""
+    return all(structure(other) == structure(states[0]) for other in states[1:])
 
 
 def stack(states: Sequence[S]) -> S:
-    """One state, the batches of these one after the other; they must be alike."""
+    """Concatenate the batches of states of one structure."""
     return tree_map(lambda *tensors: torch.cat(tensors), *states)
 
 
 def unstack(state: S, batch: int) -> list[S]:
-    """One state for each sequence of the batch."""
+    """Split a state into one of batch 1 for each sequence."""
     return [tree_map(lambda x, i=i: x[i : i + 1], state) for i in range(batch)]
 
 
@@ -91,20 +83,23 @@ def each(layer: Callable, x: Tensor, states: Sequence[S], lengths: list[int]) ->
 
 
 def to_plain(tree: Any) -> Any:
-    """A state as dicts, lists, numbers and tensors, which torch loads with weights only."""
+    """Convert a state to dicts, lists, numbers and tensors, which torch loads weights-only."""
     if isinstance(tree, tuple):
         return list(map(to_plain, tree))
-    if type(tree) in KINDS.values():
-        leaves = {f.name: to_plain(getattr(tree, f.name)) for f in fields(tree)}
+    if type(tree) in REGISTERED.values():
+        leaves = {field.name: to_plain(getattr(tree, field.name)) for field in fields(tree)}
         return {"kind": type(tree).__name__, **leaves}
     return tree.detach().clone() if isinstance(tree, Tensor) else tree
 
 
 def from_plain(plain: Any, device: torch.device | str = "cpu") -> Any:
-    """The state that `to_plain` made plain; KeyError for a kind that there is not."""
+    """The inverse of `to_plain`.
+
+    Raises: KeyError for a class name that is not registered.
+    """
     if isinstance(plain, list):
         return tuple(from_plain(leaf, device) for leaf in plain)
     if isinstance(plain, dict):
-        leaves = {k: from_plain(v, device) for k, v in plain.items() if k != "kind"}
-        return KINDS[plain["kind"]](**leaves)
+        leaves = {key: from_plain(leaf, device) for key, leaf in plain.items() if key != "kind"}
+        return REGISTERED[plain["kind"]](**leaves)
     return plain.to(device) if isinstance(plain, Tensor) else plain

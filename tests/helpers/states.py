@@ -2,7 +2,7 @@
 
 import torch
 
-from tttvideo.states import shape, tree_map
+from tttvideo.states import structure, tree_map
 
 
 def leaves(state):
@@ -13,6 +13,6 @@ def leaves(state):
 
 def assert_same_state(a, b, tolerance=1e-9):
     """All of it: kinds, dtypes, places and other integers too. Tolerance 0 is to the bit."""
-    assert shape(a) == shape(b)
+    assert structure(a) == structure(b)
     for one, other in zip(leaves(a), leaves(b), strict=True):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)

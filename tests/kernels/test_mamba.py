@@ -218,7 +218,7 @@ def test_the_state_stays_float32_under_bfloat16_and_the_output_stays_close(mixer
 def test_a_parted_state_has_the_numbers_without_the_history(mixer):
     layer = small(mixer)
     _, state = layer(torch.randn(1, 9, 12, dtype=torch.float64))
-    parted = layer.join(layer.part(state))
+    parted = layer.attach_carry(layer.detach_carry(state))
     assert torch.equal(parted.ssm, state.ssm) and torch.equal(parted.tail, state.tail)
     assert state.ssm.requires_grad
     assert not parted.ssm.requires_grad and not parted.tail.requires_grad

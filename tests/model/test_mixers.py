@@ -11,7 +11,7 @@ from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.mixers.attention import Attention, AttentionConfig, attend
 from tttvideo.mixers.mamba import MambaConfig
 from tttvideo.mixers.ttt import TTTConfig
-from tttvideo.states import alike, from_plain, stack, to_plain, tree_map, unstack
+from tttvideo.states import from_plain, same_structure, stack, to_plain, tree_map, unstack
 
 
 SIZES = BackboneConfig(
@@ -91,10 +91,10 @@ def test_states_are_put_together_and_apart(name):
     model, tokens = new_model(name), torch.randint(31, (3, 9))
     _, state = model(tokens)
     rows = unstack(state, 3)
-    assert alike(rows)
+    assert same_structure(rows)
     assert_same_state(stack(rows), state)
     _, longer = model(tokens[:1, :6])
-    assert alike([rows[0], longer]) == (name in ("mamba", "mamba2"))
+    assert same_structure([rows[0], longer]) == (name in ("mamba", "mamba2"))
 
 
 @MIXERS
@@ -111,9 +111,9 @@ def test_a_state_that_was_written_and_read_goes_on_alike(name, tmp_path):
 def test_what_a_lane_carries_has_no_history_and_goes_on_the_same(name):
     model, tokens = new_model(name), torch.randint(31, (2, 8))
     logits, state = model(tokens)
-    carried = model.part(state)
+    carried = model.detach_carry(state)
     assert not any(leaf.requires_grad for leaf in leaves(carried))
-    again = model.join(carried)
+    again = model.attach_carry(carried)
     assert_same_state(tree_map(torch.detach, again), tree_map(torch.detach, state))
     model(tokens, again)[0].sum().backward()
 
@@ -127,7 +127,7 @@ def test_a_carried_state_goes_on_under_autocast_close_to_float32(name):
         _, state = model(tokens[:, :12])
         assert all(leaf.isfinite().all() for leaf in leaves(state))
         if CONFIGS[name].mixer in ("ttt", "mamba", "mamba2"):  # the others' states grow or are cut
-            assert alike([model.init_state(2), state])
+            assert same_structure([model.init_state(2), state])
         logits, _ = model(tokens[:, 12:], state)
     wanted = wanted[:, 12:]
     assert logits.isfinite().all()
@@ -138,7 +138,7 @@ def test_a_carried_state_goes_on_under_autocast_close_to_float32(name):
 def test_the_learned_start_learns_in_every_window(name):
     model, tokens = new_model(name), torch.randint(31, (1, 8))
     _, state = model(tokens)
-    model(tokens, model.join(model.part(state)))[0].square().sum().backward()
+    model(tokens, model.attach_carry(model.detach_carry(state)))[0].square().sum().backward()
     for weight in model.blocks[0].mixer.inner_weights:
         assert weight.grad.abs().sum() > 0
 

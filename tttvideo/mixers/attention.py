@@ -16,7 +16,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tttvideo.layers import rotary_table, rotate
-from tttvideo.states import Mixer, state
+from tttvideo.states import state_dataclass
+
+from .mixer import Mixer
 
 
 QUERIES = 1024  # that share a mask, where one is needed: it is QUERIES x L
@@ -30,7 +32,7 @@ class AttentionConfig:
     """Last tokens, itself among them, that a token sees; null: all."""
 
 
-@state
+@state_dataclass
 class KVCache:
     """Keys, rotated, and values (B, H, cached, D), and how many tokens were read."""
 

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from tttvideo.kernels.baselines.linear_attention import linear_attention
 from tttvideo.layers import rotary_table, rotate
-from tttvideo.states import Mixer, state
+from tttvideo.states import state_dataclass
+
+from .mixer import Mixer
 
 
 EPS = 1e-6
@@ -33,7 +35,7 @@ class LinearAttentionConfig:
     """Base of the rotary positions."""
 
 
-@state
+@state_dataclass
 class LinearAttentionState:
     """The sum of k^T v, (B, H, D, D), never less exact than float32; how many tokens were read.
 

@@ -24,7 +24,9 @@ from tttvideo.kernels.backends import tell
 from tttvideo.kernels.baselines.selective_scan import selective_scan
 from tttvideo.kernels.baselines.ssd import ssd
 from tttvideo.layers import ShortConv
-from tttvideo.states import Mixer, state
+from tttvideo.states import state_dataclass
+
+from .mixer import Mixer
 
 
 INSTALLED = importlib.util.find_spec("mamba_ssm") is not None
@@ -57,7 +59,7 @@ class MambaConfig:
         return config
 
 
-@state
+@state_dataclass
 class MambaState:
     """What either mixer remembers.
 

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from tttvideo.kernels import State, ttt_bare, ttt_linear, ttt_mlp
 from tttvideo.layers import ShortConv, rotary_table, rotate
-from tttvideo.states import Mixer, each, lengths_of, state, tree_map
+from tttvideo.states import each, lengths_of, state_dataclass, tree_map
+
+from .mixer import Mixer
 
 
 Grid = tuple[int, int]
@@ -81,7 +83,7 @@ class TTTConfig:
         return TTTConfig(**values)
 
 
-@state
+@state_dataclass
 class TTTState:
     """The inner loop's state, the convolutions' last inputs, and for video the place in a frame."""
 
@@ -203,13 +205,13 @@ class TTTLayer(Mixer):
         """Where in a frame the next token stands; 0 in text."""
         return (state.place + length) % (self.grid[0] * self.grid[1]) if self.grid else 0
 
-    def part(self, state: TTTState) -> TTTState:
+    def detach_carry(self, state: TTTState) -> TTTState:
         """Carry what was learned, W - W0, so that the learned start W0 goes on learning."""
         weights = self.shifted(state.inner.weights, -1)
         return tree_map(Tensor.detach, self.with_weights(state, weights))
 
-    def join(self, state: TTTState) -> TTTState:
-        return self.with_weights(state, self.shifted(state.inner.weights, 1))
+    def attach_carry(self, carry: TTTState) -> TTTState:
+        return self.with_weights(carry, self.shifted(carry.inner.weights, 1))
 
     def shifted(self, weights: tuple[Tensor, ...], sign: int) -> tuple[Tensor, ...]:
         """The weights plus or minus the initial ones."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tttvideo.backbone import Backbone, BackboneState
 from tttvideo.files import replacing
-from tttvideo.states import from_plain, shape, stack, to_plain, tree_map
+from tttvideo.states import from_plain, stack, structure, to_plain, tree_map
 
 
 Heard = tuple[Tensor, BackboneState]  # logits (B, V) for the next token, and the state
@@ -136,7 +136,7 @@ def batches(heard: dict[int, Heard]) -> list[Batch]:
     """Texts in batches of those alike if that makes few calls, else packed in one."""
     groups: dict[Any, list[int]] = {}
     for row, (_, state) in heard.items():
-        groups.setdefault(shape(state), []).append(row)
+        groups.setdefault(structure(state), []).append(row)
     # a packed row takes a third of the time of a call of its own, measured on a CPU
     if 3 * len(groups) > len(heard) + 2:
         logits, states = zip(*heard.values(), strict=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from tttvideo.backbone import Backbone, BackboneConfig, BackboneState
 from tttvideo.measures.flops import training_flops
 from tttvideo.mixers.ttt import TTTLayer
-from tttvideo.states import alike, from_plain, stack, to_plain, tree_map, unstack
+from tttvideo.states import from_plain, same_structure, stack, to_plain, tree_map, unstack
 from tttvideo.video.frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
 from tttvideo.weights.checkpoints import load_frame_tokenizer, load_tokens_model
 
@@ -121,7 +121,7 @@ class TokenModel(OuterLoop):
         self.backbone: Backbone | None = None
         self.frame_tokenizer: FrameTokenizer | None = None
         self.resumed = False
-        self.carried: list[BackboneState] = []  # by lane, what `Backbone.part` gave
+        self.carried: list[BackboneState] = []  # by lane, what `Backbone.detach_carry` gave
         self.trained = {"tokens": 0, "flops": 0.0, "window": 0, "steps": 0}
         self.trained["before"] = {"tokens": 0, "flops": 0.0}  # brought along by `start_from`
 
@@ -244,7 +244,7 @@ class TokenModel(OuterLoop):
         states: one of each row; None for fresh ones. begins: (B, T) where a document begins, there
         the state is fresh too.
         """
-        if begins is None and (states is None or alike(states)):
+        if begins is None and (states is None or same_structure(states)):
             logits, state = self.backbone(tokens, states and stack(states))
             return logits, unstack(state, len(tokens))
         states = states or [self.backbone.init_state(1)] * len(tokens)
@@ -266,7 +266,7 @@ class TokenModel(OuterLoop):
         start = self.backbone.init_state(1)
         carried = self.carried or [start] * len(fresh)
         lanes = zip(fresh.tolist(), carried, strict=True)
-        return [start if anew else self.backbone.join(state) for anew, state in lanes]
+        return [start if anew else self.backbone.attach_carry(state) for anew, state in lanes]
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean over the targets (B, T) of -log p, in nats, but for BOS, as in the paper."""
@@ -278,7 +278,7 @@ class TokenModel(OuterLoop):
         logits, states = self.read(batch.tokens[:, :-1], batch.begins, states)
         loss = self.loss(logits, batch.tokens[:, 1:])
         if batch.fresh is not None:
-            self.carried = [self.backbone.part(state) for state in states]
+            self.carried = [self.backbone.detach_carry(state) for state in states]
         self.log("train_loss", loss)
         self.log("train_bits", loss.detach() / math.log(2), prog_bar=True)
         self.record(batch.tokens[:, 1:])
