@@ -5,7 +5,6 @@ own, DIR/MIXER_SEED. What is finished is not done again, and what was cut off go
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from tttvideo.files import write_text
+from tttvideo.files import read_json, write_json
 from tttvideo.progress import progress
 
 from .device import best_device
@@ -207,7 +206,7 @@ class Run:
         """Is this stage done? ValueError if it was begun in another way."""
         if not record.is_file():
             return False
-        before = json.loads(record.read_text())
+        before = read_json(record, f"delete {self.folder}")
         if before["told"] != told:
             old, new = next(
                 pair for pair in zip_longest(before["told"], told) if len(set(pair)) > 1
@@ -250,4 +249,4 @@ class Run:
 
 
 def write_record(path: Path, told: list[str], done: bool) -> None:
-    write_text(path, json.dumps({"told": told, "done": done}, indent=1) + "\n")
+    write_json(path, {"told": told, "done": done})

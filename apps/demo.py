@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tttvideo.files import write_text
+from tttvideo.files import read_json, write_json
 
 
 FRAMES, FPS, GLYPHS = 8000, 30, 2  # of the drawn video
@@ -58,7 +58,7 @@ class Stages:
 
     def __init__(self, path: Path):
         self.path = path
-        self.done: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        self.done: dict[str, Any] = read_json(path, "delete it") if path.is_file() else {}
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def do(self, name: str, told: Any, run: Callable[[], None]) -> None:
@@ -75,7 +75,7 @@ class Stages:
 
     def save(self, done: dict[str, Any]) -> None:
         self.done = done
-        write_text(self.path, json.dumps(self.done))
+        write_json(self.path, self.done, indent=None)
 
 
 def draw(path: Path) -> None:

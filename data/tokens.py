@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tttvideo.files import replacing
+from tttvideo.files import read_json, replacing
 
 
 MAGIC = b"tttvideo tokens 1\n"
@@ -189,10 +189,10 @@ def listed_hashes(path: Path, files: Sequence[TokenFile]) -> list[str] | None:
     Raises ValueError when shards are missing, were added, or are not as long as the manifest says.
     """
     try:
-        listed = json.loads((path.parent / MANIFEST).read_text(encoding="utf-8"))["shards"]
+        listed = read_json(path.parent / MANIFEST, "prepare it again")["shards"]
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{path.parent / MANIFEST} is damaged; prepare it again") from error
     facts = [
         (f.path.relative_to(path.parent).as_posix(), f.header.tokens, f.header.documents)

@@ -1,31 +1,58 @@
-"""Files that take their names only when they are whole, and on the disk."""
+"""The one way to write a file: under a temporary name, synchronised to the disk, then renamed."""
 
+import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write a file under, which takes its place at the end.
+    """A temporary path beside `path` to write a file to; it replaces `path` at the end.
 
-    After an error what was at `path` is still there, and nothing else. The temporary name does not
-    end as `path` does, so that nobody takes half a file for a whole one: a library that goes by the
-    suffix has to be told the format.
+    After an error the old file is unchanged and the temporary one is removed. The temporary name
+    has another suffix, so that no reader takes half a file for a whole one: a library that chooses
+    the format by the suffix needs the format as an argument.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
         yield partial
-        with open(partial, "r+b") as file:
-            os.fsync(file.fileno())  # a power cut must not leave the name alone
+        sync(partial)  # before the rename: a power cut must not leave an empty file of that name
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    with suppress(OSError):  # some network file systems refuse to synchronise a folder
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def write_json(
+    path: Path, value: Any, indent: int | None = 1, default: Callable[[Any], Any] | None = None
+) -> None:
+    """Write a value as JSON; `default` converts what JSON has no form for."""
+    write_text(path, json.dumps(value, indent=indent, default=default) + "\n")
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """The value in a JSON file. Raises ValueError with `remedy` for a file that is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); {remedy}") from error

@@ -1,6 +1,5 @@
 """What a benchmark leaves behind: rows as JSON, as a table in Markdown, and as a picture."""
 
-import json
 import platform
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tttvideo.files import write_text
+from tttvideo.files import write_json, write_text
 
 from .cases import Case
 
@@ -127,7 +126,7 @@ class Report:
             "broken": self.broken,
             "notes": self.notes,
         }
-        write_text(out / f"{self.name}.json", json.dumps(record, indent=1) + "\n")
+        write_json(out / f"{self.name}.json", record)
         if self.rows or self.bars:
             from .plot import draw_report
 

@@ -1,12 +1,11 @@
 """`tttvideo evaluate harness CKPT --tasks NAMES`: the tasks of lm-evaluation-harness."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from tttvideo.files import write_text
+from tttvideo.files import write_json
 
 
 def add_parser(kinds: Any) -> argparse.ArgumentParser:
@@ -63,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
     )
     print(make_table(results))
     path = Path(options.out) / "results.json"
-    write_text(path, json.dumps(results, indent=2, default=handle_non_serializable) + "\n")
+    write_json(path, results, indent=2, default=handle_non_serializable)
     print(path)
 
 

@@ -6,7 +6,6 @@ the hops of the chain.
 
 import argparse
 import hashlib
-import json
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,9 +104,10 @@ def evaluate(
     """What `file` says, when these weights answered these questions before; else ask, and write."""
     from tttvideo.data.text.tokenizer import load_tokenizer
     from tttvideo.data.tokens import file_hash
+    from tttvideo.files import read_json, write_json
     from tttvideo.weights.checkpoints import load_tokens_model
 
-    from .records import finite, write_json
+    from .records import finite
 
     model = load_tokens_model(path)
     if model.frame_tokenizer is not None:
@@ -116,7 +116,7 @@ def evaluate(
     cells = draw(options, tokenizer)
     asked = repr((model.tokenizer, model.bos, cells)).encode()
     key = {"checkpoint": file_hash(path), "questions": hashlib.sha256(asked).hexdigest()}
-    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    before = read_json(file, "delete it") if file.is_file() else {}
     if before.get("key") == key:
         return before
     record = {
@@ -131,7 +131,7 @@ def evaluate(
         "cells": ask(name, model, tokenizer, cells, device),
         **about,
     }
-    write_json(file, record)
+    write_json(file, finite(record))
     return finite(record)
 
 

@@ -1,18 +1,10 @@
 """Numbers as JSON and in tables, those of a model that diverged too."""
 
-import json
 import math
-from pathlib import Path
 from typing import Any
-
-from tttvideo.files import write_text
 
 
 DIVERGED = "diverged"
-
-
-def write_json(path: Path, record: dict[str, Any]) -> None:
-    write_text(path, json.dumps(finite(record), indent=1, allow_nan=False) + "\n")
 
 
 def finite(record: Any) -> Any:

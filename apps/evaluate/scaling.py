@@ -62,11 +62,11 @@ def run(options: argparse.Namespace) -> None:
         raise ValueError(f"{paths[0]} is one run; a fit needs two or more, of different sizes")
     from tttvideo.apps.bench.report import conditions
     from tttvideo.apps.show.scaling_plot import draw_scaling, markdown
-    from tttvideo.files import write_text
+    from tttvideo.files import write_json, write_text
     from tttvideo.measures.scaling import Point, best_context
     from tttvideo.progress import progress
 
-    from .records import write_json
+    from .records import finite
 
     runs = []
     with progress("reading runs", len(paths), "runs") as advance:
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
     about = conditions("cpu")
     out = Path(options.out)
     text = markdown(groups, best, about)
-    write_json(out / "scaling.json", record(groups, best, about))
+    write_json(out / "scaling.json", finite(record(groups, best, about)))
     write_text(out / "scaling.md", text)
     draw_scaling(groups, best, about, out / "scaling.png")
     print(text)

@@ -3,7 +3,6 @@
 H frames of the horizon, S pixels of height and width.
 """
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from torchmetrics.functional.image import (
 )
 
 from tttvideo.data.video.reader import VideoWriter
-from tttvideo.files import replacing, write_text
+from tttvideo.files import replacing, write_json
 
 
 MEASURES = ("prediction", "copy_last", "tokenizer")
@@ -79,7 +78,7 @@ class Result:
     def finish(self, settings: dict[str, Any]) -> None:
         """Write sheet.png and metrics.json."""
         self.metrics = {"psnr": self.psnr, "ssim": self.ssim, **self.about, "settings": settings}
-        write_text(self.out / "metrics.json", json.dumps(self.metrics, indent=1) + "\n")
+        write_json(self.out / "metrics.json", self.metrics)
         draw_sheet(self)
 
 

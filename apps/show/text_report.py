@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from tttvideo.apps.bench.report import conditions, table
 from tttvideo.apps.device import best_device
-from tttvideo.apps.evaluate.records import DIVERGED, shown, write_json
-from tttvideo.files import write_text
+from tttvideo.apps.evaluate.records import DIVERGED, finite, shown
+from tttvideo.files import write_json, write_text
 from tttvideo.measures.document_stats import Estimate, Tally, log_bins
 from tttvideo.measures.plan import Plan, rules
 
@@ -44,7 +44,7 @@ def write(
             for subject, measured in zip(subjects, results, strict=True)
         ],
     }
-    write_json(out / "evaluation.json", record)
+    write_json(out / "evaluation.json", finite(record))
     text = markdown(subjects, results, plan, about, rules(plan, data))
     write_text(out / "evaluation.md", text)
     return text

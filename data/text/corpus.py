@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tttvideo.data.tokens import MANIFEST, WORKING
-from tttvideo.files import write_text
+from tttvideo.files import read_json, write_json, write_text
 from tttvideo.progress import progress
 
 from .corpus_workers import (
@@ -29,7 +29,6 @@ from .corpus_workers import (
     is_finished,
     record_path,
     sorted_documents,
-    write_json,
 )
 from .documents import TEXT_SUFFIXES, Advance, Utf8, find_files, once, pieces
 from .python_corpus import stdlib_files
@@ -84,7 +83,8 @@ def prepare_text(
         units = group(sources)
         job = Job(work, options, tokenizer.name, tokenizer.to_json())
         do_rest(job, units, workers)
-        records = [read_json(record_path(work, number)) for number in range(len(units))]
+        remedy = f"delete {work} and prepare it again"
+        records = [read_json(record_path(work, n), remedy) for n in range(len(units))]
         check_parts(records, options)
     except ValueError:  # the input's fault: nothing of it is of use
         shutil.rmtree(work)
@@ -151,8 +151,9 @@ def begin(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
             shutil.rmtree(work)
         return manifest
     if planned.exists():
-        if digest(read_json(planned)) != digest(plan):
-            raise another(out, plan, read_json(planned))
+        before = read_json(planned, f"delete {work} and prepare it again")
+        if digest(before) != digest(plan):
+            raise another(out, plan, before)
         return None
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; name a folder for the corpus")
@@ -187,13 +188,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged; delete {path.parent} and prepare it again") from error
 
 
 def trained_tokenizer(

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tttvideo.data.tokens import TokenWriter, file_hash
-from tttvideo.files import write_text
+from tttvideo.files import write_json
 
 from .documents import Advance, Document, Malformed, Utf8, documents, pieces, text_header
 from .tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
@@ -169,10 +169,6 @@ def do_unit(
         "damaged": vars(damaged),
     }
     write_json(record_path(job.folder, number), record)
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def is_finished(folder: Path, number: int) -> bool:

@@ -1,6 +1,5 @@
 """One checkpoint measured as the plan says, or read from the cache of an earlier run."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 
 from tttvideo.data.eval_targets import gather, shuffled
-from tttvideo.files import write_text
+from tttvideo.files import read_json, write_json
 
 from .costs import reset_costs, token_costs
 from .document_stats import Tally, log_bins, tally
@@ -62,11 +61,11 @@ def to_tally(columns: dict[str, Any]) -> Tally:
 def write_cache(path: Path, measured: Measured, about: dict[str, Any]) -> None:
     """What was measured, and under which conditions."""
     record = {"conditions": about, "measured": measured.pack()}
-    write_text(path, json.dumps(record, default=np.ndarray.tolist))
+    write_json(path, record, indent=None, default=np.ndarray.tolist)
 
 
 def read_cache(path: Path) -> tuple[Measured, dict[str, Any]]:
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = read_json(path, "delete it")
     return Measured.unpack(record["measured"]), record["conditions"]
 
 

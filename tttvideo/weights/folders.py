@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from tttvideo.backbone import Backbone, BackboneConfig
-from tttvideo.files import replacing, write_text
+from tttvideo.files import replacing, write_json, write_text
 from tttvideo.progress import progress
 
 from .checkpoints import TokenCheckpoint, backbone_config, load_weights
@@ -91,13 +91,13 @@ def write_folder(checkpoint: TokenCheckpoint, folder: Path, tokenizer_json: str 
     write(checkpoint.backbone, folder)
     marks = {"bos": checkpoint.bos, "eos": checkpoint.eos}
     marks = {name: token for name, token in marks.items() if token is not None}
-    write_json(folder / "generation_config.json", {f"{k}_token_id": v for k, v in marks.items()})
+    write_json(folder / "generation_config.json", {f"{k}_token_id": v for k, v in marks.items()}, 2)
     if tokenizer_json is not None:
         tokenizer = Tokenizer.from_str(tokenizer_json)
         write_text(folder / "tokenizer.json", tokenizer_json)
         strings = {f"{k}_token": tokenizer.id_to_token(v) for k, v in marks.items()}
         values = {"tokenizer_class": "PreTrainedTokenizerFast", **strings}
-        write_json(folder / "tokenizer_config.json", values)
+        write_json(folder / "tokenizer_config.json", values, indent=2)
 
 
 def write_reference(backbone: Backbone, folder: Path) -> None:
@@ -122,8 +122,4 @@ def write_safetensors(
 ) -> None:
     with replacing(folder / "model.safetensors") as partial:
         save_file({name: w.contiguous() for name, w in weights.items()}, partial, {"format": "pt"})
-    write_json(folder / "config.json", config)
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(values, indent=2) + "\n")
+    write_json(folder / "config.json", config, indent=2)
