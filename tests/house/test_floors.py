@@ -94,7 +94,7 @@ def test_no_file_imports_itself_by_a_circle():
 def test_imports_point_down(path):
     here = room(path)
     if here == "tttvideo/__init__.py":
-        assert not list(imported(path))
+        assert {*imported(path)} <= {"pathlib"}  # light
         return
     for other in rooms_imported(path):
         assert other == here or FLOORS[other] <= FLOORS[here], f"{here} imports {other}"
