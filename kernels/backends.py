@@ -67,6 +67,6 @@ def triton_obstacle(
 
 
 @functools.cache
-def tell(name: str, reason: str) -> None:
-    """Log a choice, the first time that it is made for this reason."""
+def log_choice(name: str, reason: str) -> None:
+    """Log a choice the first time that it is made for this reason."""
     logging.getLogger("tttvideo").info("backend %s (%s)", name, reason)

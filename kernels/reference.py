@@ -1,6 +1,6 @@
-"""The specification: one token after the other, every gradient by torch.func.grad.
+"""The specification: one token after the other, every gradient from torch.func.grad.
 
-Token t is read through  weights - token_scale[t] * sum_{j <= t} eta_j dloss_j/dweights,  every
+Token t reads through  weights - token_scale[t] * sum_{j <= t} eta_j dloss_j/dweights,  every
 gradient taken at the mini-batch's starting weights; a full mini-batch takes the step with its last
 token_scale.
 
@@ -14,20 +14,21 @@ from . import inner
 from .state import State, interleave, joined, pairs
 
 
-def run(
+def read_tokens(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     eta: Tensor,
     token_scale: Tensor,
-    norm: inner.Norm,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
     state: State,
 ) -> tuple[Tensor, State]:
     """Arguments as in ops.ttt_linear, in the state's dtype; y (B, T, H, D), the state after."""
     M = len(token_scale)
-    norm = tuple(n[:, None] for n in norm)  # (H, 1, D)
+    norm = norm_weight[:, None], norm_bias[:, None]  # (H, 1, D)
     weights, rows, filled = state.weights, state.open, state.filled
-    sums = dense(rows, weights)
+    sums = dense_sums(rows, weights)
     ys = []
     for t in range(q.shape[1]):
         q_t, k_t, v_t = (x[:, t, :, None] for x in (q, k, v))  # (B, H, 1, D)
@@ -41,12 +42,12 @@ def run(
         filled += 1
         if filled == M:
             weights, rows, filled = current, (), 0
-            sums = dense(rows, weights)
+            sums = dense_sums(rows, weights)
     return torch.stack([y[:, :, 0] for y in ys], dim=1), State(weights, rows, filled)
 
 
-def dense(rows: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The sum of gradients that the open rows stand for: X^T S for W and the sum of S for b."""
+def dense_sums(rows: tuple[Tensor, ...], weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The sum of gradients in the open rows: X^T S for each W, the sum of S for each b."""
     if not rows:
         return tuple(torch.zeros_like(w) for w in weights)
     return tuple(g for X, S in pairs(rows) for g in (X.mT @ S, S.sum(-2, keepdim=True)))

@@ -1,4 +1,4 @@
-"""State: what the inner loop carries from one token to the next.
+"""State: what the inner loop carries from one token to the next; Packed: states of many sequences.
 
 B batch, H heads, M mini-batch size.
 """
@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 
+S = TypeVar("S")
+
+
 @dataclass(frozen=True)
 class State:
-    """Fast weights at the start of the open mini-batch, and what its tokens contributed so far.
+    """Fast weights at the start of the open mini-batch, and the contributions of its tokens so far.
 
     weights: W, b of each inner layer in turn, W (B, H, in, out) and b (B, H, 1, out), float32
         (float64 for float64 inputs).
@@ -27,19 +31,32 @@ class State:
     open: tuple[Tensor, ...] = ()
     filled: int = 0
 
-    def takes(self, T: int, M: int) -> int:
-        """How many of T tokens the open mini-batch of M still takes; none if none is open."""
+    def missing(self, T: int, M: int) -> int:
+        """The number of T tokens that the open mini-batch of M still lacks; 0 if none is open."""
         return min(T, M - self.filled) if self.filled else 0
 
     def cut(self, T: int, M: int) -> tuple[int, int, int]:
-        """T tokens as a head, which the open mini-batch takes, whole ones, and a short tail."""
-        head = self.takes(T, M)
+        """Lengths of the parts of T tokens: rest of the open mini-batch, whole ones, short end."""
+        head = self.missing(T, M)
         tail = (T - head) % M
         return head, T - head - tail, tail
 
     def map(self, change: Callable[[Tensor], Tensor]) -> State:
         """The state with `change` applied to every tensor, for instance `Tensor.detach`."""
         return State(tuple(map(change, self.weights)), tuple(map(change, self.open)), self.filled)
+
+
+@dataclass(frozen=True)
+class Packed(Generic[S]):
+    """States of sequences that lie one after the other in one row of tokens, and their lengths."""
+
+    states: tuple[S, ...]
+    lengths: tuple[int, ...]
+    """Tokens of each sequence, all >= 1."""
+
+
+def states_of(state: State | Packed[State]) -> tuple[State, ...]:
+    return state.states if isinstance(state, Packed) else (state,)
 
 
 def pairs(tensors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -53,7 +70,7 @@ def interleave(inputs: Sequence[Tensor], steps: Sequence[Tensor]) -> tuple[Tenso
 
 
 def joined(rows: tuple[Tensor, ...], new: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The open rows and the new ones, as copies: a view would keep all that it is of."""
+    """Open rows followed by new ones, as copies: a view would keep the whole tensor alive."""
     if not rows:
         return tuple(x.clone() for x in new)
     return tuple(torch.cat(both, dim=2) for both in zip(rows, new, strict=True))

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 
 from tttvideo.backbone import Backbone, BackboneConfig
+from tttvideo.kernels import autograd_loop
 from tttvideo.kernels.dual import piece as dual
 from tttvideo.mixers.ttt import TTTConfig
 
-from . import peers
 from .cases import BACKWARD, BOTH, FORWARD, Case, decode_bytes, draw, least_work, load_config
 from .contenders import Contender, decode_contenders, kernel_contenders
 from .measure import interleave, timed
@@ -170,7 +170,7 @@ def fitting(bench: Bench) -> None:
         optimizer.step()
 
     def plain() -> None:
-        with patch.object(dual, "whole", peers.whole):
+        with patch.object(dual, "whole", autograd_loop.whole):
             ours()
 
     gradients = []

@@ -1,8 +1,7 @@
 """What the inner loop is compared with: the same function done otherwise, and other mixers.
 
 Each `..._run` prepares a Run from Inputs: what is to be timed is in its call, all else before it.
-The plain loop was the path of kernels/dual.py until a backward of its own beat it; it takes any
-inner depth. The dense decoder keeps a sum of gradients, where ours keeps open rows.
+The dense decoder keeps a sum of gradients, where `ttt_decode_` keeps open rows.
 
 B batch, T tokens, H heads, D head dim, M mini-batch size, N whole mini-batches, T = N M, C tokens
 of a KV cache.
@@ -19,8 +18,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode
 
-from tttvideo.kernels import State, inner
-from tttvideo.kernels.dual.piece import interleave, read, scaled_gradient, step
+from tttvideo.kernels import State, autograd_loop, inner
+from tttvideo.kernels.dual.piece import read, scaled_gradient
 from tttvideo.kernels.state import pairs
 
 
@@ -35,77 +34,11 @@ class Run(NamedTuple):
     leaves: dict[str, Tensor]
 
 
-def write(
-    k: Tensor,
-    v: Tensor,
-    eta: Tensor,
-    scale: Tensor,
-    weights: tuple[Tensor, ...],
-    norm: inner.Norm,
-) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """A mini-batch's rows and the weights after its step; k, v (B H, M, D), eta (B H, M, 1)."""
-    z = inner.affine(k, weights)
-    rows = interleave(*scaled_gradient(k, z, v, eta, weights, norm))
-    return rows, step(weights, rows, scale)
-
-
-def whole(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    eta: Tensor,
-    token_scale: Tensor,
-    norm: inner.Norm,
-    state: State,
-    write: Callable = write,
-    read: Callable = read,
-) -> tuple[Tensor, State]:
-    """N whole mini-batches from a state with none open, by a loop that autograd differentiates.
-
-    q, k, v (B, T, H, D), eta (B, T, H), token_scale (M,), norm a pair of (H, D), as in ops.py.
-    """
-    B = len(q)
-    q, starts, rows, weights, norm = loop(q, k, v, eta, token_scale, norm, state, write)
-    y = read(q, inner.affine(q, starts), starts, rows, token_scale[:, None], norm)
-    state = State(tuple(w.unflatten(0, (B, -1)) for w in weights))
-    return rearrange(y, "n (b h) m d -> b (n m) h d", b=B), state
-
-
-def loop(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    eta: Tensor,
-    token_scale: Tensor,
-    norm: inner.Norm,
-    state: State,
-    write: Callable = write,
-) -> tuple[Tensor, list[Tensor], list[Tensor], tuple[Tensor, ...], inner.Norm]:
-    """All writing: q, the weights at each start and the rows (N, B H, M, .), the weights after."""
-    M, B = len(token_scale), len(q)
-    q, k, v, eta = (
-        rearrange(x, "b (n m) h d -> n (b h) m d", m=M) for x in (q, k, v, eta[..., None])
-    )
-    norm = tuple(n.repeat(B, 1)[:, None] for n in norm)  # (B H, 1, D)
-    weights = tuple(w.flatten(0, 1) for w in state.weights)
-    starts, rows = [], []
-    # unbind, because an indexed tensor's gradient is as long as the tensor: T^2 work in backward
-    for k_n, v_n, eta_n in zip(k.unbind(), v.unbind(), eta.unbind(), strict=True):
-        starts.append(weights)
-        rows_n, weights = write(k_n, v_n, eta_n, token_scale[-1], weights, norm)
-        rows.append(rows_n)
-    return q, stack(starts), stack(rows), weights, norm
-
-
-def stack(tuples: list[tuple[Tensor, ...]]) -> list[Tensor]:
-    return [torch.stack(column) for column in zip(*tuples, strict=True)]
-
-
-def plain_run(inputs: "Inputs", whole: Callable = whole) -> Run:
+def plain_run(inputs: "Inputs", whole: Callable = autograd_loop.whole) -> Run:
     def call() -> Tensor:
         full = inputs.weights[0].dtype
         tokens = (x.to(full) for x in inputs.tokens)
-        y, _ = whole(*tokens, inputs.token_scale, inputs.norm, State(inputs.weights))
+        y, _ = whole(*tokens, inputs.token_scale, *inputs.norm, State(inputs.weights))
         return y.to(inputs.q.dtype)
 
     return Run(call, inputs.leaves())
@@ -117,9 +50,9 @@ def compiled_run(inputs: "Inputs") -> Run:
     The whole loop as one graph takes it minutes for 16 mini-batches; 2,048 tokens have 128.
     """
     torch.compiler.reset()  # sizes seen before would make it compile for any size
-    parts = {"write": write, "read": read}
+    parts = {"write": autograd_loop.write_mini_batch, "read": read}
     parts = {name: torch.compile(part, dynamic=False) for name, part in parts.items()}
-    return plain_run(inputs, partial(whole, **parts))
+    return plain_run(inputs, partial(autograd_loop.whole, **parts))
 
 
 class RoundedProducts(TorchFunctionMode):
@@ -202,8 +135,11 @@ def fla_run(inputs: "Inputs", name: str) -> Run:
 
 def fla_truth(inputs: "Inputs") -> Run:
     def call() -> Tensor:
-        tokens, norm = inputs.tokens, inputs.norm
-        q, (W, b), (X, S), _, norm = loop(*tokens, inputs.token_scale, norm, State(inputs.weights))
+        q, *tokens = inputs.tokens
+        shared = inputs.token_scale, *inputs.norm
+        (W, b), (X, S), _ = autograd_loop.loop(*tokens, *shared, State(inputs.weights))
+        q = autograd_loop.by_mini_batch(q, len(inputs.token_scale))
+        norm = autograd_loop.by_head(*inputs.norm, len(inputs.q))
         z = q @ W + b - inputs.token_scale[:, None] * (torch.tril(q @ X.mT + 1) @ S)
         y = z + inner.layer_norm(z, norm)
         return rearrange(y, "n (b h) m d -> b (n m) h d", b=len(inputs.q))

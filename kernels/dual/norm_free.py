@@ -1,11 +1,11 @@
-"""The bare inner model, f(x) = x W: no LayerNorm, no residual, no bias, and the target is v.
+"""The inner model without a norm, f(x) = x W: no LayerNorm, no residual, no bias; the target is v.
 
-Where the paper starts from (arXiv 2407.04620, section 2.6): with W0 = 0 and one mini-batch that
-holds the whole sequence it is linear attention (theorem 1); with mini-batches of one token it is
-the delta rule. The gradient of half the squared error is k^T (k W - v), so a mini-batch is linear
-attention whose values are what the weights at its start did not foresee.
+The paper starts from it (arXiv 2407.04620, section 2.6): with W0 = 0 and one mini-batch that holds
+the whole sequence it is linear attention (theorem 1); with mini-batches of one token it is the
+delta rule. The gradient of half the squared error is k^T (k W - v), so a mini-batch is linear
+attention whose values are the errors of the weights at its start.
 
-State has one fast weight, W (B, H, D, D), and one pair of open rows. Plain autograd goes back.
+State has one fast weight, W (B, H, D, D), and one pair of open rows. Gradients are autograd's.
 
 B batch, T tokens, H heads, D head dim, L tokens of a piece, M mini-batch size.
 """
@@ -25,7 +25,7 @@ def loss(weights: tuple[Tensor], k: Tensor, v: Tensor) -> Tensor:
 def reference(
     q: Tensor, k: Tensor, v: Tensor, eta: Tensor, token_scale: Tensor, state: State
 ) -> tuple[Tensor, State]:
-    """The specification, token by token; arguments as in ops.ttt_bare, in the state's dtype."""
+    """The specification, token by token; as ops.ttt_norm_free, in the state's dtype."""
     (W,), rows, filled = state.weights, state.open, state.filled
     total = rows[0].mT @ rows[1] if rows else torch.zeros_like(W)
     ys = []
@@ -42,10 +42,10 @@ def reference(
     return torch.stack([y[:, :, 0] for y in ys], dim=1), State((W,), rows, filled)
 
 
-def run(
+def read_tokens(
     q: Tensor, k: Tensor, v: Tensor, eta: Tensor, token_scale: Tensor, state: State
 ) -> tuple[Tensor, State]:
-    """As `reference`, a mini-batch at a time."""
+    """As `reference`, one mini-batch at a time."""
     M = len(token_scale)
     head, body, tail = state.cut(q.shape[1], M)
     lengths = [length for length in (head, *[M] * (body // M), tail) if length]

@@ -9,7 +9,7 @@ B batch, H heads, L tokens of the piece, D head dim, M mini-batch size, N whole 
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,21 +28,53 @@ MODELS = {2: dual_linear, 4: dual_mlp}  # by the number of fast weights
 ROWS = {2: 0, 4: 0}  # whole mini-batches leave none open
 
 
+def read_tokens(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    token_scale: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    state: State,
+) -> tuple[Tensor, State]:
+    """Arguments as in ops.ttt_linear, in the state's dtype; y (B, T, H, D), the state after."""
+    lengths, readers = zip(*cut(q.shape[1], state, len(token_scale)), strict=True)
+    ys = []
+    for read, *tokens in zip(readers, *(split(x, lengths) for x in (q, k, v, eta)), strict=True):
+        y, state = read(*tokens, token_scale, norm_weight, norm_bias, state)
+        ys.append(y)
+    return torch.cat(ys, dim=1) if len(ys) > 1 else ys[0], state
+
+
+def cut(T: int, state: State, M: int) -> list[tuple[int, Callable]]:
+    """Lengths of the parts of T tokens, and the function that reads each."""
+    parts = zip(state.cut(T, M), (piece, whole, piece), strict=True)
+    return [(length, read) for length, read in parts if length]
+
+
+def split(x: Tensor, lengths: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """x cut along its tokens; one part is x itself, since the gradient of a view is a copy."""
+    return x.split(lengths, dim=1) if len(lengths) > 1 else (x,)
+
+
 def piece(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     eta: Tensor,
     token_scale: Tensor,
-    norm: inner.Norm,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
     state: State,
 ) -> tuple[Tensor, State]:
     """L <= M - filled tokens of the open mini-batch: decode (L = 1), the rest of one, a short end.
 
-    q, k, v (B, L, H, D); eta (B, L, H); token_scale (M,); norm a pair of (H, D). Returns y like q.
+    q, k, v (B, L, H, D); eta (B, L, H); token_scale (M,); norm_weight, norm_bias (H, D).
+    Returns y like q, and the state after.
     """
     q, k, v, eta = (x.transpose(1, 2) for x in (q, k, v, eta[..., None]))  # (B, H, L, .)
-    norm = tuple(n[:, None] for n in norm)
+    norm = norm_weight[:, None], norm_bias[:, None]
     L = q.shape[-2]
     filled = state.filled + L
     z, z_read = inner.affine(torch.cat((k, q), dim=-2), state.weights).split(L, dim=-2)
@@ -62,11 +94,12 @@ def whole(
     v: Tensor,
     eta: Tensor,
     token_scale: Tensor,
-    norm: inner.Norm,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
     state: State,
 ) -> tuple[Tensor, State]:
     """Whole mini-batches, from a state with none open; arguments as in `piece`, L = N M."""
-    operands = q, k, v, eta, token_scale, *norm
+    operands = q, k, v, eta, token_scale, norm_weight, norm_bias
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (*operands, *state.weights))
     y, *weights = OPERATOR(operands, state.weights, None, keep)[: 1 + len(state.weights)]
     return y, State(tuple(weights))

@@ -8,100 +8,99 @@ B batch, T tokens, H heads, D head dim, M mini-batch size, S packed sequences.
 
 import sys
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from tttvideo.kernels import operator as library
 from tttvideo.kernels.dual import piece as dual
-from tttvideo.kernels.inner import Norm
 from tttvideo.kernels.slots import Slots
-from tttvideo.kernels.state import State
+from tttvideo.kernels.state import Packed, State
 
 from . import decode as triton_decode
 from . import linear as triton_linear
 from . import mlp as triton_mlp
 
 
+P = TypeVar("P", State, Packed[State])
 MODELS = {2: triton_linear, 4: triton_mlp}  # by the number of fast weights
 ROWS = {2: 1, 4: 3}  # S of TTT-Linear; X2, S1, S2 of TTT-MLP
 
 
-def run(
-    q: Tensor, k: Tensor, v: Tensor, eta: Tensor, token_scale: Tensor, norm: Norm, state: State
-) -> tuple[Tensor, State]:
-    """As ops.ttt_linear and ops.ttt_mlp, checked; token_scale and norm are float32."""
-    tokens, shared = (q, k, v, eta), (token_scale, norm)
-    T, taken = q.shape[1], state.takes(q.shape[1], len(token_scale))
-    ys = []
-    if taken:
-        y, state = piece([x[:, :taken] for x in tokens], *shared, state)
-        ys.append(y)
-    if taken < T:
-        rest = [x[:, taken:] for x in tokens] if taken else tokens
-        y, weights, rows = launch(rest, *shared, state.weights, None)
-        state = closed(rest[1], weights, rows, (T - taken) % len(token_scale))
-        ys.append(y)
-    return torch.cat(ys, dim=1) if len(ys) > 1 else ys[0], state
-
-
-def run_packed(
+def read_tokens(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     eta: Tensor,
     token_scale: Tensor,
-    norm: Norm,
-    states: Sequence[State],
-    bounds: Sequence[tuple[int, int]],
-) -> tuple[Tensor, list[State]]:
-    """Sequence s is tokens bounds[s] of the one row (B = 1) and goes on from states[s]."""
-    tokens, M = (q, k, v, eta), len(token_scale)
-    states, spans, ys = list(states), [], []
-    for s, (begin, end) in enumerate(bounds):
-        middle = begin + states[s].takes(end - begin, M)
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    state: P,
+) -> tuple[Tensor, P]:
+    """As ops.ttt_linear and ops.ttt_mlp, checked."""
+    tokens, M = (q, k, v, eta.float()), len(token_scale)
+    shared = [x.float().contiguous() for x in (token_scale, norm_weight, norm_bias)]
+    if isinstance(state, Packed):
+        return read_packed(tokens, shared, state)
+    head, T, ys = state.missing(q.shape[1], M), q.shape[1], []
+    if head:
+        y, state = piece([x[:, :head] for x in tokens], shared, state)
+        ys.append(y)
+    if head < T:
+        rest = [x[:, head:] for x in tokens] if head else tokens
+        y, weights, rows = launch(rest, shared, state.weights, None)
+        state = new_state(rest[1], weights, rows, (T - head) % M)
+        ys.append(y)
+    return torch.cat(ys, dim=1) if len(ys) > 1 else ys[0], state
+
+
+def read_packed(
+    tokens: Sequence[Tensor], shared: Sequence[Tensor], packed: Packed[State]
+) -> tuple[Tensor, Packed[State]]:
+    """Read the sequences of one row (B = 1): heads of open mini-batches first, then one launch."""
+    M, k, states, begin, ys, ranges = len(shared[0]), tokens[1], list(packed.states), 0, [], []
+    for s, length in enumerate(packed.lengths):
+        middle = begin + states[s].missing(length, M)
         if middle > begin:
-            head = [x[:, begin:middle] for x in tokens]
-            y, states[s] = piece(head, token_scale, norm, states[s])
+            y, states[s] = piece([x[:, begin:middle] for x in tokens], shared, states[s])
             ys.append(y)
-        ys.append((middle, end))  # to be cut out of what the launch gives
-        spans.append((middle, end))
+        begin += length
+        ys.append(slice(middle, begin))  # of the launch's y
+        ranges.append((middle, begin))
     weights = [torch.cat(ws) for ws in zip(*(state.weights for state in states), strict=True)]
-    where = torch.tensor(spans, dtype=torch.int32).to(q.device, non_blocking=True)
-    y, weights, rows = launch(tokens, token_scale, norm, weights, where)
-    for s, (begin, end) in enumerate(spans):
+    token_ranges = torch.tensor(ranges, dtype=torch.int32).to(k.device, non_blocking=True)
+    y, weights, rows = launch(tokens, shared, weights, token_ranges)
+    for s, (begin, end) in enumerate(ranges):
         if begin < end:
             own = [[x[s : s + 1].clone() for x in xs] for xs in (weights, rows)]
-            states[s] = closed(k[:, begin:end], *own, (end - begin) % M)
-    if len(ys) > len(spans):
-        y = torch.cat([y[:, slice(*x)] if isinstance(x, tuple) else x for x in ys], dim=1)
-    return y, states
+            states[s] = new_state(k[:, begin:end], *own, (end - begin) % M)
+    if len(ys) > len(ranges):
+        y = torch.cat([y[:, part] if isinstance(part, slice) else part for part in ys], dim=1)
+    return y, Packed(tuple(states), packed.lengths)
 
 
-def piece(
-    tokens: Sequence[Tensor], token_scale: Tensor, norm: Norm, state: State
-) -> tuple[Tensor, State]:
-    y, state = dual.piece(*(x.float() for x in tokens), token_scale, norm, state)
+def piece(tokens: Sequence[Tensor], shared: Sequence[Tensor], state: State) -> tuple[Tensor, State]:
+    y, state = dual.piece(*(x.float() for x in tokens), *shared, state)
     return y.to(tokens[0].dtype), state
 
 
 def launch(
     tokens: Sequence[Tensor],
-    token_scale: Tensor,
-    norm: Norm,
+    shared: Sequence[Tensor],
     weights: Sequence[Tensor],
     spans: Tensor | None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """y, the weights at the start of what is open at the end, and rows of that."""
-    operands = [*tokens, *(x.contiguous() for x in (token_scale, *norm))]
+    """y, the weights after the last whole mini-batch, and the rows of the open one."""
+    operands = [*tokens, *shared]
     weights, n = [w.contiguous() for w in weights], len(weights)
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (*operands, *weights))
     y, *results = OPERATOR(operands, weights, spans, keep)
     return y, results[:n], results[n : n + ROWS[n]]
 
 
-def closed(k: Tensor, weights: Sequence[Tensor], rows: Sequence[Tensor], filled: int) -> State:
-    """The State of what a launch gave, k (B, T, H, D) having been its keys."""
+def new_state(k: Tensor, weights: Sequence[Tensor], rows: Sequence[Tensor], filled: int) -> State:
+    """The State after a launch that read the keys k (B, T, H, D)."""
     if not filled:
         return State(tuple(weights))
     K = k[:, -filled:].transpose(1, 2).to(torch.float32, copy=True)  # not a view that keeps k
@@ -154,8 +153,18 @@ def backward(
 OPERATOR = library.operator("triton", sys.modules[__name__])
 
 
-def decode(tokens: list[Tensor], shared: list[Tensor], slots: Slots) -> Tensor:
+def decode(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    token_scale: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    slots: Slots,
+) -> Tensor:
     """As ops.ttt_decode_, checked."""
+    tokens, shared = [q, k, v, eta], [token_scale, norm_weight, norm_bias]
     own = slots.operands[0] is not slots.weights[0]
     buffers = (slots.weights, slots.operands if own else (), slots.rows)
     return decode_(tokens, shared, *map(list, buffers), slots.places)

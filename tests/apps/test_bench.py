@@ -12,7 +12,7 @@ from tttvideo.apps.bench import bars, contenders, peers, report, runs
 from tttvideo.apps.bench.cases import BACKWARD, BOTH, FORWARD, Case, decode_bytes, draw, least_work
 from tttvideo.apps.bench.measure import errors, peak_bytes, results, verdict
 from tttvideo.apps.cli import main
-from tttvideo.kernels import State
+from tttvideo.kernels import State, autograd_loop
 
 
 TINY = ["--device", "cpu", "--heads", "2", "--head-dim", "8", "--repeats", "3", "--batch", "1"]
@@ -274,7 +274,8 @@ def test_the_dense_decoder_equals_the_dual_form(inner):
     inputs = draw(replace(CASE, inner=inner)).double()
     with torch.no_grad():
         dense = peers.dense_decode_run(inputs).call()
-        y, _ = peers.whole(*inputs.tokens, inputs.token_scale, inputs.norm, State(inputs.weights))
+        operands = *inputs.tokens, inputs.token_scale, *inputs.norm
+        y, _ = autograd_loop.whole(*operands, State(inputs.weights))
     torch.testing.assert_close(dense, y)
 
 

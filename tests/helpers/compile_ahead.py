@@ -3,8 +3,10 @@
 The launchers of kernels/ run as they are, on meta tensors; a launch compiles and is recorded. So
 what is measured is what ships: signature, specialization, constants, warps and stages.
 
-    python tests/helpers/compile_ahead.py HELD 90    the builds of some sizes for one architecture, as JSON
-    python tests/helpers/compile_ahead.py record     all, into results/compile/; test_compile.py holds HELD to them
+    python tests/helpers/compile_ahead.py HELD 90    builds of some sizes for one GPU, as JSON
+    python tests/helpers/compile_ahead.py record     all builds, into results/compile/
+
+test_compile.py compares new builds of HELD with the recorded ones.
 
 Not under TRITON_INTERPRET=1, which leaves nothing to compile.
 """
@@ -262,9 +264,9 @@ def record(rows: list[dict]) -> None:
     lines = [
         "# The Triton kernels, built ahead of time",
         "",
-        f"Triton {triton.__version__}, no GPU: `python tests/helpers/compile_ahead.py record`. What the columns say",
-        "is in tests/aot.py; tests/test_compile.py holds each kernel to its row. Slots are what a",
-        "turn of the loop takes of a multiprocessor: instructions times warps.",
+        f"Triton {triton.__version__}, no GPU: `python tests/helpers/compile_ahead.py record`.",
+        "That file describes the columns; tests/kernels/test_compile.py compares new builds with",
+        "these. Slots are the instructions of one turn of the loop times the warps.",
         "",
         "| " + " | ".join([*columns, "slots"]) + " |",
         "| " + " | ".join("---" for _ in [*columns, "slots"]) + " |",

@@ -6,8 +6,7 @@ import sys
 import pytest
 import torch
 
-from tttvideo.apps.bench import peers
-from tttvideo.kernels import State, inner, reference, ttt_linear, ttt_mlp
+from tttvideo.kernels import State, autograd_loop, inner, reference, ttt_linear, ttt_mlp
 from tttvideo.kernels.dual import forward as walk
 from tttvideo.kernels.dual import mlp as dual_mlp
 from tttvideo.kernels.dual import piece as dual
@@ -208,7 +207,7 @@ def saved_bytes(kind, whole, sizes):
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        y, _ = whole(*inputs[:5], tuple(inputs[5:7]), State(tuple(inputs[7:])))
+        y, _ = whole(*inputs[:7], State(tuple(inputs[7:])))
     return sum(n for storage, n in kept.items() if storage not in own) / x[0].nbytes
 
 
@@ -216,7 +215,7 @@ def saved_bytes(kind, whole, sizes):
 def test_the_backward_keeps_a_few_rows_per_token(kind, bound):
     sizes = (2, 512, 2, 16, 16)
     assert saved_bytes(kind, dual.whole, sizes) < bound
-    assert saved_bytes(kind, peers.whole, sizes) > 6 * bound
+    assert saved_bytes(kind, autograd_loop.whole, sizes) > 6 * bound
 
 
 @pytest.mark.parametrize("kind", OPS)
@@ -242,10 +241,10 @@ def test_a_long_walk_there_and_back_loses_no_digits(kind):
 
     def of(whole, dtype):
         leaves = [x.detach().to(dtype).requires_grad_() for x in (*inputs, *state.weights)]
-        y, after = whole(*leaves[:5], tuple(leaves[5:7]), State(tuple(leaves[7:])))
+        y, after = whole(*leaves[:7], State(tuple(leaves[7:])))
         return gradients([y, *after.weights], leaves, State(()))
 
-    exact, fast = of(peers.whole, torch.float64), of(dual.whole, torch.float32)
+    exact, fast = of(autograd_loop.whole, torch.float64), of(dual.whole, torch.float32)
     for a, b in zip(fast, exact, strict=True):
         assert (a - b).norm() < 1e-5 * b.norm()
 
@@ -412,7 +411,7 @@ def test_reference_does_not_use_the_closed_form(monkeypatch):
     monkeypatch.setattr(inner, "gradient", None)
     monkeypatch.setattr(inner, "layer_norm_gradient", None)
     inputs, state = random_inner("linear", T=3, M=2)
-    y, _ = reference.run(*inputs[:5], tuple(inputs[5:]), state)
+    y, _ = reference.read_tokens(*inputs, state)
     assert y.shape == (B, 3, H, D)
 
 

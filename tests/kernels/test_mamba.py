@@ -302,7 +302,7 @@ def test_the_package_serves_on_a_gpu_what_it_can_and_auto_falls_back_where_it_ca
 @both
 def test_auto_says_once_which_backend_it_took_and_why(mixer, monkeypatch, caplog):
     monkeypatch.setattr(mamba, "INSTALLED", True)
-    mamba.tell.cache_clear()
+    mamba.log_choice.cache_clear()
     layer, x = small(mixer, torch.float32), torch.randn(1, 3, 12)
     with caplog.at_level("INFO", logger="tttvideo"):
         layer(x)

@@ -3,13 +3,13 @@
 import logging
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
 
 from tttvideo.backbone import Backbone, BackboneConfig
-from tttvideo.kernels import State, ttt_linear, ttt_mlp
-from tttvideo.kernels import backends as choice
+from tttvideo.kernels import Packed, State, backends, ttt_linear, ttt_mlp
 from tttvideo.kernels.dual import piece as dual
 from tttvideo.kernels.gpu import launch as triton_ops
 from tttvideo.mixers.ttt import TTTConfig
@@ -59,7 +59,7 @@ def carried(kind, states, lengths):
     for s, (state, length) in enumerate(zip(states, lengths, strict=True)):
         inputs, _ = drawn(kind, max(length, 1), seed=10 + s)
         after.append(read(kind, inputs, state, backend="dual")[1] if length else state)
-    return after
+    return tuple(after)
 
 
 @pytest.mark.parametrize("backend", ["dual", "reference"])
@@ -77,11 +77,11 @@ def test_packed_sequences_equal_separate_calls_bit_for_bit(kind, backend):
         )
         return torch.autograd.grad(loss, leaves, retain_graph=True)
 
-    cu_seqlens = torch.tensor(borders, dtype=torch.int32)
-    y, after = read(kind, inputs, states, cu_seqlens=cu_seqlens, backend=backend)
+    y, packed = read(kind, inputs, Packed(states, (5, 32, 1, 32)), backend=backend)
+    after = packed.states
     alone = [
-        read(kind, part(inputs, *bounds), state, backend=backend)
-        for bounds, state in zip(zip(borders, borders[1:], strict=False), states, strict=True)
+        read(kind, part(inputs, *ends), state, backend=backend)
+        for ends, state in zip(pairwise(borders), states, strict=True)
     ]
     y_alone = torch.cat([y for y, _ in alone], dim=1)
     after_alone = [state for _, state in alone]
@@ -95,43 +95,40 @@ def test_packed_sequences_equal_separate_calls_bit_for_bit(kind, backend):
 @pytest.mark.parametrize("kind", OPS)
 def test_nothing_leaks_from_one_packed_sequence_into_another(kind):
     inputs, states = drawn(kind, 40, S=2)
-    cu_seqlens = torch.tensor([0, 19, 40], dtype=torch.int32)
-    y, _ = read(kind, inputs, states, cu_seqlens=cu_seqlens)
+    packed = Packed(tuple(states), (19, 21))
+    y, _ = read(kind, inputs, packed)
     for x in inputs[:4]:
         x.data[:, 3] += 1
-    y_changed, _ = read(kind, inputs, states, cu_seqlens=cu_seqlens)
+    y_changed, _ = read(kind, inputs, packed)
     assert torch.equal(y[:, 19:], y_changed[:, 19:])
     assert not torch.equal(y[:, 3:19], y_changed[:, 3:19])
 
 
 @pytest.mark.parametrize(
-    "cu_seqlens, count, message",
+    "lengths, count, message",
     [
-        (torch.tensor([0, 5, 9]), 2, "cu_seqlens is torch.int64 of shape .* must be int32"),
-        (torch.tensor([0, 5, 8], dtype=torch.int32), 2, "must rise from 0 to the 9 tokens"),
-        (torch.tensor([0, 5, 5, 9], dtype=torch.int32), 3, "every sequence having one at least"),
-        (torch.tensor([0, 5, 9], dtype=torch.int32), 3, "state is 3 States; .* must be 2 States"),
-        (torch.tensor([0], dtype=torch.int32), 0, "must rise from 0"),
+        ((5, 3), 2, r"lengths are \(5, 3\); they must be 1 or more and add up to the 9 tokens"),
+        ((5, 0, 4), 3, "they must be 1 or more"),
+        ((5, 4), 3, "state has 3 States; for 2 lengths it must have one each"),
+        ((), 0, "add up to the 9 tokens"),
     ],
 )
-def test_wrong_packings_are_named(cu_seqlens, count, message):
+def test_wrong_packings_are_refused_by_name(lengths, count, message):
     inputs, states = drawn("linear", 9, S=count)
     with pytest.raises(ValueError, match=message):
-        read("linear", inputs, states, cu_seqlens=cu_seqlens)
+        read("linear", inputs, Packed(tuple(states), lengths))
 
 
-def test_a_packed_call_wants_one_row_and_one_state_per_sequence():
-    cu_seqlens = torch.tensor([0, 9], dtype=torch.int32)
+def test_a_packed_call_needs_one_row_and_a_packed_state():
     inputs, states = drawn("linear", 9, B=2)
-    with pytest.raises(ValueError, match="batch of 2; with cu_seqlens it must be 1"):
-        read("linear", inputs, states, cu_seqlens=cu_seqlens)
-    inputs, states = drawn("linear", 9)
-    with pytest.raises(ValueError, match="state is one State; .* it must be 1 States"):
-        read("linear", inputs, states[0], cu_seqlens=cu_seqlens)
+    with pytest.raises(ValueError, match="batch of 2; with packed sequences it must be 1"):
+        read("linear", inputs, Packed(tuple(states), (9,)))
+    with pytest.raises(ValueError, match="state is a list; it must be a State or a Packed"):
+        read("linear", inputs, states)
 
 
 def test_the_choice_names_its_reason_and_logs_it_once(caplog):
-    choice.tell.cache_clear()
+    backends.log_choice.cache_clear()
     inputs, (state,) = drawn("linear", 3)
     with caplog.at_level(logging.INFO, logger="tttvideo"):
         read("linear", inputs, state)
@@ -156,8 +153,8 @@ def test_triton_says_what_it_cannot_serve(dtype, D, M, E, reason, monkeypatch):
     tokens = (torch.zeros(1, 1, 1, D, dtype=dtype),) * 3
     weights = tuple(torch.zeros(1, 1, *shape) for shape in ((D, E), (1, E), (E, D), (1, D)))
     with pytest.raises(ValueError, match=f"backend 'triton' cannot serve: .*{reason}"):
-        choice.choose_backend("triton", tokens, weights, M)
-    assert choice.choose_backend("auto", tokens, weights, M)[0] == "dual"
+        backends.choose_backend("triton", tokens, weights, M)
+    assert backends.choose_backend("auto", tokens, weights, M)[0] == "dual"
 
 
 def test_triton_is_refused_on_a_cpu_without_its_interpreter(monkeypatch):
@@ -173,7 +170,7 @@ def test_a_machine_without_triton_reads_by_the_dual_form():
         "u.find_spec = lambda name, *a: None if name == 'triton' else find(name, *a)\n"
         "sys.modules['triton'] = None\n"
         "import torch\n"
-        "from tttvideo.kernels import State, backends as choice, ttt_linear\n"
+        "from tttvideo.kernels import State, ttt_linear\n"
         "x = torch.zeros(1, 4, 1, 16)\n"
         "state = State((torch.zeros(1, 1, 16, 16), torch.zeros(1, 1, 1, 16)))\n"
         "def read(backend):\n"
@@ -260,15 +257,15 @@ def test_triton_reads_packed_sequences_as_the_dual_form_does(kind):
     inputs, starts = drawn(kind, borders[-1], S=4)
     states = carried(kind, starts, [3, 0, 20, 15])
     leaves = [*inputs, *tensors(starts)]
-    cu_seqlens = torch.tensor(borders, dtype=torch.int32)
+    packed = Packed(states, (5, 32, 1, 14))
 
     def results(backend):
-        y, after = read(kind, inputs, states, cu_seqlens=cu_seqlens, backend=backend)
+        y, after = read(kind, inputs, packed, backend=backend)
         cotangents = torch.Generator().manual_seed(5)
-        outputs = [y, *tensors(after)]
+        outputs = [y, *tensors(after.states)]
         loss = sum((x * torch.randn(x.shape, generator=cotangents)).sum() for x in outputs)
         grads = torch.autograd.grad(loss, leaves, retain_graph=True)
-        return [s.filled for s in after], outputs, grads
+        return [s.filled for s in after.states], outputs, grads
 
     (filled, outputs, grads), exact = results("triton"), results("dual")
     assert filled == exact[0]

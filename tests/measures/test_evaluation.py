@@ -170,7 +170,7 @@ def test_the_inner_losses_are_those_of_the_definition(kind):
             cut = slice(i * M, i * M + M)
             parts = [y[:, cut] for y in (q, k, v, eta)]
             keys, values = (y.transpose(1, 2) for y in parts[1:3])
-            _, after = reference.run(*parts, scale, norm, inner_state)
+            _, after = reference.read_tokens(*parts, scale, *norm, inner_state)
             of = {"initial": state.inner, "before": inner_state, "after": after}
             for name, at in of.items():
                 mean = inner.loss(at.weights, keys, values, per_token) / (2 * 2 * M)

@@ -7,7 +7,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tttvideo.backbone import Backbone, BackboneConfig
-from tttvideo.kernels import ops
 from tttvideo.kernels.baselines import linear_attention, ssd
 from tttvideo.kernels.dual import piece as dual
 from tttvideo.measures.flops import flops_per_token, training_flops
@@ -47,7 +46,7 @@ def convolved(config, count):
 def test_ttt_is_counted_as_the_dual_form_multiplies(inner, backbone, monkeypatch):
     M, T = 6, 18
     whole = [(M, dual.piece)] * (T // M)  # the counter sees into pieces, not into operators
-    monkeypatch.setattr(ops, "cut", lambda *_: whole)
+    monkeypatch.setattr(dual, "cut", lambda *_: whole)
     ttt = TTTConfig(inner=inner, backbone=backbone, mini_batch_size=M)
     config = replace(SMALL, ttt=ttt)
     convolutions = 3 if backbone == "mamba" else 0

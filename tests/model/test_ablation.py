@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tttvideo.backbone import Backbone, BackboneConfig
-from tttvideo.kernels import State, ttt_bare
+from tttvideo.kernels import Packed, State, ttt_norm_free
 from tttvideo.kernels.baselines import linear_attention as kernel
 from tttvideo.mixers.attention import attend
 from tttvideo.mixers.linear_attention import LinearAttention, LinearAttentionConfig
@@ -40,7 +40,7 @@ def test_one_gradient_step_on_all_of_the_past_from_zero_is_linear_attention(back
     """Theorem 1: z_t = sum over s <= t of v_s (k_s . q_t)."""
     q, k, v, *_ = inputs(T)
     ones, zero = torch.ones(B, T, H).double(), State((torch.zeros(B, H, D, D).double(),))
-    y, _ = ttt_bare(q, k, v, ones, ones[0, :, 0], zero, mini_batch_size=T, backend=backend)
+    y, _ = ttt_norm_free(q, k, v, ones, ones[0, :, 0], zero, mini_batch_size=T, backend=backend)
     scores = torch.einsum("bthd,bshd->bhts", q, k)
     causal = torch.arange(T)[:, None] >= torch.arange(T)
     torch.testing.assert_close(y, torch.einsum("bhts,bshd->bthd", scores * causal, v), **EXACT)
@@ -62,7 +62,7 @@ def test_mini_batches_of_one_token_are_the_delta_rule(backend):
     """S <- S - eta k^T (k S - v), and the token reads what it wrote."""
     q, k, v, eta, _, state = inputs(1)
     one = torch.ones(1).double()
-    y, after = ttt_bare(q, k, v, eta, one, state, mini_batch_size=1, backend=backend)
+    y, after = ttt_norm_free(q, k, v, eta, one, state, mini_batch_size=1, backend=backend)
     for b in range(B):
         for h in range(H):
             S = state.weights[0][b, h].clone()
@@ -74,13 +74,13 @@ def test_mini_batches_of_one_token_are_the_delta_rule(backend):
 
 
 @pytest.mark.parametrize("M, length", [(4, T), (T, T), (LONG, LONG), (LONG + 5, LONG)])
-def test_the_bare_dual_form_equals_the_reference_and_so_do_its_gradients(M, length):
+def test_the_norm_free_dual_form_equals_the_reference_and_so_do_its_gradients(M, length):
     *tokens, start = inputs(M, length)
     operands = [x.requires_grad_() for x in (*tokens, *start.weights)]
     found = []
     for backend in ("dual", "reference"):
         state = State((operands[-1],))
-        y, after = ttt_bare(*operands[:-1], state, mini_batch_size=M, backend=backend)
+        y, after = ttt_norm_free(*operands[:-1], state, mini_batch_size=M, backend=backend)
         results = y, *after.weights, *after.open
         torch.manual_seed(1)
         loss = sum((draw(*x.shape) * x).sum() for x in results)
@@ -91,36 +91,37 @@ def test_the_bare_dual_form_equals_the_reference_and_so_do_its_gradients(M, leng
 
 @pytest.mark.parametrize("backend", ["dual", "reference"])
 @pytest.mark.parametrize("cuts", [(1,) * T, (3, 1, 9, 8)], ids=str)
-def test_any_cut_gives_the_bare_model_the_same_output_and_state(cuts, backend):
+def test_any_cut_gives_the_norm_free_model_the_same_output_and_state(cuts, backend):
     *tokens, token_scale, state = inputs(4)
     options = {"mini_batch_size": 4, "backend": backend}
-    whole, end = ttt_bare(*tokens, token_scale, state, **options)
+    whole, end = ttt_norm_free(*tokens, token_scale, state, **options)
     ys = []
     for part in zip(*(x.split(cuts, dim=1) for x in tokens), strict=True):
-        y, state = ttt_bare(*part, token_scale, state, **options)
+        y, state = ttt_norm_free(*part, token_scale, state, **options)
         ys.append(y)
     torch.testing.assert_close(torch.cat(ys, dim=1), whole, **EXACT)
     assert state.filled == end.filled
     torch.testing.assert_close((*state.weights, *state.open), (*end.weights, *end.open), **EXACT)
 
 
-def test_packed_sequences_of_the_bare_model_are_as_they_are_alone():
+def test_packed_sequences_of_the_norm_free_model_equal_separate_calls():
     *tokens, token_scale, state = inputs(4)
-    states = [state.map(lambda x, b=b: x[b : b + 1]) for b in range(B)]
+    states = tuple(state.map(lambda x, b=b: x[b : b + 1]) for b in range(B))
     packed = [x.flatten(0, 1)[None] for x in tokens]
-    borders = torch.tensor([0, T, 2 * T], dtype=torch.int32)
-    y, after = ttt_bare(*packed, token_scale, states, mini_batch_size=4, cu_seqlens=borders)
-    alone, end = ttt_bare(*tokens, token_scale, state, mini_batch_size=4)
+    y, after = ttt_norm_free(*packed, token_scale, Packed(states, (T, T)), mini_batch_size=4)
+    alone, end = ttt_norm_free(*tokens, token_scale, state, mini_batch_size=4)
     torch.testing.assert_close(y.view_as(alone), alone, **EXACT)
-    torch.testing.assert_close(torch.cat([s.weights[0] for s in after]), end.weights[0], **EXACT)
+    torch.testing.assert_close(
+        torch.cat([s.weights[0] for s in after.states]), end.weights[0], **EXACT
+    )
 
 
-def test_the_bare_model_has_no_triton_kernel_and_says_so():
+def test_the_norm_free_model_refuses_the_triton_backend():
     *tokens, state = inputs(4)
     with pytest.raises(ValueError, match="'triton' cannot serve: the inner model without a norm"):
-        ttt_bare(*tokens, state, mini_batch_size=4, backend="triton")
+        ttt_norm_free(*tokens, state, mini_batch_size=4, backend="triton")
     with pytest.raises(ValueError, match=r"state.weights end in .* they must be \(\(6, 6\),\)"):
-        ttt_bare(*tokens, State((*state.weights, state.weights[0])), mini_batch_size=4)
+        ttt_norm_free(*tokens, State((*state.weights, state.weights[0])), mini_batch_size=4)
 
 
 @pytest.mark.parametrize("T", [1, kernel.CHUNK, LONG])

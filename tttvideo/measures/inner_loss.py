@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tttvideo.backbone import Backbone
-from tttvideo.kernels.dual import norm_free as bare
+from tttvideo.kernels.dual import norm_free
 from tttvideo.kernels.inner import forward, layer_norm
 from tttvideo.mixers.ttt import TTTLayer, TTTState, full
 
@@ -69,7 +69,7 @@ def inner_loss(layer: TTTLayer, x: Tensor, before: TTTState, at: TTTState) -> fl
     _, k, v, _ = layer.views(x, [before], [x.shape[1]])
     k, v = (full(y).transpose(1, 2) for y in (k, v))  # (N, H, M, D)
     if not layer.config.norm:
-        return (bare.loss(at.inner.weights, k, v) / k[..., 0].numel()).item()
+        return (norm_free.loss(at.inner.weights, k, v) / k[..., 0].numel()).item()
     norm = tuple(full(n)[:, None] for n in (layer.norm_weight, layer.norm_bias))
     _, outputs = forward(k, at.inner.weights)
     error = k + layer_norm(outputs[-1], norm) - v

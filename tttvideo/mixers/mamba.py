@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tttvideo.kernels.backends import tell
+from tttvideo.kernels.backends import log_choice
 from tttvideo.kernels.baselines.selective_scan import selective_scan
 from tttvideo.kernels.baselines.ssd import ssd
 from tttvideo.layers import ShortConv
@@ -211,5 +211,5 @@ def choose_backend(backend: str, x: Tensor, obstacle: str | None = None) -> str:
         raise ValueError(f"backend 'mamba_ssm' cannot serve: {obstacle}; use 'auto' or 'torch'")
     name = "torch" if obstacle else "mamba_ssm"
     if backend == "auto":
-        tell(name, f"not mamba_ssm: {obstacle}" if obstacle else "the fastest here")
+        log_choice(name, f"not mamba_ssm: {obstacle}" if obstacle else "the fastest here")
     return name

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from tttvideo.kernels import State, ttt_bare, ttt_linear, ttt_mlp
+from tttvideo.kernels import Packed, State, ttt_linear, ttt_mlp, ttt_norm_free
 from tttvideo.layers import ShortConv, rotary_table, rotate
 from tttvideo.states import each, lengths_of, state_dataclass, tree_map
 
@@ -160,18 +160,17 @@ class TTTLayer(Mixer):
         op = {"linear": ttt_linear, "mlp": ttt_mlp}[self.config.inner]
         norm = (self.norm_weight, self.norm_bias) if self.config.norm else ()
         inner = [one.inner for one in states]
-        y, inner = (op if norm else ttt_bare)(
+        y, inner = (op if norm else ttt_norm_free)(
             *(q, k, v, self.eta(x), self.token_scale(), *norm),
-            inner if packed else inner[0],
+            Packed(tuple(inner), tuple(lengths)) if packed else inner[0],
             mini_batch_size=self.config.mini_batch_size,
-            cu_seqlens=cu_seqlens,
             backend=self.config.backend,
         )
         y = self.post_norm(rearrange(y, "b t h d -> b t (h d)"))
         if self.gate_proj:
             y = F.gelu(self.gate_proj(x), approximate="tanh") * y
         places = [self.place(one, length) for one, length in zip(states, lengths, strict=True)]
-        after = zip(inner if packed else [inner], tails, places, strict=True)
+        after = zip(inner.states if packed else [inner], tails, places, strict=True)
         states = [TTTState(*parts) for parts in after]
         return self.o_proj(y), states if packed else states[0]
 
