@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from tttvideo.kernels.dual.piece import read, scaled_gradient, step
+
 from . import inner
-from .dual.piece import read, scaled_gradient, step
 from .state import State, interleave
 
 

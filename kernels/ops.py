@@ -13,10 +13,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from tttvideo.kernels.dual import decode, norm_free, piece
+
 from . import reference
 from .backends import choose_backend, log_choice
 from .checks import check_call, check_decoding
-from .dual import decode, norm_free, piece
 from .slots import Slots
 from .state import Packed, State, states_of
 
@@ -132,7 +133,7 @@ def ttt_decode_(
     with torch.autocast(q.device.type, enabled=False):
         if name == "dual":
             return decode.decode_(q, k, v, eta.to(dtype), *shared, slots)
-        from .gpu import launch  # it imports triton, an optional package
+        from tttvideo.kernels.gpu import launch  # it imports triton, an optional package
 
         return launch.decode(q, k, v, eta.to(dtype), *shared, slots)
 
@@ -144,7 +145,7 @@ def reader(
     weights = states_of(state)[0].weights
     name = choose(backend, tokens, weights, M)
     if name == "triton":
-        from .gpu import launch  # it imports triton, an optional package
+        from tttvideo.kernels.gpu import launch  # it imports triton, an optional package
 
         return launch.read_tokens
     backends = {"dual": piece.read_tokens, "reference": reference.read_tokens}
