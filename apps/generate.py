@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from tttvideo.data.text.documents import Advance
     from tttvideo.data.text.tokenizer import Tokenizer
-    from tttvideo.sampling.decode import Chooser, Heard, Memory, Texts
+    from tttvideo.sampling.choose import Chooser
+    from tttvideo.sampling.decode import Prefix
+    from tttvideo.sampling.saved_states import SavedState
+    from tttvideo.sampling.texts import Texts
     from tttvideo.weights.checkpoints import TokenCheckpoint
 
 
@@ -101,32 +104,34 @@ def main(arguments: list[str]) -> None:
     check(options)
     prompts = find_prompts(options)
     from tttvideo.data.text.tokenizer import load_tokenizer
-    from tttvideo.sampling.decode import Texts, chooser, load_memory
+    from tttvideo.sampling.choose import Chooser
+    from tttvideo.sampling.saved_states import load_state_file
+    from tttvideo.sampling.texts import Texts
     from tttvideo.weights.checkpoints import load_tokens_model
 
     from .device import best_device
 
-    choose = chooser(options.temperature, options.top_k, options.top_p, options.seed)
+    choose = Chooser(options.temperature, options.top_k, options.top_p, options.seed)
     model = load_tokens_model(options.checkpoint)
     check_text(model, options.checkpoint)
     tokenizer = load_tokenizer(model.tokenizer, model.tokenizer_json)
     model.backbone.to(best_device())
-    memory = load_memory(options.load_state, model.backbone) if options.load_state else None
-    if memory:
-        print(f"{memory.tokens:,} tokens were read before", file=sys.stderr)
-    drawing = memory and memory.draws is not None and options.seed is None and len(prompts) < 2
+    saved = load_state_file(options.load_state, model.backbone) if options.load_state else None
+    if saved:
+        print(f"{saved.tokens:,} tokens were read before", file=sys.stderr)
+    drawing = saved and saved.draws is not None and options.seed is None and len(prompts) < 2
     if drawing:
-        choose.generator(0).set_state(memory.draws)
+        choose.generator(0).set_state(saved.draws)
     pace = Pace()
-    heard, counts = read_prompts(model, tokenizer, prompts, memory)
+    prefixes, counts = read_prompts(model, tokenizer, prompts, saved)
     pace.lap("read", sum(counts))
-    texts = Texts(model.backbone, heard, choose, model.eos)
-    shown = [Shown(tokenizer.decoder(), options.stop) for _ in heard]
+    texts = Texts(model.backbone, prefixes, choose, model.eos)
+    shown = [Shown(tokenizer.decoder(), options.stop) for _ in prefixes]
     show(go_on(texts, shown, options.tokens), titles(prompts))
     pace.lap("wrote", sum(one.tokens for one in shown))
     if options.save_state:
         draws = choose if drawing or options.seed is not None else None
-        count = (memory.tokens if memory else 0) + sum(counts) + shown[0].tokens
+        count = (saved.tokens if saved else 0) + sum(counts) + shown[0].tokens
         save(options.save_state, model, texts, count, draws)
     print(pace, file=sys.stderr)
 
@@ -213,25 +218,25 @@ def read_prompts(
     model: "TokenCheckpoint",
     tokenizer: "Tokenizer",
     prompts: Sequence[Prompt],
-    memory: "Memory | None",
-) -> "tuple[list[Heard], list[int]]":
-    """What was heard of each text, all beginning with `memory`, and the tokens read for it."""
+    saved: "SavedState | None",
+) -> "tuple[list[Prefix], list[int]]":
+    """The prefix of each text, after that of `saved`, and the number of tokens read for it."""
     from tttvideo.progress import progress
 
     if not prompts:
-        return [memory.heard], [0]
-    heard, counts = [], []
+        return [saved.prefix], [0]
+    prefixes, counts = [], []
     sizes = [prompt.size for prompt in prompts]
-    marks = [] if memory or model.bos is None else [model.bos]
+    marks = [] if saved or model.bos is None else [model.bos]
     with progress("reading", None if None in sizes else sum(sizes), "B") as advance:
         for prompt in prompts:
             parts = tokens_of(tokenizer, prompt.chunks(advance))
-            one, count = read_tokens(model, marks, parts, memory and memory.heard)
+            one, count = read_tokens(model, marks, parts, saved and saved.prefix)
             if not count:
                 raise ValueError(f"the prompt{prompt.name} is empty; give at least one character")
-            heard.append(one)
+            prefixes.append(one)
             counts.append(len(marks) + count)
-    return heard, counts
+    return prefixes, counts
 
 
 def tokens_of(tokenizer: "Tokenizer", chunks: Iterable[bytes]) -> "Iterator[np.ndarray]":
@@ -253,9 +258,9 @@ def read_tokens(
     model: "TokenCheckpoint",
     marks: list[int],
     parts: "Iterable[np.ndarray]",
-    heard: "Heard | None",
-) -> "tuple[Heard | None, int]":
-    """Read marks and tokens after what was heard; how many there were without the marks."""
+    prefix: "Prefix | None",
+) -> "tuple[Prefix | None, int]":
+    """Read marks and tokens after `prefix`; the new prefix, and the count without the marks."""
     import numpy as np
     import torch
 
@@ -265,10 +270,10 @@ def read_tokens(
     count, rest = 0, np.array(marks, np.int64)
 
     def read(tokens: np.ndarray) -> None:
-        nonlocal heard
+        nonlocal prefix
         if len(tokens):
             tokens = torch.from_numpy(tokens)[None].to(device)
-            heard = prefill(model.backbone, tokens, CHUNK, heard)
+            prefix = prefill(model.backbone, tokens, CHUNK, prefix)
 
     for part in parts:
         count += len(part)
@@ -279,7 +284,7 @@ def read_tokens(
     read(rest)
     if device.type == "cuda":
         torch.cuda.synchronize()  # so that the time it took is known
-    return heard, count
+    return prefix, count
 
 
 def go_on(texts: "Texts", shown: Sequence[Shown], count: int) -> Iterator[tuple[int, str, bool]]:
@@ -313,7 +318,7 @@ def save(
     path: str, model: "TokenCheckpoint", texts: "Texts", tokens: int, draws: "Chooser | None"
 ) -> None:
     """Keep the only text, and the generator that it was drawn by if that had a seed."""
-    from tttvideo.sampling.decode import Memory, save_memory
+    from tttvideo.sampling.saved_states import SavedState, save_state_file
 
     state = draws.generator(0).get_state() if draws else None
-    save_memory(Memory(texts.ended[0], tokens, state), model.backbone, path)
+    save_state_file(SavedState(texts.ended[0], tokens, state), model.backbone, path)

@@ -6,6 +6,7 @@ H frames of the horizon, S pixels of height and width, P tokens per frame.
 """
 
 import argparse
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     from tttvideo.apps.show.prediction_report import Result
     from tttvideo.data.video.reader import Frame
-    from tttvideo.sampling.decode import Choose, Heard
+    from tttvideo.sampling.choose import Choose
+    from tttvideo.sampling.decode import Prefix
     from tttvideo.weights.checkpoints import TokenCheckpoint
 
 
@@ -60,13 +62,13 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> None:
     options = parser().parse_args(arguments[1:])
     from tttvideo.apps.show.prediction_report import table
-    from tttvideo.sampling.decode import chooser
+    from tttvideo.sampling.choose import Chooser
     from tttvideo.weights.checkpoints import load_tokens_model
 
     model = load_tokens_model(options.checkpoint)
     if model.frame_tokenizer is None:
         raise ValueError(f"{options.checkpoint} is a model of text; `tttvideo generate` runs it")
-    choose = chooser(options.temperature, options.top_k, options.top_p, options.seed)
+    choose = Chooser(options.temperature, options.top_k, options.top_p, options.seed)
     result = predict(
         model, Path(options.video), options.context, options.horizon, Path(options.out), choose
     )
@@ -87,7 +89,7 @@ def predict(
     from tttvideo.apps.show.prediction_report import Result
     from tttvideo.data.video.reader import VideoReader
     from tttvideo.progress import progress
-    from tttvideo.sampling.decode import decode_frames
+    from tttvideo.sampling.frame_streams import decode_frames
 
     from .device import best_device
 
@@ -112,7 +114,7 @@ def predict(
         progress("predicting", ahead, "frames") as advance,
     ):
         start = time.perf_counter()
-        for tokens in decode_frames(backbone, listener.heard, ahead, choose):
+        for tokens in decode_frames(backbone, listener.prefix, ahead, choose):
             prediction = tokenizer.decode(tokens)[0].cpu().numpy()
             truth = next(frames, None)
             if truth is None:
@@ -171,7 +173,7 @@ class Listener:
     def __init__(self, model: "TokenCheckpoint"):
         self.backbone, self.tokenizer = model.backbone, model.frame_tokenizer
         self.bits: list[float] = []
-        self.heard: Heard | None = None
+        self.prefix: Prefix | None = None
 
     def hear(self, images: "np.ndarray") -> "Tensor":
         """images (N, S, S, 3) uint8; their tokens (N, P)."""
@@ -182,6 +184,8 @@ class Listener:
 
         device = next(self.backbone.parameters()).device
         tokens = self.tokenizer.encode(torch.from_numpy(images).to(device))
-        bits, self.heard = score(self.backbone, rearrange(tokens, "n p -> 1 (n p)"), self.heard)
-        self.bits += rearrange(bits[0], "(n p) -> n p", n=len(images)).sum(1).tolist()
+        row = rearrange(tokens, "n p -> 1 (n p)")
+        nats, _, self.prefix = score(self.backbone, row, self.prefix)
+        bits = rearrange(nats[0] / math.log(2), "(n p) -> n p", n=len(images))
+        self.bits += bits.sum(1).tolist()
         return tokens

@@ -27,10 +27,8 @@ from tttvideo.weights.reference import (
 )
 
 from .backbone import Backbone, BackboneConfig, BackboneState
+from .reading import CHUNK, read
 from .states import tree_map
-
-
-CHUNK = 1024  # tokens of a prompt that are read at once when only the last logits are wanted
 
 
 class ReferenceConfig(PreTrainedConfig):
@@ -139,13 +137,10 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         """
         refuse_padding(attention_mask)
         state, seen = (cache.state, cache.seen) if cache else (None, 0)
-        tokens = input_ids
-        if logits_to_keep:
-            before = max(tokens.shape[1] - logits_to_keep, 0)
-            for part in tokens[:, :before].split(CHUNK, dim=1) if before else ():
-                _, state = self.backbone.features(part, state)
-            tokens = tokens[:, before:]
-        logits, state = self.backbone(tokens, state)
+        before = max(input_ids.shape[1] - logits_to_keep, 0) if logits_to_keep else 0
+        for _, _, after in read(self.backbone, input_ids[:, :before], state, CHUNK):
+            state = after
+        logits, state = self.backbone(input_ids[:, before:], state)
         loss = None
         if labels is not None:
             size = self.backbone.config.vocab_size

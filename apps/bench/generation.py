@@ -1,7 +1,7 @@
 """Generation after ever longer contexts: is a token as fast, and the memory as small, as before?
 
-One text is read on and on; what was heard of it at each context is kept, and gone on from in turn,
-so that whatever else the machine does falls on all contexts alike.
+One text is read; the prefix at each context is kept, and decoding continues from each in turn, so
+that any other load of the machine falls on all contexts equally.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from torch import Tensor
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.mixers.ttt import TTTConfig
 from tttvideo.progress import progress
-from tttvideo.sampling.decode import Heard, chooser, decode, prefill
+from tttvideo.reading import CHUNK
+from tttvideo.sampling.choose import Chooser
+from tttvideo.sampling.decode import Decoding, Prefix, decode, prefill
 from tttvideo.states import tree_map
 from tttvideo.weights.checkpoints import load_tokens_model
 
@@ -30,7 +32,6 @@ from .report import Report, Row
 
 
 MIB = 1 << 20
-CHUNK = 1024  # tokens that are read at once
 LIMIT = 1e-3  # of the error; these are float32 models, and what they read is drawn
 
 
@@ -68,24 +69,26 @@ def flatness(
     advance: called with the tokens of context as they are read, and with those of the runs.
     """
     device = next(backbone.parameters()).device.type
-    greedy, points, runs = chooser(temperature=0), [], {}
+    greedy, points, runs = Chooser(temperature=0), [], {}
     generator = torch.Generator().manual_seed(0)
-    heard: Heard | None = None
+    prefix: Prefix | None = None
     seen = 0
     for context in sorted(set(contexts)):
         while seen < context:
             count = min(CHUNK, context - seen)
             text = torch.randint(backbone.config.vocab_size, (1, count), generator=generator)
-            heard = prefill(backbone, text.to(device), CHUNK, heard)
+            prefix = prefill(backbone, text.to(device), prefix=prefix)
             seen += count
             advance(count)
 
-        def run(heard: Heard = heard) -> None:
-            for _ in decode(backbone, heard, tokens, greedy):
+        assert prefix
+
+        def run(prefix: Prefix = prefix) -> None:
+            for _ in decode(backbone, prefix, tokens, greedy):
                 pass
 
-        error = decoding_error(backbone, heard, tokens)
-        points.append(Point(context, state_bytes(heard), error, tokens, []))
+        error = decoding_error(backbone, prefix, tokens)
+        points.append(Point(context, state_bytes(prefix), error, tokens, []))
         runs[str(context)] = run
     times = interleave(Clock(device), runs, rounds, seconds, lambda n: advance(n * tokens))
     for point in points:
@@ -93,12 +96,14 @@ def flatness(
     return points
 
 
-def decoding_error(backbone: Backbone, heard: Heard, tokens: int) -> float:
-    said, one_by_one = [], heard[0]
-    for token, (logits, _) in decode(backbone, heard, tokens, chooser(temperature=0)):
-        said.append(token)
-        one_by_one = logits
-    at_once, _ = prefill(backbone, torch.stack(said, dim=1), heard=heard)
+def decoding_error(backbone: Backbone, prefix: Prefix, tokens: int) -> float:
+    """Relative RMS error of the logits after greedy tokens, decoded and read at once."""
+    decoding, greedy, chosen = Decoding.start(backbone, [prefix]), Chooser(temperature=0), []
+    for _ in range(tokens):
+        chosen.append(greedy(decoding.logits))
+        decoding.read(chosen[-1])
+    one_by_one = decoding.logits
+    at_once = prefill(backbone, torch.stack(chosen, dim=1), prefix=prefix).logits
     error = (one_by_one - at_once).norm() / at_once.norm()
     return error.nan_to_num(torch.inf).item()
 
@@ -113,15 +118,15 @@ def slope(points: Sequence[Point]) -> float:
     return float(rise * (logs[-1] - logs[0]) / start)
 
 
-def state_bytes(heard: Heard) -> int:
-    """Of all tensors in it."""
+def state_bytes(prefix: Prefix) -> int:
+    """Bytes of all tensors in a prefix."""
     sizes: list[int] = []
 
     def count(x: Tensor) -> Tensor:
         sizes.append(x.nbytes)
         return x
 
-    tree_map(count, heard)
+    tree_map(count, prefix)
     return sum(sizes)
 
 

@@ -18,7 +18,8 @@ from tttvideo.apps.device import best_device
 from tttvideo.apps.show.stream_text import Shown
 from tttvideo.data.text.tokenizer import load_tokenizer
 from tttvideo.progress import progress
-from tttvideo.sampling.decode import Heard, chooser, decode, likelihood, prefill
+from tttvideo.sampling.choose import Chooser
+from tttvideo.sampling.decode import Prefix, decode, likelihood, prefill
 from tttvideo.weights.checkpoints import load_tokens_model
 
 
@@ -54,7 +55,7 @@ class TTTVideoLM(TemplateLM):
         self.marks = model.bos, model.eos
         self.text = load_tokenizer(model.tokenizer, model.tokenizer_json)
         self.chunk = chunk
-        self.last: tuple[list[int], Heard] | None = None
+        self.last: tuple[list[int], Prefix] | None = None
 
     @property
     def eot_token_id(self) -> int:
@@ -74,7 +75,7 @@ class TTTVideoLM(TemplateLM):
         """Without marks, whatever is asked: `read` puts the first one before every text."""
         return self.text.encode(string)
 
-    def read(self, context: list[int]) -> Heard:
+    def read(self, context: list[int]) -> Prefix:
         """What a context leaves, its first mark before it."""
         if not self.last or self.last[0] != context:
             bare = context[1:] if context[:1] == [self.prefix_token_id] else context
@@ -123,12 +124,12 @@ class TTTVideoLM(TemplateLM):
 
     @torch.inference_mode()
     def generate(self, context: str, until: list[str], count: int, **how: Any) -> str:
-        """At most `count` tokens, no further than the document's end; `how` goes to `chooser`."""
+        """At most `count` tokens, no further than the document's end; `how` goes to `Chooser`."""
         seed = int(torch.randint(2**31, ()))  # the harness seeds torch
-        choose = chooser(**how, seed=seed)
+        choose = Chooser(**how, seed=seed)
         shown, text = Shown(self.text.decoder(), until), ""
-        heard = self.read(self.text.encode(context))
-        for token, _ in decode(self.backbone, heard, count, choose):
+        prefix = self.read(self.text.encode(context))
+        for token in decode(self.backbone, prefix, count, choose):
             if token.item() == self.eot_token_id:
                 break
             text += shown(token.tolist())

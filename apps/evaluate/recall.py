@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from tttvideo.weights.checkpoints import TokenCheckpoint
 
 
-BATCH, CHUNK = 16, 8192  # texts at once, and tokens of them all at once
 SETTINGS = (
     ("depths", 5, "places of the needle, from start to end"),
     ("distractors", 3, "needles that nobody asks for"),
@@ -171,30 +170,9 @@ def read_haystack(path: str) -> str:
 def ask(
     name: str, model: "TokenCheckpoint", tokenizer: "Tokenizer", cells: "list[Cell]", device: str
 ) -> list[dict[str, Any]]:
-    """Of each cell: answers, the share that is exact, and bits per token; None without a text.
-
-    An answer whose bits are not finite, for the model diverged, is not exact.
-    """
-    import torch
-
-    from tttvideo.data.recall.questions import batch
-    from tttvideo.measures.recall import score_answers
+    from tttvideo.measures.recall import recall_cells
     from tttvideo.progress import progress
 
-    backbone, rows = model.backbone.to(device), []
     total = sum(cell.length * len(cell.samples) for cell in cells)
     with progress(f"asking {name}", total, "tokens") as advance:
-        for cell in cells:
-            exact, bits = [], []
-            for start in range(0, len(cell.samples), BATCH):
-                samples = cell.samples[start : start + BATCH]
-                arrays = batch(samples, tokenizer, model.bos)
-                tensors = (torch.from_numpy(array).to(device) for array in arrays)
-                scores = score_answers(backbone, *tensors, chunk=CHUNK // len(samples))
-                exact += (scores[0] & scores[1].isfinite()).tolist()
-                bits += scores[1].tolist()
-                advance(cell.length * len(samples))
-            means = (sum(x) / len(x) if x else None for x in (exact, bits))
-            row = {"task": cell.task, "length": cell.length, "row": cell.row, "answers": len(bits)}
-            rows.append({**row, **dict(zip(("exact", "bits"), means, strict=True))})
-    return rows
+        return recall_cells(model.backbone.to(device), tokenizer, model.bos, cells, advance)

@@ -14,7 +14,9 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from tttvideo.data.text.tokenizer import Tokenizer, load_tokenizer
 from tttvideo.data.video.reader import write_video
-from tttvideo.sampling.decode import chooser, decode, decode_frames, prefill
+from tttvideo.sampling.choose import Chooser
+from tttvideo.sampling.decode import decode, prefill
+from tttvideo.sampling.frame_streams import decode_frames
 from tttvideo.training.tokens import TokenModel
 
 
@@ -47,9 +49,9 @@ class Samples(Callback):
         self, model: TokenModel, tokenizer: Tokenizer, window: torch.Tensor, step: int
     ) -> Path:
         prompt = window[:, : window.shape[1] // 2]
-        choose = chooser(temperature=0.8, seed=0)
-        said = decode(model.backbone, prefill(model.backbone, prompt), TOKENS, choose)
-        tokens = [int(token) for token, _ in said]
+        choose = Chooser(temperature=0.8, seed=0)
+        chosen = decode(model.backbone, prefill(model.backbone, prompt), TOKENS, choose)
+        tokens = [int(token) for token in chosen]
         path = self.folder / f"step_{step:06}.txt"
         text = [tokenizer.decoder()(part, final=True) for part in (prompt[0].tolist(), tokens)]
         path.write_text("\n--- the model goes on ---\n".join(text) + "\n", encoding="utf-8")
@@ -58,10 +60,10 @@ class Samples(Callback):
     def write_clip(self, model: TokenModel, window: torch.Tensor, step: int) -> Path:
         frames = rearrange(window[0, :-1], "(f p) -> f p", p=model.header.frame)
         known = max(1, len(frames) - FRAMES)
-        heard = prefill(model.backbone, frames[:known].reshape(1, -1))
+        prefix = prefill(model.backbone, frames[:known].reshape(1, -1))
         ahead = len(frames) - known
-        said = list(decode_frames(model.backbone, heard, ahead, chooser(temperature=0)))
-        tokens = torch.cat([frames, frames[:known], *said])
+        predicted = list(decode_frames(model.backbone, prefix, ahead, Chooser(temperature=0)))
+        tokens = torch.cat([frames, frames[:known], *predicted])
         images = model.frame_tokenizer.decode(tokens).cpu().numpy()
         pairs = np.concatenate(np.split(images, 2), axis=2)  # side by side
         path = self.folder / f"step_{step:06}.mp4"

@@ -78,12 +78,12 @@ def test_it_leaves_numbers_table_and_picture_of_a_checkpoint(tmp_path, capsys):
 
 
 def test_decoding_that_differs_from_reading_fails_its_gate(tmp_path, monkeypatch):
-    def wrong(*arguments):
-        for token, (logits, state) in decode(*arguments):
-            yield token, (1.01 * logits, state)
+    class Wrong(generation.Decoding):
+        def read(self, tokens):
+            super().read(tokens)
+            self.logits = 1.01 * self.logits
 
-    decode = generation.decode
-    monkeypatch.setattr(generation, "decode", wrong)
+    monkeypatch.setattr(generation, "Decoding", Wrong)
     arguments = ["--inner", "linear", "--tokens", "16", "--repeats", "3", "--out", str(tmp_path)]
     with pytest.raises(SystemExit, match="a gate failed:\n.*logits are off by 1.0e-02"):
         main(["bench", "generation", *arguments])

@@ -16,7 +16,7 @@ from tttvideo.data.text import corpus_workers as units
 from tttvideo.data.text import documents as text
 from tttvideo.data.text.tokenizer import ByteTokenizer, JsonTokenizer, train_bpe
 from tttvideo.mixers.ttt import TTTConfig
-from tttvideo.sampling.decode import load_memory
+from tttvideo.sampling.saved_states import load_state_file
 from tttvideo.weights.checkpoints import load_tokens_model, save_tokens_model
 
 
@@ -188,7 +188,7 @@ def test_the_first_text_is_shown_as_it_comes_and_others_when_it_is_finished(caps
 
 
 def last(path, name):
-    return load_memory(path, load_tokens_model(f"{name}.ckpt").backbone)
+    return load_state_file(path, load_tokens_model(f"{name}.ckpt").backbone)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -200,7 +200,7 @@ def test_a_saved_state_goes_on_exactly(said, name):
     said(f"{name}.ckpt", "--load-state", "deep/first", "--tokens", 11, "--save-state", "second")
     said(f"{name}.ckpt", "--load-state", "second", "--tokens", 14, "--save-state", "second")
     whole, second = last("whole", name), last("second", name)
-    assert torch.equal(whole.heard[0], second.heard[0])
+    assert torch.equal(whole.prefix.logits, second.prefix.logits)
     assert torch.equal(whole.draws, second.draws)
     tokenizer = ByteTokenizer() if name == "bytes" else TOKENIZER
     assert whole.tokens == second.tokens == 1 + len(tokenizer.encode(BOOK)) + 25
@@ -233,11 +233,11 @@ def test_a_text_ends_with_its_document(said):
     start = ("--prompt", "It was", "--temperature", 0, "--tokens")
     third = said("json.ckpt", *start, 3, "--save-state", "third")
     then = last("third", "json")
-    eos = then.heard[0].argmax().item()  # what would be said next
+    eos = then.prefix.logits.argmax().item()  # the token that would come next
     save_model("ends.ckpt", TOKENIZER, eos=eos)
     assert said("ends.ckpt", *start, 20, "--save-state", "ended") == third
     ended = last("ended", "json")
-    assert torch.equal(ended.heard[0], then.heard[0]) and ended.tokens == then.tokens
+    assert torch.equal(ended.prefix.logits, then.prefix.logits) and ended.tokens == then.tokens
 
 
 @pytest.mark.parametrize(
@@ -258,9 +258,9 @@ def test_a_text_ends_with_its_document(said):
         ),
         ("bytes.ckpt --prompt x --save-state .", "--save-state . is a folder; name a file"),
         ("bytes.ckpt --load-state nowhere", "there is no saved state nowhere"),
-        ("bytes.ckpt --load-state book.txt", "book.txt is not a whole state of"),
-        ("bytes.ckpt --load-state bytes.ckpt", "bytes.ckpt is not a whole state of"),
-        ("bytes.ckpt --load-state half.state", "half.state is not a whole state of"),
+        ("bytes.ckpt --load-state book.txt", "book.txt is not a saved state of"),
+        ("bytes.ckpt --load-state bytes.ckpt", "bytes.ckpt is not a saved state of"),
+        ("bytes.ckpt --load-state half.state", "half.state is not a saved state of"),
         ("other.ckpt --load-state bytes.state", "bytes.state is the state of another model"),
         ("video.ckpt --prompt x", "is a model of video, not of text; `tttvideo predict` runs it"),
         ("unknown.ckpt --prompt x", "does not say what its tokens are"),

@@ -11,7 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.data import eval_targets as spans
 from tttvideo.kernels import inner, reference
-from tttvideo.measures import costs as evaluation
 from tttvideo.measures.costs import reset_costs, token_costs
 from tttvideo.measures.document_stats import Tally, log_bins, ratio, tally
 from tttvideo.measures.inner_loss import inner_losses
@@ -85,7 +84,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("kind", ["linear", "mamba"])
 def test_no_tensor_of_a_call_grows_with_the_length_of_the_text(kind, monkeypatch):
-    monkeypatch.setattr(evaluation, "LOGITS", 20 * V)
+    monkeypatch.setattr("tttvideo.reading.LOGITS", 20 * V)
     backbone, sizes = model(kind), []
     for T in (96, 288):
         tokens = draw(1, T + 1)

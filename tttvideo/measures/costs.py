@@ -1,10 +1,8 @@
-"""What texts cost a model, token by token: read whole, with its state reset, after some context.
+"""The cost of texts, token by token: read whole, with the state reset, or after some context.
 
-A cost is the negative log-probability, in nats, of a token given all that its row holds before it.
-Rows are read in calls of at most `batch` tokens, the state carried on from call to call, and logits
-are made of a few tokens at a time: memory grows with a row only as the mixer's own state does.
+A cost is the negative log-probability, in nats, of a token given all tokens of its row before it.
 
-N rows, T tokens read of each, S targets, V vocabulary.
+N rows, T tokens read of each, S targets.
 """
 
 from collections.abc import Callable
@@ -14,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tttvideo.backbone import Backbone
+from tttvideo.reading import read, score_hidden
 
 
-LOGITS = 1 << 24  # numbers, at most, that the logits of a call take
 BATCH = 16384
 
 
@@ -30,34 +28,24 @@ def token_costs(
 ) -> Tensor:
     """Costs (N, S) float64, on the CPU, of the last S tokens of each row, or of all but the first.
 
-    tokens: (N, T + 1) integers on any device; last: S, at most T; batch: most tokens of a call;
-    advance: told how many tokens were read.
+    tokens: (N, T + 1) integers on any device; last: S, at most T; batch: tokens of a call, at most;
+    advance: called with the number of tokens that were read.
     """
     N, T = len(tokens), tokens.shape[1] - 1
     skip = 0 if last is None else T - last
     assert 0 <= skip < T
-    device = backbone.embedding.weight.device
     costs = torch.empty(N, T - skip, dtype=torch.float64)
     size = max(1, batch // T)
     for rows, into in zip(tokens.split(size), costs.split(size), strict=True):
-        state = None
-        for begin in range(0, T, batch):
-            part = rows[:, begin : begin + batch + 1].to(device).long()
-            hidden, state = backbone.features(part[:, :-1], state)
-            first, end = max(0, skip - begin), hidden.shape[1]
+        for start, hidden, _ in read(backbone, rows[:, :-1], chunk=batch):
+            end = start + hidden.shape[1]
+            first = max(start, skip)
             if first < end:
-                found = costs_of(backbone, hidden[:, first:], part[:, first + 1 :])
-                into[:, begin + first - skip : begin + end - skip] = found
-            advance(part[:, 1:].numel())
+                targets = rows[:, first + 1 : end + 1]
+                nats, _ = score_hidden(backbone, hidden[:, first - start :], targets)
+                into[:, first - skip : end - skip] = nats
+            advance(len(rows) * hidden.shape[1])
     return costs
-
-
-def costs_of(backbone: Backbone, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Costs (N, S) of targets (N, S), from what the head reads, hidden (N, S, C)."""
-    size = max(1, LOGITS // backbone.config.vocab_size)
-    both = zip(hidden.flatten(0, 1).split(size), targets.flatten().split(size), strict=True)
-    costs = [F.cross_entropy(backbone.head(h), t, reduction="none") for h, t in both]
-    return torch.cat(costs).double().view_as(targets)
 
 
 def reset_costs(
@@ -71,6 +59,6 @@ def reset_costs(
     T = tokens.shape[1] - 1
     reset = min(reset, T)
     pieces = -(-T // reset)
-    padded = F.pad(tokens, (0, pieces * reset - T))  # what is read after the last target is no harm
+    padded = F.pad(tokens, (0, pieces * reset - T))  # tokens after the last target change nothing
     rows = padded.unfold(1, reset + 1, reset).reshape(-1, reset + 1)
     return token_costs(backbone, rows, None, batch, advance).view(len(tokens), -1)[:, :T]

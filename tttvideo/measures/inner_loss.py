@@ -1,12 +1,14 @@
-"""Does the inner loop learn? Its loss by layer and mini-batch, before and after the step.
+"""The inner loss by layer and mini-batch, before and after the step.
 
-The inner loss of a token is 1/2 ||f(k; W) - v||^2, arXiv 2407.04620, section 2; here it is taken at
-the initial weights W0, at the weights a mini-batch starts from, and at those it leaves.
+The inner loss of a token is 1/2 ||f(k; W) - v||^2, arXiv 2407.04620, section 2. It is measured with
+the initial weights W0, with the weights before a mini-batch's step, and with those after it.
 
 N rows, T tokens, M mini-batch size, H heads, D head dim.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,11 +17,12 @@ from tttvideo.backbone import Backbone
 from tttvideo.kernels.dual import norm_free
 from tttvideo.kernels.inner import forward, layer_norm
 from tttvideo.mixers.ttt import TTTLayer, TTTState, full
+from tttvideo.reading import read
 
 
 @dataclass
 class Losses:
-    """Of one layer: means over heads, tokens and rows, one for each mini-batch."""
+    """Losses of one layer: means over heads, tokens and rows, one for each mini-batch."""
 
     initial: list[float] = field(default_factory=list)
     before: list[float] = field(default_factory=list)
@@ -27,9 +30,12 @@ class Losses:
 
 
 @torch.inference_mode()
-def inner_losses(backbone: Backbone, tokens: Tensor, advance=lambda _: None) -> list[Losses]:
-    """Read tokens (N, T), one mini-batch a call; T - T % M of them. One `Losses` for each block.
+def inner_losses(
+    backbone: Backbone, tokens: Tensor, advance: Callable[[int], None] = lambda _: None
+) -> list[Losses]:
+    """The losses of each block, of the first T - T % M tokens of tokens (N, T).
 
+    advance: called with the number of tokens that were read.
     Raises ValueError for a model without TTT layers and for less than one mini-batch.
     """
     layers = [block.mixer for block in backbone.blocks]
@@ -43,19 +49,19 @@ def inner_losses(backbone: Backbone, tokens: Tensor, advance=lambda _: None) -> 
         layer.register_forward_hook(lambda *call, losses=losses: record(losses, *call))
         for layer, losses in zip(layers, found, strict=True)
     ]
-    state, device = None, backbone.embedding.weight.device
     try:
-        for part in tokens[:, : tokens.shape[1] // M * M].split(M, dim=1):
-            _, state = backbone.features(part.to(device).long(), state)
-            advance(part.numel())
+        for _, hidden, _ in read(backbone, tokens[:, : tokens.shape[1] // M * M], chunk=M):
+            advance(len(tokens) * hidden.shape[1])
     finally:
         for hook in hooks:
             hook.remove()
     return found
 
 
-def record(losses: Losses, layer: TTTLayer, arguments: tuple, result: tuple) -> None:
-    """The hook: one call of a layer was a mini-batch, from its start to its step."""
+def record(
+    losses: Losses, layer: TTTLayer, arguments: tuple[Any, ...], result: tuple[Any, ...]
+) -> None:
+    """Forward hook: one call of a layer reads one mini-batch, from its start to its step."""
     x, before = arguments
     _, after = result
     assert before.inner.filled == after.inner.filled == 0
@@ -65,7 +71,7 @@ def record(losses: Losses, layer: TTTLayer, arguments: tuple, result: tuple) -> 
 
 
 def inner_loss(layer: TTTLayer, x: Tensor, before: TTTState, at: TTTState) -> float:
-    """Mean over heads and tokens, x (N, M, C) being read in state `before`, of the loss `at`."""
+    """Mean loss over heads and tokens of x (N, M, C), read in state `before`, with weights `at`."""
     _, k, v, _ = layer.views(x, [before], [x.shape[1]])
     k, v = (full(y).transpose(1, 2) for y in (k, v))  # (N, H, M, D)
     if not layer.config.norm:

@@ -1,30 +1,68 @@
-"""Are answers recalled? Each of an answer's tokens is predicted from the true text before it.
+"""Recall: whether a model predicts answers that stand in the text before them.
+
+Each token of an answer is predicted from the true text before it.
 
 B batch, T tokens, A answers.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tttvideo.backbone import Backbone
+from tttvideo.data.recall.questions import Cell, batch
+from tttvideo.data.text.tokenizer import Tokenizer
+from tttvideo.reading import CHUNK, read, score_hidden
+
+
+BATCH, CALL = 16, 8192  # texts, and tokens of all of them, that one call reads
+
+
+def recall_cells(
+    backbone: Backbone,
+    tokenizer: Tokenizer,
+    bos: int | None,
+    cells: Sequence[Cell],
+    advance: Callable[[int], None] = lambda _: None,
+) -> list[dict[str, Any]]:
+    """For each cell: answers, the exact share of them and bits per token; None without a text.
+
+    An answer whose bits are not finite, because the model diverged, is not exact.
+    advance: called with the number of tokens that were read.
+    """
+    device, rows = backbone.embedding.weight.device, []
+    for cell in cells:
+        exact, bits = [], []
+        for start in range(0, len(cell.samples), BATCH):
+            samples = cell.samples[start : start + BATCH]
+            arrays = batch(samples, tokenizer, bos)
+            tokens, answers = (torch.from_numpy(array).to(device) for array in arrays)
+            found = score_answers(backbone, tokens, answers, chunk=CALL // len(samples))
+            exact += (found[0] & found[1].isfinite()).tolist()
+            bits += found[1].tolist()
+            advance(cell.length * len(samples))
+        means = (sum(x) / len(x) if x else None for x in (exact, bits))
+        row = {"task": cell.task, "length": cell.length, "row": cell.row, "answers": len(bits)}
+        rows.append({**row, **dict(zip(("exact", "bits"), means, strict=True))})
+    return rows
 
 
 @torch.inference_mode()
 def score_answers(
-    backbone: Backbone, tokens: Tensor, answers: Tensor, chunk: int = 1024
+    backbone: Backbone, tokens: Tensor, answers: Tensor, chunk: int = CHUNK
 ) -> tuple[Tensor, Tensor]:
-    """Read `chunk` tokens at a time with the state carried on, so that memory stays constant.
+    """Score the answers in texts that are read `chunk` tokens of a row at a time.
 
     Arguments:
-        tokens: (B, T) on the backbone's device; what fills a row up to T goes behind its text.
+        tokens: (B, T) on the backbone's device; padding stands behind the text of a row.
         answers: (B, T), the number 0 ... A - 1 of the answer that a token belongs to, else -1;
             every number occurs, in one row only, and never at a row's first token.
     Returns: exact (A,) bool, whether the likeliest token was the true one at all of an answer's
         tokens; bits (A,) float64, the mean cost of an answer's tokens.
-    Raises: ValueError when `answers` does not fit the tokens or names none.
+    Raises: ValueError when `answers` does not fit the tokens or has no answer.
     """
     if answers.shape != tokens.shape or answers.max() < 0 or (answers[:, 0] >= 0).any():
         raise ValueError(
@@ -34,16 +72,13 @@ def score_answers(
     A = int(answers.max()) + 1
     exact = torch.ones(A, dtype=torch.bool, device=tokens.device)
     bits, counts = torch.zeros(2, A, dtype=torch.float64, device=tokens.device)
-    state = None
-    for start in range(0, tokens.shape[1] - 1, chunk):
-        end = min(start + chunk, tokens.shape[1] - 1)
-        hidden, state = backbone.features(tokens[:, start:end], state)
-        number = answers[:, start + 1 : end + 1]
+    for start, hidden, _ in read(backbone, tokens[:, :-1], chunk=chunk):
+        targets = slice(start + 1, start + 1 + hidden.shape[1])
+        number, target = answers[:, targets], tokens[:, targets]
         here = number >= 0
-        number, truth = number[here], tokens[:, start + 1 : end + 1][here]
-        logits = backbone.head(hidden[here])
-        exact[number[logits.argmax(-1) != truth]] = False
-        cost = F.cross_entropy(logits.double(), truth, reduction="none") / math.log(2)
-        bits.index_add_(0, number, cost)
-        counts.index_add_(0, number, torch.ones_like(cost))
+        number = number[here]
+        nats, likeliest = score_hidden(backbone, hidden[here], target[here])
+        exact[number[~likeliest]] = False
+        bits.index_add_(0, number, nats / math.log(2))
+        counts.index_add_(0, number, torch.ones_like(nats))
     return exact, bits / counts

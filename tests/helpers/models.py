@@ -1,0 +1,29 @@
+"""Tiny models with no weight at zero, so that no law holds for nothing."""
+
+import torch
+
+from tttvideo.backbone import Backbone, BackboneConfig
+from tttvideo.mixers.ttt import TTTConfig
+
+
+MIXERS = {
+    "linear": {},
+    "mlp": {"inner": "mlp"},
+    "attention": {"mixer": "attention"},
+    "mamba": {"mixer": "mamba"},
+    "video": {"grid": (2, 3), "window_frames": 1},
+}
+"""Arguments of `small` for models of text, and one of video."""
+SIZES = {"vocab_size": 31, "width": 16, "depth": 2, "heads": 2, "mlp_width": 24}
+
+
+def small(
+    inner="linear", grid=None, M=4, dtype=torch.float64, std=0.3, ttt=None, **changes
+) -> Backbone:
+    """A backbone of two blocks; `ttt` and `changes` replace fields of the configs."""
+    torch.manual_seed(0)
+    config = TTTConfig(**{"inner": inner, "mini_batch_size": None if grid else M, **(ttt or {})})
+    model = Backbone(BackboneConfig(**SIZES | changes, grid=grid, ttt=config)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=std)
+    return model.to(dtype)

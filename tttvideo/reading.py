@@ -1,0 +1,55 @@
+"""Reading: tokens in chunks with the state carried on, and the cost of a token in nats.
+
+Memory grows with the length of a text only as much as the state of its mixers does.
+
+B batch, T tokens, t tokens of a chunk, C width, V vocabulary.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .backbone import Backbone, BackboneState
+
+
+CHUNK = 1024  # tokens of a row that one call reads
+LOGITS = 1 << 24  # numbers, at most, in the logits of one call
+
+
+def read(
+    backbone: Backbone, tokens: Tensor, state: BackboneState | None = None, chunk: int = CHUNK
+) -> Iterator[tuple[int, Tensor, BackboneState]]:
+    """Read tokens (B, T), integers on any device, from `state` on, `chunk` tokens of a row a call.
+
+    Yields, for each chunk, the index of its first token, the inputs (B, t, C) of the head and the
+    state after the chunk; nothing for T = 0.
+    """
+    device = backbone.embedding.weight.device
+    for start in range(0, tokens.shape[1], chunk):
+        part = tokens[:, start : start + chunk].to(device).long()
+        hidden, state = backbone.features(part, state)
+        yield start, hidden, state
+
+
+def score_hidden(backbone: Backbone, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Score targets (...) with the inputs (..., C) of the head; see `score_logits`.
+
+    Logits are made of a few tokens at a time.
+    """
+    size = max(1, LOGITS // backbone.config.vocab_size)
+    rows, wanted = hidden.flatten(0, -2).split(size), targets.to(hidden.device).flatten()
+    both = zip(rows, wanted.split(size), strict=True)
+    nats, likeliest = zip(*(score_logits(backbone.head(h), t) for h, t in both), strict=True)
+    return torch.cat(nats).view(targets.shape), torch.cat(likeliest).view(targets.shape)
+
+
+def score_logits(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The cost of targets (N,) integers in nats, float64, and whether each has the largest logit.
+
+    The cost is -log p by logits (N, V).
+    """
+    targets = targets.long()
+    nats = F.cross_entropy(logits, targets, reduction="none").double()
+    return nats, logits.argmax(-1) == targets

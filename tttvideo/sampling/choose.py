@@ -1,0 +1,70 @@
+"""Choosing the next token from logits: greedy, or drawn with temperature, top-k and top-p.
+
+B batch, V vocabulary.
+"""
+
+import secrets
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Choose(Protocol):
+    """Tokens (B,) from logits (B, V); rows: the number of each text, 0 to B - 1 by default."""
+
+    def __call__(self, logits: Tensor, rows: Sequence[int] | None = None) -> Tensor: ...
+
+
+class Chooser:
+    """A function from logits (B, V) to tokens (B,); each row has random numbers of its own.
+
+    temperature 0 takes the likeliest token; top_k keeps the k likeliest (0: all); top_p keeps the
+    fewest tokens that hold that much probability. Row r draws the same as row 0 draws with the seed
+    `seed + r`.
+    Raises ValueError for other values.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+    ):
+        if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1:
+            raise ValueError(
+                f"temperature {temperature}, top-k {top_k}, top-p {top_p}: temperature and top-k "
+                "must be 0 or more, top-p above 0 and at most 1"
+            )
+        if seed is not None and not 0 <= seed < 2**62:
+            raise ValueError(f"seed {seed} must be 0 or more, and below 2^62")
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.seed = secrets.randbits(62) if seed is None else seed
+        self.generators: dict[int, torch.Generator] = {}
+
+    def generator(self, row: int) -> torch.Generator:
+        """The row's generator; on the CPU, so that draws are the same on every device."""
+        if row not in self.generators:
+            self.generators[row] = torch.Generator().manual_seed(self.seed + row)
+        return self.generators[row]
+
+    def __call__(self, logits: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+        if not logits.amax(-1).isfinite().all():
+            raise ValueError("the model's logits are not finite: it diverged on these tokens")
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        ranked, order = (logits / self.temperature).sort(descending=True)
+        probabilities = ranked.double().softmax(-1)
+        before = probabilities.cumsum(-1) - probabilities  # probability of all likelier tokens
+        kept = before < self.top_p
+        if self.top_k:
+            kept[:, self.top_k :] = False
+        upto = probabilities.where(kept, 0).cumsum(-1)
+        rows = range(len(logits)) if rows is None else rows
+        draws = [torch.rand(1, generator=self.generator(row), dtype=torch.float64) for row in rows]
+        drawn = torch.stack(draws).to(logits.device) * upto[:, -1:]  # (B, 1)
+        rank = (upto <= drawn).sum(-1, keepdim=True)
+        rank = rank.minimum(kept.sum(-1, keepdim=True) - 1)  # where the product was rounded up
+        return order.gather(-1, rank)[:, 0]

@@ -1,0 +1,70 @@
+"""State files: the prefix of one text, so that a later run can continue from it."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tttvideo.backbone import Backbone
+from tttvideo.states import from_plain, to_plain
+from tttvideo.weights.checkpoints import load_torch_file, save_torch_file
+
+from .decode import Prefix
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """The prefix of a text.
+
+    tokens: tokens that were read.
+    draws: the state of the generator of a run with a seed, so that its draws continue; else None.
+    """
+
+    prefix: Prefix
+    tokens: int
+    draws: Tensor | None = None
+
+
+def fingerprint(backbone: Backbone) -> str:
+    """A hash of a model's config and weights."""
+    found = hashlib.sha256(json.dumps(asdict(backbone.config)).encode())
+    for name, weight in backbone.state_dict().items():
+        found.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        found.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def save_state_file(saved: SavedState, backbone: Backbone, path: str | Path) -> None:
+    """Write a file that `load_state_file` loads."""
+    plain = {
+        "model": fingerprint(backbone),
+        "heard": to_plain((saved.prefix.logits, saved.prefix.state)),
+        "tokens": saved.tokens,
+        "draws": saved.draws,
+    }
+    save_torch_file({"tttvideo_memory": plain}, path)
+
+
+def load_state_file(path: str | Path, backbone: Backbone) -> SavedState:
+    """Load the state that this model left.
+
+    Raises ValueError, in one line, for any other file.
+    """
+    device = backbone.embedding.weight.device
+
+    def build(content: dict[str, Any]) -> tuple[str, SavedState]:
+        plain = content["tttvideo_memory"]
+        prefix = Prefix(*from_plain(plain["heard"], device))
+        return plain["model"], SavedState(prefix, plain["tokens"], plain["draws"])
+
+    source = "`tttvideo generate --save-state`, or not a whole one; save it again"
+    model, saved = load_torch_file(path, "saved state", source, build)
+    if model != fingerprint(backbone):
+        raise ValueError(
+            f"{path} is the state of another model; load it with the checkpoint that saved it"
+        )
+    return saved
