@@ -8,28 +8,25 @@ B batch, T tokens, C width, V vocabulary, P tokens per frame.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tttvideo.mixers.attention import Attention, AttentionConfig
-from tttvideo.mixers.linear_attention import LinearAttention, LinearAttentionConfig
-from tttvideo.mixers.mamba import Mamba, Mamba2, MambaConfig
-from tttvideo.mixers.mixer import Mixer
-from tttvideo.mixers.ttt import Grid, TTTConfig, TTTLayer, full
+from tttvideo.mixers.mixer import Grid
+from tttvideo.mixers.registry import MixerConfigs, MixerEntry, MixerName, find_mixer
+from tttvideo.mixers.ttt import TTTLayer, full
 
 from .layers import FrameWindow, ShortConv, SwiGLU
 from .states import each, lengths_of, state_dataclass
 
 
-MixerName = Literal["ttt", "attention", "linear_attention", "mamba", "mamba2"]
-
-
 @dataclass
-class BackboneConfig:
+class BackboneSizes:
+    """The fields of BackboneConfig that are no mixer's own."""
+
     vocab_size: int = 256
     """Tokens in the vocabulary; `fit` takes it from the token file."""
     width: int = 128
@@ -37,25 +34,37 @@ class BackboneConfig:
     depth: int = 4
     """Blocks."""
     heads: int = 4
-    """Heads of each mixer; width / heads is the head dim. Mamba's models have no use for it."""
+    """Heads of each mixer; width / heads is the head dim. Mamba and Mamba-2 ignore it."""
     mlp_width: int = 352
-    """Hidden features of each SwiGLU; 0 leaves it out, as Mamba's own models do."""
+    """Hidden features of each SwiGLU; 0: none, as in the published Mamba models."""
     norm_eps: float = 1e-6
     """Epsilon of the RMSNorms."""
     grid: Grid | None = None
     """Rows and columns of tokens in a video frame; null for text; `fit` takes it from the file."""
     window_frames: int = 0
-    """Last frames whose tokens around the next place are shown to each token; for video only."""
+    """Past frames whose tokens around the next place are an input of each token; video only."""
     mixer: MixerName = "ttt"
-    """What mixes tokens over time; the configs of the others are not used."""
-    ttt: TTTConfig = field(default_factory=TTTConfig)
-    """The TTT layer."""
-    attention: AttentionConfig = field(default_factory=AttentionConfig)
-    """Softmax attention, the Transformer's."""
-    linear_attention: LinearAttentionConfig = field(default_factory=LinearAttentionConfig)
-    """Linear attention, where the paper's ladder to TTT begins."""
-    mamba: MambaConfig = field(default_factory=MambaConfig)
-    """Mamba and Mamba-2."""
+    """The mixer of every block; the configs of the other mixers are ignored."""
+
+
+@dataclass
+class BackboneConfig(MixerConfigs, BackboneSizes):
+    """Sizes, name of the mixer, and the configs of all mixers."""
+
+    @property
+    def entry(self) -> MixerEntry:
+        """The mixer's entry in the registry; ValueError for an unknown name."""
+        return find_mixer(self.mixer)
+
+    @property
+    def own(self) -> Any:
+        """The mixer's config as it was given."""
+        return getattr(self, self.entry.field)
+
+    @property
+    def resolved(self) -> Any:
+        """The mixer's config without nulls."""
+        return self.entry.mixer.resolve(self.own, self.grid)
 
 
 @state_dataclass
@@ -73,32 +82,16 @@ class BackboneState:
     recent: Tensor | None
 
 
-def new_mixer(config: BackboneConfig) -> Mixer:
-    if config.mixer == "ttt":
-        return TTTLayer(config.width, config.heads, config.ttt, config.grid)
-    if config.mixer == "attention":
-        return Attention(config.width, config.heads, config.attention)
-    if config.mixer == "linear_attention":
-        return LinearAttention(config.width, config.heads, config.linear_attention)
-    if config.mixer == "mamba":
-        return Mamba(config.width, config.heads, config.mamba)
-    if config.mixer == "mamba2":
-        return Mamba2(config.width, config.heads, config.mamba)
-    raise ValueError(
-        f"backbone.mixer is {config.mixer!r}; it must be one of {', '.join(get_args(MixerName))}"
-    )
-
-
 class Block(nn.Module):
     """h + conv(norm(h)), if TTT wants it; then h + mixer(norm(h)); then h + mlp(norm(h))."""
 
     def __init__(self, config: BackboneConfig):
         super().__init__()
         width = config.width
-        self.mixer = new_mixer(config)
-        pre_conv = config.mixer == "ttt" and self.mixer.config.pre_conv
-        self.conv_norm = nn.RMSNorm(width, config.norm_eps) if pre_conv else None
-        self.conv = ShortConv(width, config.ttt.conv_kernel) if pre_conv else None
+        self.mixer = config.entry.mixer(width, config.heads, config.own, config.grid)
+        taps = self.mixer.pre_conv
+        self.conv_norm = nn.RMSNorm(width, config.norm_eps) if taps else None
+        self.conv = ShortConv(width, taps) if taps else None
         self.mixer_norm = nn.RMSNorm(width, config.norm_eps)
         self.mlp_norm = nn.RMSNorm(width, config.norm_eps) if config.mlp_width else None
         self.mlp = SwiGLU(width, config.mlp_width) if config.mlp_width else None

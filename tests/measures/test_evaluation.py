@@ -1,6 +1,7 @@
 """Laws of the measures: costs of tokens, averages over documents, inner losses, spans."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -154,7 +155,7 @@ def test_the_inner_losses_are_those_of_the_definition(kind):
     """By the specification, token by token; and in a layer whose steps are small the loss falls."""
     backbone, tokens = model(kind), draw(2, 3 * M + 1)
     for block in backbone.blocks:
-        block.mixer.config.base_lr = 0.01
+        block.mixer.config = replace(block.mixer.config, base_lr=0.01)
     layer, calls = backbone.blocks[0].mixer, []
     layer.register_forward_hook(lambda _, arguments, result: calls.append(arguments[0]))
     found = inner_losses(backbone, tokens)

@@ -2,17 +2,17 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import get_args
 
 import pytest
 import torch
 
 from helpers.states import assert_same_state, leaves
-from tttvideo.backbone import Backbone, BackboneConfig, MixerName
+from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.data.order import Window
 from tttvideo.data.text.documents import BYTES
 from tttvideo.data.tokens import Header
 from tttvideo.mixers.mamba import MambaConfig
+from tttvideo.mixers.registry import MIXERS as MIXER_ENTRIES
 from tttvideo.mixers.ttt import TTTConfig
 from tttvideo.training.tokens import OptimConfig, TokenModel, psnr
 from tttvideo.video.frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
@@ -90,7 +90,7 @@ def test_the_loss_is_the_mean_cost_of_the_next_token_but_of_a_bos():
     torch.testing.assert_close(module.loss(read, batch[:, 1:]), costs.mean())
 
 
-MIXERS = pytest.mark.parametrize("mixer", get_args(MixerName))
+MIXERS = pytest.mark.parametrize("mixer", MIXER_ENTRIES)
 
 
 @MIXERS

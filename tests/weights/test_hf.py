@@ -232,7 +232,7 @@ def test_weights_that_do_not_fit_are_refused(name, change, verb, tmp_path):
         AutoModelForCausalLM.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("key", ["grid", "ttt", "mamba"])
+@pytest.mark.parametrize("key", ["grid", "mixer", "attention"])
 def test_a_config_that_lacks_a_key_is_refused(key, tmp_path):
     folder = export(new_backbone("attention"), tmp_path)
     config = json.loads((folder / "config.json").read_text())

@@ -12,13 +12,6 @@ if TYPE_CHECKING:
 
 
 SIZES = ("vocab_size", "width", "depth", "heads", "mlp_width")
-MIXERS = ("ttt", "attention", "linear_attention", "mamba", "mamba2")  # and their configs
-BASES = {
-    "attention": "Transformer",
-    "linear_attention": "linear attention",
-    "mamba": "Mamba",
-    "mamba2": "Mamba-2",
-}
 WORDS = {
     "share_qk": ("separate q and k", "shared q and k"),  # of what is false, and of what is true
     "gate": ("no gate", "gated"),
@@ -44,35 +37,23 @@ LABELS = {
 
 def mixer_name(config: "BackboneConfig") -> str:
     """Such as "TTT-Linear", the paper's, or "TTT-MLP (T), mini-batch 2,048"."""
-    from tttvideo.backbone import BackboneConfig
-    from tttvideo.mixers.ttt import TTTConfig
-
-    of_ttt = TTTConfig(inner=config.ttt.inner, backbone=config.ttt.backbone)
-    grown = 0 if config.mixer in ("mamba", "mamba2") else 1  # their own models have no SwiGLU
-    usual = BackboneConfig(mixer=config.mixer, mlp_width=grown, ttt=of_ttt, grid=config.grid)
-    ours, theirs = traits(config), traits(usual)
-    return ", ".join([base(config), *(say(n, x) for n, x in ours.items() if x != theirs[n])])
-
-
-def base(config: "BackboneConfig") -> str:
-    if config.mixer != "ttt":
-        return BASES[config.mixer]
-    name = {"linear": "TTT-Linear", "mlp": "TTT-MLP"}[config.ttt.inner]
-    return name if config.ttt.backbone == "mamba" else f"{name} (T)"  # the paper's (M) and (T)
+    entry = config.entry
+    labelled = {name: getattr(config.own, name) for name in entry.labelled}
+    own = {entry.field: type(config.own)(**labelled)}
+    usual = type(config)(mixer=config.mixer, mlp_width=int(entry.swiglu), grid=config.grid, **own)
+    traits_of_usual = traits(usual)
+    different = [say(n, x) for n, x in traits(config).items() if x != traits_of_usual[n]]
+    return ", ".join([entry.label(config.own), *different])
 
 
 def traits(config: "BackboneConfig") -> dict[str, Any]:
     """All that makes up the model but its sizes; of what computes it nothing."""
-    mixer, facts = config.mixer, asdict(config)
-    own = {
-        "ttt": lambda: asdict(config.ttt.resolved(config.grid)),
-        "mamba": lambda: asdict(config.mamba.resolved(16)),
-        "mamba2": lambda: asdict(config.mamba.resolved(128)),
-    }.get(mixer, lambda: facts[mixer])()
+    from tttvideo.mixers.registry import CONFIGS
+
+    own = asdict(config.resolved)
     own.pop("backend", None)
-    if mixer == "mamba":
-        del own["head_dim"]  # is of Mamba-2
-    shared = {name: x for name, x in facts.items() if name not in (*SIZES, *MIXERS, "mixer")}
+    others = (*SIZES, *CONFIGS, "mixer")
+    shared = {name: x for name, x in asdict(config).items() if name not in others}
     return {**own, **shared, "swiglu": config.mlp_width > 0}
 
 

@@ -1,9 +1,9 @@
-"""Softmax attention with rotary positions, over everything read so far or a sliding window of it.
+"""Softmax attention with rotary positions, over all tokens read so far or a sliding window.
 
-The baseline of the paper (arXiv 2407.04620, "Transformer"); its state, the KV cache, grows with the
-tokens read unless there is a window.
+This is the baseline "Transformer" of the paper (arXiv 2407.04620). Its state, the KV cache, grows
+with the tokens read unless there is a window.
 
-B batch, T tokens, H heads, D head dim, C width, L keys: those in the cache and the T new ones.
+B batch, T tokens, H heads, D head dim, C width, L keys: cached ones and the T new ones.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from tttvideo.layers import rotary_table, rotate
 from tttvideo.states import state_dataclass
 
-from .mixer import Mixer
+from .mixer import Grid, Mixer
 
 
-QUERIES = 1024  # that share a mask, where one is needed: it is QUERIES x L
+QUERIES = 1024
+"""Queries that share a mask of QUERIES x L, where one is needed."""
 
 
 @dataclass
@@ -29,12 +30,12 @@ class AttentionConfig:
     rope_theta: float = 10000.0
     """Base of the rotary positions; 500000 is common for contexts from 4k tokens on."""
     window: int | None = None
-    """Last tokens, itself among them, that a token sees; null: all."""
+    """Last tokens that a token sees, itself included; null: all."""
 
 
 @state_dataclass
 class KVCache:
-    """Keys, rotated, and values (B, H, cached, D), and how many tokens were read."""
+    """Rotated keys and values, (B, H, cached, D), and the number of tokens read."""
 
     k: Tensor
     v: Tensor
@@ -42,9 +43,9 @@ class KVCache:
 
 
 class Attention(Mixer):
-    """A mixer: forward(x, state) -> (y, state), x and y (B, T, C), any T >= 1."""
+    """The mixer "attention"; it has no use for `grid`."""
 
-    def __init__(self, width: int, heads: int, config: AttentionConfig):
+    def __init__(self, width: int, heads: int, config: AttentionConfig, grid: Grid | None = None):
         super().__init__()
         if width % heads or (width // heads) % 2:
             raise ValueError(f"width {width} over {heads} heads must give an even head dim")
@@ -71,10 +72,10 @@ class Attention(Mixer):
         return y, KVCache(self.kept(k), self.kept(v), state.seen + x.shape[1])
 
     def kept(self, x: Tensor) -> Tensor:
-        """What later tokens still see of keys or values (B, H, L, D)."""
+        """The keys or values (B, H, L, D) that later tokens still see."""
         window = self.config.window
         first = 0 if window is None else max(0, x.shape[2] - window + 1)
-        # not a view, which would keep what it is a view of
+        # a copy, since a view would keep all of x in memory
         return x[:, :, first:].clone(memory_format=torch.contiguous_format)
 
 
@@ -93,3 +94,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
         keys, values = k[:, :, begin:end], v[:, :, begin:end]
         parts.append(F.scaled_dot_product_attention(part, keys, values, attn_mask=seen))
     return torch.cat(parts, dim=2)
+
+
+def flops(config: AttentionConfig, width: int, heads: int, T: int) -> float:
+    """Forward operations per token, over the keys that a token sees."""
+    window = min(config.window or T, T)
+    keys = (window * (window + 1) / 2 + (T - window) * window) / T  # mean over the tokens
+    return 8 * width * width + 4 * width * keys

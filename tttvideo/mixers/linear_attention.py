@@ -1,8 +1,8 @@
 """Linear attention: a memory of constant size, to which every token adds key times value.
 
-The first two steps of the paper's ladder from linear attention to TTT (arXiv 2407.04620, table 1).
-All around the memory is as in a TTT layer without a gate and convolutions: the same projections by
-the same names, rotary positions on q and k, and a LayerNorm of the output.
+It makes the first two steps from linear attention to TTT in the paper (arXiv 2407.04620, table 1).
+Around the memory stand the parts of a TTT layer without a gate and convolutions: projections of the
+same names, rotary positions on q and k, and a LayerNorm of the output.
 
 B batch, T tokens, H heads, D head dim, C width.
 """
@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from tttvideo.kernels.baselines.linear_attention import linear_attention
+from tttvideo.kernels.baselines.linear_attention import CHUNK, linear_attention
 from tttvideo.layers import rotary_table, rotate
 from tttvideo.states import state_dataclass
 
-from .mixer import Mixer
+from .mixer import Grid, Mixer
 
 
 EPS = 1e-6
@@ -29,17 +29,17 @@ EPS = 1e-6
 @dataclass
 class LinearAttentionConfig:
     normalise: bool = True
-    """Read an average, weighed by the positive features elu + 1 of q and k (arXiv 2006.16236); else
-    a plain sum, weighed by q . k."""
+    """Read an average, weighted with the positive features elu + 1 of q and k (arXiv 2006.16236);
+    else a plain sum, weighted with q . k."""
     rope_theta: float = 10000.0
     """Base of the rotary positions."""
 
 
 @state_dataclass
 class LinearAttentionState:
-    """The sum of k^T v, (B, H, D, D), never less exact than float32; how many tokens were read.
+    """The sum of k^T v, (B, H, D, D), in float32 or float64, and the number of tokens read.
 
-    When normalising it has one more column, the sum of k.
+    With `normalise` the memory has one more column, the sum of k.
     """
 
     memory: Tensor
@@ -47,9 +47,11 @@ class LinearAttentionState:
 
 
 class LinearAttention(Mixer):
-    """A mixer: forward(x, state) -> (y, state), x and y (B, T, C), any T >= 1."""
+    """The mixer "linear_attention"; it has no use for `grid`."""
 
-    def __init__(self, width: int, heads: int, config: LinearAttentionConfig):
+    def __init__(
+        self, width: int, heads: int, config: LinearAttentionConfig, grid: Grid | None = None
+    ):
         super().__init__()
         if width % heads or (width // heads) % 2:
             raise ValueError(f"width {width} over {heads} heads must give an even head dim")
@@ -82,10 +84,20 @@ class LinearAttention(Mixer):
         return self.o_proj(y), LinearAttentionState(memory, state.seen + x.shape[1])
 
     def read(self, q: Tensor, k: Tensor, v: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """y (B, H, T, D) and the memory after, both in the memory's dtype."""
+        """y (B, H, T, D) and the new memory, both in the dtype of `memory`."""
         if not self.config.normalise:
-            # the factor is TTT's first step size; the norm that follows hardly sees it
+            # TTT's first step size; the norm that follows makes it almost irrelevant
             return linear_attention(q, k / (2 * self.head_dim), v, memory)
         q, k = F.elu(q) + 1, F.elu(k) + 1
         y, memory = linear_attention(q, k, F.pad(v, (0, 1), value=1.0), memory)
         return y[..., :-1] / (y[..., -1:] + EPS), memory
+
+
+def flops(config: LinearAttentionConfig, width: int, heads: int, T: int) -> float:
+    """Forward operations per token, by chunks."""
+    D = width // heads
+    columns = D + config.normalise  # of the memory, which has D rows
+    chunk = min(CHUNK, T)
+    # q k^T and its product with v in a chunk; writing to and reading from the memory
+    per_head = 2 * chunk * (D + columns) + 4 * D * columns
+    return 8 * width * width + heads * per_head

@@ -1,8 +1,8 @@
-"""Mamba and Mamba-2: baselines that gate what they remember instead of learning as they read.
+"""Mamba and Mamba-2: baselines with a gated memory that no gradient step changes.
 
-What a reader of the papers (arXiv 2312.00752, 2405.21060) might not expect, as in the released
-code: the step size comes through a bottleneck of width / 16 in Mamba and straight from the input in
-Mamba-2; the convolution sees x alone in Mamba, and x, B and C in Mamba-2; Mamba-2 multiplies by the
+Details of the released code that a reader of the papers (arXiv 2312.00752, 2405.21060) might not
+expect: the step size passes a bottleneck of width / 16 in Mamba and comes straight from the input
+in Mamba-2; the convolution reads x in Mamba, and x, B and C in Mamba-2; Mamba-2 multiplies with the
 gate before its norm.
 
 A, B, C, D are the papers' letters; batch b, T tokens, E inner features, N states of each feature,
@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from tttvideo.kernels.backends import log_choice
 from tttvideo.kernels.baselines.selective_scan import selective_scan
-from tttvideo.kernels.baselines.ssd import ssd
+from tttvideo.kernels.baselines.ssd import CHUNK, ssd
 from tttvideo.layers import ShortConv
 from tttvideo.states import state_dataclass
 
-from .mixer import Mixer
+from .mixer import Grid, Mixer
 
 
 INSTALLED = importlib.util.find_spec("mamba_ssm") is not None
@@ -41,27 +41,45 @@ class MambaConfig:
     conv_kernel: int = 4
     """Taps of the short convolution."""
     head_dim: int = 64
-    """Inner features that share one decay; mamba2 alone."""
+    """Inner features that share one decay; for mamba2 only."""
     backend: Literal["auto", "torch", "mamba_ssm"] = "auto"
-    """Who computes the scan; auto: the package mamba_ssm on a GPU where it is installed."""
+    """What computes the scan; auto: the package mamba_ssm on a GPU where it is installed."""
 
-    def resolved(self, d_state: int) -> MambaConfig:
-        """This config with `d_state` where it says null.
+    def resolved(self, d_state: int) -> ResolvedMamba:
+        """This config, with `d_state` as the default of its own.
 
         Raises: ValueError for a size below 1 or an unknown backend.
         """
-        config = replace(self, d_state=d_state if self.d_state is None else self.d_state)
-        for name in ("d_state", "expand", "conv_kernel", "head_dim"):
-            if getattr(config, name) < 1:
-                raise ValueError(f"mamba.{name} is {getattr(config, name)}; it must be 1 or more")
+        states = d_state if self.d_state is None else self.d_state
+        sizes = {"d_state": states, "expand": self.expand, "conv_kernel": self.conv_kernel}
+        for name, size in {**sizes, "head_dim": self.head_dim}.items():
+            if size < 1:
+                raise ValueError(f"mamba.{name} is {size}; it must be 1 or more")
         if self.backend not in ("auto", "torch", "mamba_ssm"):
             raise ValueError(f"mamba.backend {self.backend!r} is not one of auto, torch, mamba_ssm")
-        return config
+        return ResolvedMamba(states, self.expand, self.conv_kernel, self.backend)
+
+
+@dataclass(frozen=True)
+class ResolvedMamba:
+    """MambaConfig without nulls, of what Mamba uses."""
+
+    d_state: int
+    expand: int
+    conv_kernel: int
+    backend: str
+
+
+@dataclass(frozen=True)
+class ResolvedMamba2(ResolvedMamba):
+    """MambaConfig without nulls, of what Mamba-2 uses."""
+
+    head_dim: int
 
 
 @state_dataclass
 class MambaState:
-    """What either mixer remembers.
+    """The state of either mixer.
 
     tail: (b, conv_kernel - 1, channels), the convolution's last inputs.
     ssm: float32, or float64 for a float64 model; (b, E, N) in Mamba, (b, N, H, P) in Mamba-2.
@@ -72,9 +90,9 @@ class MambaState:
 
 
 class MambaMixer(Mixer):
-    """What both share: the convolution, the way out, and a state that begins with nothing."""
+    """The parts that Mamba and Mamba-2 share: convolution, output projection and first state."""
 
-    def __init__(self, width: int, config: MambaConfig, channels: int, ssm: tuple[int, ...]):
+    def __init__(self, width: int, config: ResolvedMamba, channels: int, ssm: tuple[int, ...]):
         super().__init__()
         self.config, self.ssm = config, ssm
         self.conv = ShortConv(channels, config.conv_kernel)
@@ -89,19 +107,24 @@ class MambaMixer(Mixer):
 
 
 class Mamba(MambaMixer):
-    """A mixer: forward(x, state) -> (y, state), x and y (b, T, width), any T >= 1 at any place.
+    """The mixer "mamba"; it ignores `heads` and `grid`: every inner feature decays on its own.
 
-    `heads` is the other mixers' matter: every inner feature decays on its own. The scan of the
-    package mamba_ssm hands no gradient to the state that it leaves.
+    The scan of the package mamba_ssm returns a state without a gradient.
     """
 
-    def __init__(self, width: int, heads: int, config: MambaConfig):
-        config = config.resolved(d_state=16)
-        inner, N, rank = config.expand * width, config.d_state, math.ceil(width / 16)
-        super().__init__(width, config, inner, ssm=(inner, N))
+    D_STATE: ClassVar[int] = 16
+
+    @classmethod
+    def resolve(cls, config: MambaConfig, grid: Grid | None = None) -> ResolvedMamba:
+        return config.resolved(cls.D_STATE)
+
+    def __init__(self, width: int, heads: int, config: MambaConfig, grid: Grid | None = None):
+        own = self.resolve(config)
+        inner, N, rank = own.expand * width, own.d_state, math.ceil(width / 16)
+        super().__init__(width, own, inner, ssm=(inner, N))
         self.in_proj = nn.Linear(width, 2 * inner, bias=False)
         self.x_proj = nn.Linear(inner, rank + 2 * N, bias=False)
-        # no nn.Linear, whose weight the backbone would draw anew
+        # not an nn.Linear, whose weight the backbone would initialise again
         self.dt_weight = nn.Parameter(torch.empty(inner, rank).uniform_(-(rank**-0.5), rank**-0.5))
         self.dt_bias = nn.Parameter(first_steps(inner))
         self.A_log = nn.Parameter(torch.arange(1.0, N + 1).log().repeat(inner, 1))
@@ -119,7 +142,7 @@ class Mamba(MambaMixer):
         return self.out_proj(y * F.silu(z)), MambaState(tail, ssm)
 
     def steps(self, low: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Step sizes (b, T, E) and the rates A (E, N), never less exact than float32."""
+        """Step sizes (b, T, E) and the rates A (E, N), in float32 or float64."""
         with torch.autocast(low.device.type, enabled=False):
             dt = F.linear(*(x.to(dtype) for x in (low, self.dt_weight, self.dt_bias)))
             return F.softplus(dt), -torch.exp(self.A_log.to(dtype))
@@ -140,21 +163,24 @@ class Mamba(MambaMixer):
 
 
 class Mamba2(MambaMixer):
-    """A mixer: forward(x, state) -> (y, state), x and y (b, T, width), any T >= 1 at any place.
+    """The mixer "mamba2"; it ignores `heads` and `grid`: it has inner features / head_dim heads."""
 
-    Its heads are the inner features by `head_dim`, whatever `heads` says.
-    """
+    D_STATE: ClassVar[int] = 128
 
-    def __init__(self, width: int, heads: int, config: MambaConfig):
-        config = config.resolved(d_state=128)
-        inner, N = config.expand * width, config.d_state
-        if inner % config.head_dim:
+    @classmethod
+    def resolve(cls, config: MambaConfig, grid: Grid | None = None) -> ResolvedMamba2:
+        return ResolvedMamba2(**vars(config.resolved(cls.D_STATE)), head_dim=config.head_dim)
+
+    def __init__(self, width: int, heads: int, config: MambaConfig, grid: Grid | None = None):
+        own = self.resolve(config)
+        inner, N = own.expand * width, own.d_state
+        if inner % own.head_dim:
             raise ValueError(
-                f"mamba.head_dim {config.head_dim} does not divide the {inner} inner features "
-                f"({config.expand} times width {width}); choose one that does"
+                f"mamba.head_dim {own.head_dim} does not divide the {inner} inner features "
+                f"({own.expand} times width {width}); choose one that does"
             )
-        own_heads = inner // config.head_dim
-        super().__init__(width, config, inner + 2 * N, ssm=(N, own_heads, config.head_dim))
+        own_heads = inner // own.head_dim
+        super().__init__(width, own, inner + 2 * N, ssm=(N, own_heads, own.head_dim))
         self.in_proj = nn.Linear(width, 2 * inner + 2 * N + own_heads, bias=False)
         self.dt_bias = nn.Parameter(first_steps(own_heads))
         self.A_log = nn.Parameter(torch.empty(own_heads).uniform_(1, 16).log())
@@ -195,8 +221,9 @@ def first_steps(count: int) -> Tensor:
 
 
 def choose_backend(backend: str, x: Tensor, obstacle: str | None = None) -> str:
-    """torch or mamba_ssm, whichever serves x; `obstacle` is the mixer's own against mamba_ssm.
+    """torch or mamba_ssm, whichever serves x.
 
+    obstacle: the mixer's own reason against mamba_ssm.
     Raises: ValueError with the reason when mamba_ssm is asked for and cannot serve.
     """
     if backend == "torch":
@@ -206,10 +233,27 @@ def choose_backend(backend: str, x: Tensor, obstacle: str | None = None) -> str:
     elif not x.is_cuda:
         obstacle = f"the tokens are on {x.device.type}, and its kernels run on CUDA GPUs"
     elif x.dtype == torch.float64:
-        obstacle = "its kernels know no float64"
+        obstacle = "its kernels have no float64"
     if backend == "mamba_ssm" and obstacle:
         raise ValueError(f"backend 'mamba_ssm' cannot serve: {obstacle}; use 'auto' or 'torch'")
     name = "torch" if obstacle else "mamba_ssm"
     if backend == "auto":
         log_choice(name, f"not mamba_ssm: {obstacle}" if obstacle else "the fastest here")
     return name
+
+
+def mamba_flops(config: ResolvedMamba, width: int, heads: int, T: int) -> float:
+    """Forward operations per token of Mamba, whose scan reads token by token."""
+    E, N, rank = config.expand * width, config.d_state, math.ceil(width / 16)
+    projections = 2 * width * 2 * E + 2 * E * (rank + 2 * N) + 2 * rank * E + 2 * E * width
+    # per feature and state: 3 for a = exp(dt A) and (dt x) B, 2 for h <- a h + .., 2 for y += C h
+    return projections + 2 * config.conv_kernel * E + 7 * E * N
+
+
+def mamba2_flops(config: ResolvedMamba2, width: int, heads: int, T: int) -> float:
+    """Forward operations per token of Mamba-2, by chunks."""
+    E, N = config.expand * width, config.d_state
+    projections = 2 * width * (2 * E + 2 * N + E // config.head_dim) + 2 * E * width
+    # C B^T and its product with x; writing to and reading from the states between chunks
+    scan = 2 * min(CHUNK, T) * (N + E) + 4 * E * N
+    return projections + 2 * config.conv_kernel * (E + 2 * N) + scan

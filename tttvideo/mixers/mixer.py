@@ -5,7 +5,7 @@ B batch, T tokens, C width.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -13,13 +13,24 @@ from tttvideo.states import tree_map
 
 
 S = TypeVar("S")
+Grid = tuple[int, int]
+"""Rows and columns of tokens in a video frame."""
 
 
 class Mixer(nn.Module):
     """Mix tokens over time: forward(x (B, T, C), state) -> (y (B, T, C), state).
 
+    A mixer is built as mixer(width, heads, config, grid), where grid is None for text.
     `init_state(batch)` is the state before the first token.
     """
+
+    pre_conv = 0
+    """Taps of a short convolution that the block puts before the mixer; 0: none."""
+
+    @classmethod
+    def resolve(cls, config: Any, grid: Grid | None = None) -> Any:
+        """The config with a default in place of every null."""
+        return config
 
     def detach_carry(self, state: S) -> S:
         """The part of a state that a lane carries to the next window, without its history."""

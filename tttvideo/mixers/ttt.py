@@ -1,7 +1,7 @@
 """The TTT layer: projections, rotary positions, step sizes and gate around the inner loop.
 
-What a reader of the paper might not expect, as in the released code (arXiv 2407.04620):
-the inner target is v - k with k already rotated; positions restart at every mini-batch; a learned
+Details of the released code that a reader of the paper (arXiv 2407.04620) might not expect: the
+inner target is v - k with k already rotated; positions restart at every mini-batch; the learned
 factor `token_scale` belongs to the token that reads, `eta` to the token that writes.
 
 B batch, T tokens, M mini-batch size, H heads, D head dim, E inner hidden, C width.
@@ -9,7 +9,7 @@ B batch, T tokens, M mini-batch size, H heads, D head dim, E inner hidden, C wid
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -18,13 +18,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tttvideo.kernels import Packed, State, ttt_linear, ttt_mlp, ttt_norm_free
+from tttvideo.kernels.baselines.linear_attention import CHUNK
 from tttvideo.layers import ShortConv, rotary_table, rotate
 from tttvideo.states import each, lengths_of, state_dataclass, tree_map
 
-from .mixer import Mixer
-
-
-Grid = tuple[int, int]
+from .mixer import Grid, Mixer
 
 
 @dataclass
@@ -38,9 +36,9 @@ class TTTConfig:
     backbone: Literal["mamba", "transformer"] = "mamba"
     """mamba: shared q/k with short convolutions, a gate, a convolution before; else none."""
     share_qk: bool | None = None
-    """One projection for q and k, told apart by two short convolutions; null: as `backbone`."""
+    """One projection for q and k, with a short convolution for each; null: as `backbone`."""
     gate: bool | None = None
-    """Multiply the output by a GELU gate of the input; null: as `backbone`."""
+    """Multiply the output with a GELU gate of the input; null: as `backbone`."""
     pre_conv: bool | None = None
     """A short convolution with its own residual before the layer; null: as `backbone`."""
     conv_kernel: int = 4
@@ -50,16 +48,19 @@ class TTTConfig:
     learn_start: bool = True
     """Learn W0, the fast weights before the first token, in the outer loop; else they are zero."""
     norm: bool = True
-    """A LayerNorm and a residual in the inner model; without, f(x) = x W and its target is v."""
+    """A LayerNorm and a residual in the inner model; without, f(x) = x W and the target is v."""
     learn_step: bool = True
     """Learn each token's step size: a gate times base_lr / head_dim where it writes, one over its
-    place and a shift where it reads; else base_lr / (2 head_dim), what the gate begins with, and 1,
+    place plus a shift where it reads. Else base_lr / (2 head_dim), the start of the gate, and 1:
     the paper's plain gradient descent."""
     backend: Literal["auto", "triton", "dual", "reference"] = "auto"
-    """Who computes the inner loop."""
+    """What computes the inner loop."""
 
-    def resolved(self, grid: Grid | None) -> TTTConfig:
-        """This config with every null replaced by what it stands for."""
+    def resolved(self, grid: Grid | None) -> ResolvedTTT:
+        """This config with a default in place of every null.
+
+        Raises: ValueError for values that no layer can have.
+        """
         mamba = self.backbone == "mamba"
         frame = grid[0] * grid[1] if grid else 16
         values = dict(vars(self))
@@ -78,14 +79,33 @@ class TTTConfig:
             if self.inner == "mlp" and not values[name]:
                 raise ValueError(
                     f"ttt.{name} is false, which is for ttt.inner linear; an mlp "
-                    + ("has its norm" if name == "norm" else "that begins at zero stays there")
+                    + ("needs its norm" if name == "norm" else "that starts at zero stays there")
                 )
-        return TTTConfig(**values)
+        return ResolvedTTT(**values)
+
+
+@dataclass(frozen=True)
+class ResolvedTTT:
+    """TTTConfig without nulls; see there."""
+
+    inner: Literal["linear", "mlp"]
+    mini_batch_size: int
+    base_lr: float
+    backbone: Literal["mamba", "transformer"]
+    share_qk: bool
+    gate: bool
+    pre_conv: bool
+    conv_kernel: int
+    rope_theta: float
+    learn_start: bool
+    norm: bool
+    learn_step: bool
+    backend: Literal["auto", "triton", "dual", "reference"]
 
 
 @state_dataclass
 class TTTState:
-    """The inner loop's state, the convolutions' last inputs, and for video the place in a frame."""
+    """State of the inner loop, last inputs of the convolutions, place in the frame (0 for text)."""
 
     inner: State
     tail: Tensor | None
@@ -93,7 +113,11 @@ class TTTState:
 
 
 class TTTLayer(Mixer):
-    """A mixer: forward(x, state) -> (y, state), x and y (B, T, C), any T >= 1 at any place."""
+    """The mixer "ttt"."""
+
+    @classmethod
+    def resolve(cls, config: TTTConfig, grid: Grid | None = None) -> ResolvedTTT:
+        return config.resolved(grid)
 
     def __init__(self, width: int, heads: int, config: TTTConfig, grid: Grid | None = None):
         super().__init__()
@@ -102,31 +126,32 @@ class TTTLayer(Mixer):
                 f"width {width} over {heads} heads must give a head dim that is a multiple of "
                 f"{'4 (pairs by row and by column)' if grid else '2 (pairs of features)'}"
             )
-        self.config = config = config.resolved(grid)
+        self.config = own = config.resolved(grid)
         self.heads, self.head_dim, self.grid = heads, width // heads, grid
+        self.pre_conv = own.conv_kernel if own.pre_conv else 0
         self.q_proj = nn.Linear(width, width, bias=False)
-        self.k_proj = None if config.share_qk else nn.Linear(width, width, bias=False)
+        self.k_proj = None if own.share_qk else nn.Linear(width, width, bias=False)
         self.v_proj = nn.Linear(width, width, bias=False)
         self.o_proj = nn.Linear(width, width, bias=False)
-        self.gate_proj = nn.Linear(width, width, bias=False) if config.gate else None
-        self.conv_q = ShortConv(width, config.conv_kernel) if config.share_qk else None
-        self.conv_k = ShortConv(width, config.conv_kernel) if config.share_qk else None
-        if config.learn_step:
+        self.gate_proj = nn.Linear(width, width, bias=False) if own.gate else None
+        self.conv_q = ShortConv(width, own.conv_kernel) if own.share_qk else None
+        self.conv_k = ShortConv(width, own.conv_kernel) if own.share_qk else None
+        if own.learn_step:
             self.eta_weight = nn.Parameter(torch.empty(heads, width).normal_(std=0.02))
             self.eta_bias = nn.Parameter(torch.zeros(heads))
-            self.token_shift = nn.Parameter(torch.zeros(config.mini_batch_size))
-        if config.norm:
+            self.token_shift = nn.Parameter(torch.zeros(own.mini_batch_size))
+        if own.norm:
             self.norm_weight = nn.Parameter(torch.ones(heads, self.head_dim))
             self.norm_bias = nn.Parameter(torch.zeros(heads, self.head_dim))
         self.post_norm = nn.LayerNorm(width, eps=1e-6)
-        if config.learn_start:
+        if own.learn_start:
             self.inner_weights = nn.ParameterList(map(torch.zeros, self.inner_shapes()))
             for weight in self.inner_weights[::2]:
                 nn.init.normal_(weight, std=0.02)
         self.lr_factor = 1.0  # the outer loop's warm-up of the inner learning rate
 
     def inner_shapes(self) -> list[tuple[int, int, int]]:
-        """Of W and b of each inner layer; the bare inner model has no b."""
+        """Shapes of W and b of each inner layer; without a norm there is no b."""
         D = self.head_dim
         sizes = (D, 4 * D, D) if self.config.inner == "mlp" else (D, D)
         ends = [(n, 1) if self.config.norm else (n,) for n in sizes[:-1]]
@@ -201,11 +226,11 @@ class TTTLayer(Mixer):
         return torch.cat([rotary_table(axis, self.head_dim // 4, theta) for axis in axes], dim=1)
 
     def place(self, state: TTTState, length: int) -> int:
-        """Where in a frame the next token stands; 0 in text."""
+        """Place in the frame of the token after `length` more; 0 for text."""
         return (state.place + length) % (self.grid[0] * self.grid[1]) if self.grid else 0
 
     def detach_carry(self, state: TTTState) -> TTTState:
-        """Carry what was learned, W - W0, so that the learned start W0 goes on learning."""
+        """Carry the learned change W - W0, so that training still reaches the start W0."""
         weights = self.shifted(state.inner.weights, -1)
         return tree_map(Tensor.detach, self.with_weights(state, weights))
 
@@ -213,25 +238,24 @@ class TTTLayer(Mixer):
         return self.with_weights(carry, self.shifted(carry.inner.weights, 1))
 
     def shifted(self, weights: tuple[Tensor, ...], sign: int) -> tuple[Tensor, ...]:
-        """The weights plus or minus the initial ones."""
+        """The weights plus (sign 1) or minus (sign -1) W0."""
         both = zip(weights, self.start(), strict=True)
         return tuple(torch.add(w, w0, alpha=sign) for w, w0 in both)
 
     def with_weights(self, state: TTTState, weights: tuple[Tensor, ...]) -> TTTState:
-        inner = State(weights, state.inner.open, state.inner.filled)
-        return TTTState(inner, state.tail, state.place)
+        return replace(state, inner=replace(state.inner, weights=weights))
 
     def eta(self, x: Tensor) -> Tensor:
-        """Inner learning rate (B, T, H) of each token and head, never less exact than float32."""
+        """Inner learning rate (B, T, H) of each token and head, in float32 or float64."""
         lr = self.lr_factor * self.config.base_lr / self.head_dim
-        if not self.config.learn_step:  # what the gate begins with
+        if not self.config.learn_step:  # the value of a new gate
             return full(x).new_full((*x.shape[:2], self.heads), lr / 2)
         with torch.autocast(x.device.type, enabled=False):
             gate = torch.sigmoid(F.linear(full(x), full(self.eta_weight), full(self.eta_bias)))
         return lr * gate
 
     def token_scale(self) -> Tensor:
-        """Factor (M,) of the token that reads: one over its place, learned, never negative."""
+        """Factor (M,) of the token that reads: one over its place plus a learned shift, >= 0."""
         M = self.config.mini_batch_size
         if not self.config.learn_step:
             return full(self.o_proj.weight).new_ones(M)
@@ -240,5 +264,26 @@ class TTTLayer(Mixer):
 
 
 def full(x: Tensor) -> Tensor:
-    """x in float32, or in float64 if it is that."""
+    """x in float32; float64 stays."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def label(config: TTTConfig) -> str:
+    """The paper's name; (T) stands for the Transformer backbone."""
+    name = {"linear": "TTT-Linear", "mlp": "TTT-MLP"}[config.inner]
+    return name if config.backbone == "mamba" else f"{name} (T)"
+
+
+def flops(config: ResolvedTTT, width: int, heads: int, T: int) -> float:
+    """Forward operations per token, in the dual form; D head dim, M mini-batch size."""
+    C, D, M = width, width // heads, config.mini_batch_size
+    projections = 3 + (not config.share_qk) + config.gate  # q, v, out; k; gate
+    convolutions = 2 * config.share_qk + config.pre_conv
+    steps = 2 * C * heads * config.learn_step
+    outside = 2 * C * C * projections + 2 * config.conv_kernel * C * convolutions + steps
+    # per head and mini-batch: 2 M D^2 for every product with a weight or a step of one, 2 M^2 D for
+    # every product of tokens with tokens; the hidden size of the MLP is 4 D
+    squares, mixes = {"linear": (6, 4), "mlp": (56, 20)}[config.inner]
+    if not config.norm:  # a mini-batch is linear attention, by chunks
+        squares, M = 8, min(CHUNK, M)
+    return outside + heads * (squares * D * D + mixes * M * D)

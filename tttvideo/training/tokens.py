@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tttvideo.backbone import Backbone, BackboneConfig, BackboneState
 from tttvideo.measures.flops import training_flops
+from tttvideo.mixers.registry import CONFIGS
 from tttvideo.mixers.ttt import TTTLayer
 from tttvideo.states import from_plain, same_structure, stack, to_plain, tree_map, unstack
 from tttvideo.video.frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
@@ -310,17 +311,15 @@ class TokenModel(OuterLoop):
 
 
 def functional(config: BackboneConfig) -> dict[str, Any]:
-    """What decides the function that weights compute, but what may change from run to run.
-
-    That is the base of attention's rotary positions and its window, and who computes.
-    """
-    used = "mamba" if config.mixer == "mamba2" else config.mixer
-    part = getattr(config, used)
-    part = part.resolved(config.grid) if used == "ttt" else part
-    free = ("backend", "window", "rope_theta") if used == "attention" else ("backend",)
-    own = {f"{used}.{name}": value for name, value in asdict(part).items() if name not in free}
-    others = ("ttt", "attention", "mamba", "linear_attention")
-    return {name: x for name, x in asdict(config).items() if name not in others} | own
+    """Settings that fix the function of the weights, except those free to differ between runs."""
+    entry = config.entry
+    shared = {name: x for name, x in asdict(config).items() if name not in CONFIGS}
+    own = {
+        f"{entry.field}.{name}": value
+        for name, value in asdict(config.resolved).items()
+        if name not in entry.free
+    }
+    return shared | own
 
 
 class FrameTokenizerModel(OuterLoop):

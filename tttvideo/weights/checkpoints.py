@@ -16,10 +16,7 @@ from torch import Tensor, nn
 
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.files import replacing
-from tttvideo.mixers.attention import AttentionConfig
-from tttvideo.mixers.linear_attention import LinearAttentionConfig
-from tttvideo.mixers.mamba import MambaConfig
-from tttvideo.mixers.ttt import TTTConfig
+from tttvideo.mixers.registry import CONFIGS, find_mixer
 from tttvideo.video.frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
 
 
@@ -142,13 +139,10 @@ def backbone_config(values: Mapping[str, Any]) -> BackboneConfig:
     """The config from the mapping that `dataclasses.asdict` gives."""
     values = dict(values)
     values["grid"] = values["grid"] and tuple(values["grid"])
-    parts = {
-        "ttt": TTTConfig,
-        "attention": AttentionConfig,
-        "linear_attention": LinearAttentionConfig,
-        "mamba": MambaConfig,
-    }
-    return BackboneConfig(**values | {name: kind(**values[name]) for name, kind in parts.items()})
+    own = find_mixer(values["mixer"]).field  # the file may be older than another mixer
+    for name in CONFIGS.keys() & {*values, own}:
+        values[name] = CONFIGS[name](**values[name])
+    return BackboneConfig(**values)
 
 
 def load_weights(

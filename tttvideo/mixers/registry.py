@@ -1,0 +1,77 @@
+"""The list of mixers: one entry and one config field here, and one file, add a mixer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from . import attention, linear_attention, mamba, ttt
+from .attention import Attention, AttentionConfig
+from .linear_attention import LinearAttention, LinearAttentionConfig
+from .mamba import Mamba, Mamba2, MambaConfig
+from .mixer import Mixer
+from .ttt import TTTConfig, TTTLayer
+
+
+@dataclass
+class MixerConfigs:
+    """The configs of all mixers; a model uses one of them."""
+
+    ttt: TTTConfig = field(default_factory=TTTConfig)
+    """The TTT layer."""
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    """Softmax attention, the Transformer's."""
+    linear_attention: LinearAttentionConfig = field(default_factory=LinearAttentionConfig)
+    """Linear attention, the first step from a Transformer to TTT in the paper."""
+    mamba: MambaConfig = field(default_factory=MambaConfig)
+    """Mamba and Mamba-2."""
+
+
+CONFIGS: dict[str, Any] = {one.name: one.default_factory for one in fields(MixerConfigs)}
+"""Config classes by the names of their fields."""
+
+
+@dataclass(frozen=True)
+class MixerEntry:
+    """What the rest of the package knows of a mixer."""
+
+    mixer: type[Mixer]
+    field: str
+    """Name of its config in MixerConfigs, in YAML and on the command line."""
+    flops: Callable[[Any, int, int, int], float]
+    """Forward operations per token, flops(resolved config, width, heads, T)."""
+    label: Callable[[Any], str]
+    """Its name for people, from its config."""
+    labelled: tuple[str, ...] = ()
+    """Config fields that the label tells."""
+    free: tuple[str, ...] = ("backend",)
+    """Config fields that may change between runs with the same weights."""
+    swiglu: bool = True
+    """Whether the published models have a SwiGLU in each block."""
+
+
+MIXERS = {
+    "ttt": MixerEntry(TTTLayer, "ttt", ttt.flops, ttt.label, labelled=("inner", "backbone")),
+    "attention": MixerEntry(
+        Attention,
+        "attention",
+        attention.flops,
+        lambda _: "Transformer",
+        free=("window", "rope_theta"),
+    ),
+    "linear_attention": MixerEntry(
+        LinearAttention, "linear_attention", linear_attention.flops, lambda _: "linear attention"
+    ),
+    "mamba": MixerEntry(Mamba, "mamba", mamba.mamba_flops, lambda _: "Mamba", swiglu=False),
+    "mamba2": MixerEntry(Mamba2, "mamba", mamba.mamba2_flops, lambda _: "Mamba-2", swiglu=False),
+}
+
+MixerName = Literal[tuple(MIXERS)]  # type: ignore[valid-type]
+
+
+def find_mixer(name: str) -> MixerEntry:
+    """The entry of a mixer; ValueError for an unknown name."""
+    if name not in MIXERS:
+        raise ValueError(f"backbone.mixer is {name!r}; it must be one of {', '.join(MIXERS)}")
+    return MIXERS[name]
