@@ -1,26 +1,27 @@
-"""The backbone: tokens in, logits for the next token out, and a state of constant size.
+"""The backbone: tokens in, logits for the next token out, and a state.
 
-Text and video share it; a video's frames are `grid` rows by columns of tokens, in raster order.
+Text and video share it; a video frame is `grid` rows by columns of tokens, in raster order.
 
 B batch, T tokens, C width, V vocabulary, P tokens per frame.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tttvideo.kernels import Packed
 from tttvideo.mixers.mixer import Grid
 from tttvideo.mixers.registry import MixerConfigs, MixerEntry, MixerName, find_mixer
-from tttvideo.mixers.ttt import TTTLayer, full
+from tttvideo.mixers.ttt import full
+from tttvideo.video.frame_window import FrameWindow
 
-from .layers import FrameWindow, ShortConv, SwiGLU
-from .states import each, lengths_of, state_dataclass
+from .layers import ShortConv, SwiGLU
+from .states import combine, run, state_dataclass
 
 
 @dataclass
@@ -75,15 +76,19 @@ class BlockState:
 
 @state_dataclass
 class BackboneState:
-    """One state per block; for video the place in the frame, and the last tokens."""
+    """One state per block; for video also the place in the frame and the last tokens."""
 
     blocks: tuple[BlockState, ...]
     place: int
     recent: Tensor | None
 
 
+B = TypeVar("B", BlockState, Packed[BlockState])
+S = TypeVar("S", BackboneState, Packed[BackboneState])
+
+
 class Block(nn.Module):
-    """h + conv(norm(h)), if TTT wants it; then h + mixer(norm(h)); then h + mlp(norm(h))."""
+    """h + conv(norm(h)) if the mixer has a pre_conv; h + mixer(norm(h)); h + mlp(norm(h))."""
 
     def __init__(self, config: BackboneConfig):
         super().__init__()
@@ -100,31 +105,22 @@ class Block(nn.Module):
         tail = self.conv.init_state(batch) if self.conv else None
         return BlockState(self.mixer.init_state(batch), tail)
 
-    def forward(
-        self, x: Tensor, state: BlockState | list[BlockState], cu_seqlens: Tensor | None = None
-    ) -> tuple[Tensor, BlockState | list[BlockState]]:
-        """As the mixer; with cu_seqlens x is packed, (1, T, C), with a state per sequence."""
-        packed = cu_seqlens is not None
-        states = state if packed else [state]
-        lengths = lengths_of(cu_seqlens) if packed else [x.shape[1]]
-        tails = [one.tail for one in states]
+    def forward(self, x: Tensor, state: B) -> tuple[Tensor, B]:
+        """x (B, T, C) from one state, or a row (1, T, C) of packed sequences from theirs."""
+        tail = combine(lambda block: block.tail, state)
         if self.conv:
-            y, tails = each(self.conv, self.conv_norm(x), tails, lengths)
+            y, tail = run(self.conv, self.conv_norm(x), tail)
             x = x + y
-        mixers = [one.mixer for one in states]
-        if packed and isinstance(self.mixer, TTTLayer):
-            y, mixers = self.mixer(self.mixer_norm(x), mixers, cu_seqlens)
-        else:
-            y, mixers = each(self.mixer, self.mixer_norm(x), mixers, lengths)
+        mix = self.mixer.forward_packed if isinstance(state, Packed) else self.mixer
+        y, mixer = mix(self.mixer_norm(x), combine(lambda block: block.mixer, state))
         x = x + y
         if self.mlp:
             x = x + self.mlp(self.mlp_norm(x))
-        states = [BlockState(*both) for both in zip(mixers, tails, strict=True)]
-        return x, states if packed else states[0]
+        return x, combine(BlockState, mixer, tail)
 
 
 class Backbone(nn.Module):
-    """A causal model of tokens: (tokens, state) -> (logits, state); any cut gives the same."""
+    """A causal model of tokens: (tokens, state) -> (logits, state), the same for any cut."""
 
     def __init__(self, config: BackboneConfig):
         super().__init__()
@@ -154,50 +150,47 @@ class Backbone(nn.Module):
         blocks = tuple(block.init_state(batch) for block in self.blocks)
         return BackboneState(blocks, 0, self.window.init_state(batch) if self.window else None)
 
-    def forward(
-        self,
-        tokens: Tensor,
-        state: BackboneState | Sequence[BackboneState] | None = None,
-        cu_seqlens: Tensor | None = None,
-    ) -> tuple[Tensor, BackboneState | list[BackboneState]]:
-        """Read tokens (B, T), integers below V; logits (B, T, V) for what follows each.
+    @overload
+    def forward(self, tokens: Tensor, state: None = None) -> tuple[Tensor, BackboneState]: ...
+    @overload
+    def forward(self, tokens: Tensor, state: S) -> tuple[Tensor, S]: ...
+    def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Read tokens (B, T), integers below V; logits (B, T, V) for the token after each.
 
-        With cu_seqlens (S + 1,) int32, sequences of any lengths lie packed in one row, (1, T), each
-        from one of these borders to the next, and `state` has an entry of batch 1 per sequence, as
-        the result then has. Raises ValueError when tokens are not (B, T).
+        state: before the first token, or a Packed of states of batch 1 for sequences that lie one
+            after the other in a row (1, T); None: the start of a text or video.
+        Raises: ValueError for tokens that are not (B, T) or do not fit the packed lengths.
         """
-        hidden, state = self.features(tokens, state, cu_seqlens)
+        hidden, state = self.features(tokens, state)
         return self.head(hidden), state
 
-    def features(
-        self,
-        tokens: Tensor,
-        state: BackboneState | Sequence[BackboneState] | None = None,
-        cu_seqlens: Tensor | None = None,
-    ) -> tuple[Tensor, BackboneState | list[BackboneState]]:
-        """As `forward`, with what `head` makes logits of, (B, T, C), in their place."""
+    @overload
+    def features(self, tokens: Tensor, state: None = None) -> tuple[Tensor, BackboneState]: ...
+    @overload
+    def features(self, tokens: Tensor, state: S) -> tuple[Tensor, S]: ...
+    def features(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """As `forward`, with the inputs of `head` (B, T, C) in place of the logits."""
         if tokens.ndim != 2 or not tokens.numel():
             raise ValueError(f"tokens are {tuple(tokens.shape)}; they must be (batch, tokens)")
-        packed = cu_seqlens is not None
-        if state is None:
-            new = [self.init_state(1)] * (len(cu_seqlens) - 1) if packed else None
-            state = new or self.init_state(len(tokens))
-        states = state if packed else [state]
-        lengths = lengths_of(cu_seqlens) if packed else [tokens.shape[1]]
-        x, states = each(self.embed, tokens, states, lengths)
+        state = self.init_state(len(tokens)) if state is None else state
+        if isinstance(state, Packed) and tokens.shape != (1, sum(state.lengths)):
+            raise ValueError(
+                f"tokens are {tuple(tokens.shape)}; the packed lengths {state.lengths} need "
+                f"(1, {sum(state.lengths)})"
+            )
+        x, state = run(self.embed, tokens, state)
+        blocks = []
         for i, block in enumerate(self.blocks):
-            before = [one.blocks[i] for one in states]
-            x, after = block(x, before if packed else before[0], cu_seqlens)
-            after = after if packed else [after]
-            states = [with_block(one, i, b) for one, b in zip(states, after, strict=True)]
-        return self.norm(x), states if packed else states[0]
+            x, after = block(x, combine(lambda one, i=i: one.blocks[i], state))
+            blocks.append(after)
+        return self.norm(x), combine(with_blocks, state, *blocks)
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Logits (..., V) by the embedding's weights, in float32, or in float64 if all is."""
+        """Logits (..., V) with the embedding's weights, in float32 or float64."""
         return full(F.linear(hidden, self.embedding.weight))
 
     def embed(self, tokens: Tensor, state: BackboneState) -> tuple[Tensor, BackboneState]:
-        """What the first block reads, (B, T, C), and the state, gone on but for its blocks."""
+        """Input of the first block (B, T, C), and the state, advanced except for its blocks."""
         x, place, recent = self.embedding(tokens), 0, state.recent
         if self.places is not None:
             steps = torch.arange(state.place, state.place + tokens.shape[1], device=tokens.device)
@@ -209,21 +202,20 @@ class Backbone(nn.Module):
         return x, BackboneState(state.blocks, place, recent)
 
     def detach_carry(self, state: BackboneState) -> BackboneState:
-        """What a lane carries from one training window to the next, without its history."""
+        """The part of a state that a lane carries to the next window, without its history."""
         return self.map_mixers("detach_carry", state)
 
-    def attach_carry(self, state: BackboneState) -> BackboneState:
-        """The state to go on from, of what `part` gave."""
-        return self.map_mixers("attach_carry", state)
+    def attach_carry(self, carry: BackboneState) -> BackboneState:
+        """The state to continue from, made from the result of `detach_carry`."""
+        return self.map_mixers("attach_carry", carry)
 
     def map_mixers(self, method: str, state: BackboneState) -> BackboneState:
         blocks = []
         for block, one in zip(self.blocks, state.blocks, strict=True):
             tail = one.tail if one.tail is None else one.tail.detach()
             blocks.append(BlockState(getattr(block.mixer, method)(one.mixer), tail))
-        return BackboneState(tuple(blocks), state.place, state.recent)
+        return with_blocks(state, *blocks)
 
 
-def with_block(state: BackboneState, i: int, block: BlockState) -> BackboneState:
-    blocks = (*state.blocks[:i], block, *state.blocks[i + 1 :])
+def with_blocks(state: BackboneState, *blocks: BlockState) -> BackboneState:
     return BackboneState(blocks, state.place, state.recent)

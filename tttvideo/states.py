@@ -2,18 +2,18 @@
 
 The leaves of a state are tensors with the batch on their first axis, integers and None, nested in
 tuples and in classes that `state_dataclass` registers. These functions map a state, stack states to
-a batch, split a batch, and convert a state to plain values for a file and back.
+a batch, split a batch, run a layer over packed sequences, and convert a state to plain values for a
+file and back.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from itertools import pairwise
 from typing import Any, TypeVar, dataclass_transform
 
 import torch
 from torch import Tensor
 
-from tttvideo.kernels import State
+from tttvideo.kernels import Packed, State
 
 
 S = TypeVar("S")
@@ -71,15 +71,29 @@ def unstack(state: S, batch: int) -> list[S]:
     return [tree_map(lambda x, i=i: x[i : i + 1], state) for i in range(batch)]
 
 
-def lengths_of(cu_seqlens: Tensor) -> list[int]:
-    """Of packed sequences, from the borders between them, (S + 1,)."""
-    return [end - begin for begin, end in pairwise(cu_seqlens.tolist())]
+def run_packed(
+    layer: Callable[[Tensor, S], tuple[Tensor, S]], x: Tensor, packed: Packed[S]
+) -> tuple[Tensor, Packed[S]]:
+    """Run a layer over each sequence of a row x (1, T, ...) in turn, from its own state."""
+    parts = x.split(packed.lengths, dim=1)
+    results = [layer(*both) for both in zip(parts, packed.states, strict=True)]
+    after = Packed(tuple(state for _, state in results), packed.lengths)
+    return torch.cat([y for y, _ in results], dim=1), after
 
 
-def each(layer: Callable, x: Tensor, states: Sequence[S], lengths: list[int]) -> tuple[Any, list]:
-    """A layer over sequences packed into one row, x (1, T, ...), each from its own state."""
-    parts = [layer(*both) for both in zip(x.split(lengths, dim=1), states, strict=True)]
-    return torch.cat([y for y, _ in parts], dim=1), [after for _, after in parts]
+def run(
+    layer: Callable[[Tensor, Any], tuple[Tensor, Any]], x: Tensor, state: Any
+) -> tuple[Tensor, Any]:
+    """Run a layer from a state, or over packed sequences from theirs."""
+    return run_packed(layer, x, state) if isinstance(state, Packed) else layer(x, state)
+
+
+def combine(make: Callable[..., Any], *states: Any) -> Any:
+    """`make` of states, or of the states of each packed sequence."""
+    if isinstance(states[0], Packed):
+        made = map(make, *(packed.states for packed in states))
+        return Packed(tuple(made), states[0].lengths)
+    return make(*states)
 
 
 def to_plain(tree: Any) -> Any:

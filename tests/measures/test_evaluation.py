@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.data import eval_targets as spans
-from tttvideo.kernels import inner, reference
+from tttvideo.kernels import Packed, inner, reference
 from tttvideo.measures.costs import reset_costs, token_costs
 from tttvideo.measures.document_stats import Tally, log_bins, ratio, tally
 from tttvideo.measures.inner_loss import inner_losses
@@ -163,7 +163,7 @@ def test_the_inner_losses_are_those_of_the_definition(kind):
     x, norm = torch.cat(calls, dim=1), (layer.norm_weight, layer.norm_bias)
     with torch.no_grad():
         state = layer.init_state(2)
-        q, k, v, _ = layer.views(x, [state], [3 * M])
+        q, k, v, _ = layer.views(x, Packed((state,), (3 * M,)))
         eta, scale, inner_state = layer.eta(x), layer.token_scale(), state.inner
         per_token = tuple(n[:, None] for n in norm)
         for i in range(3):

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from safetensors import safe_open
 
 from tttvideo.backbone import Backbone, BackboneConfig
-from tttvideo.layers import FrameWindow
 from tttvideo.mixers.ttt import TTTConfig, TTTLayer
+from tttvideo.video.frame_window import FrameWindow
 from tttvideo.weights.reference import load_reference, reference_name, save_reference
 
 

@@ -8,6 +8,7 @@ import torch
 
 from helpers.states import assert_same_state, leaves
 from tttvideo.backbone import Backbone, BackboneConfig
+from tttvideo.kernels import Packed
 from tttvideo.mixers.attention import Attention, AttentionConfig, attend
 from tttvideo.mixers.mamba import MambaConfig
 from tttvideo.mixers.ttt import TTTConfig
@@ -72,17 +73,25 @@ def test_a_later_token_changes_no_earlier_logit(name):
 def test_packed_sequences_are_as_they_are_alone(name):
     model, lengths = new_model(name), [7, 1, 12]
     tokens = torch.randint(31, (1, sum(lengths)))
-    borders = torch.tensor([0, 7, 8, 20], dtype=torch.int32)
-    packed, states = model(tokens, None, borders)
+    packed, after = model(tokens, Packed((model.init_state(1),) * 3, (7, 1, 12)))
     more = torch.randint(31, (1, 3))
-    next_packed, next_states = model(more, states, torch.arange(4, dtype=torch.int32))
-    for i, part in enumerate(tokens.split(lengths, dim=1)):
+    next_packed, next_after = model(more, Packed(after.states, (1, 1, 1)))
+    parts = zip(tokens.split(lengths, dim=1), packed.split(lengths, dim=1), strict=True)
+    for i, (part, logits) in enumerate(parts):
         alone, state = model(part)
-        close(packed[:, borders[i] : borders[i + 1]], alone)
-        assert_same_state(states[i], state)
+        close(logits, alone)
+        assert_same_state(after.states[i], state)
         alone, state = model(more[:, i : i + 1], state)
         close(next_packed[:, i : i + 1], alone)
-        assert_same_state(next_states[i], state)
+        assert_same_state(next_after.states[i], state)
+
+
+@MIXERS
+def test_packed_lengths_that_do_not_fit_the_tokens_are_refused(name):
+    model = new_model(name)
+    start = Packed((model.init_state(1),) * 2, (3, 4))
+    with pytest.raises(ValueError, match=r"tokens are \(1, 8\); .* \(3, 4\) need \(1, 7\)"):
+        model(torch.zeros(1, 8, dtype=torch.long), start)
 
 
 @MIXERS

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tttvideo.backbone import Backbone
+from tttvideo.kernels import Packed
 from tttvideo.kernels.dual import norm_free
 from tttvideo.kernels.inner import forward, layer_norm
 from tttvideo.mixers.ttt import TTTLayer, TTTState, full
@@ -72,7 +73,7 @@ def record(
 
 def inner_loss(layer: TTTLayer, x: Tensor, before: TTTState, at: TTTState) -> float:
     """Mean loss over heads and tokens of x (N, M, C), read in state `before`, with weights `at`."""
-    _, k, v, _ = layer.views(x, [before], [x.shape[1]])
+    _, k, v, _ = layer.views(x, Packed((before,), (x.shape[1],)))
     k, v = (full(y).transpose(1, 2) for y in (k, v))  # (N, H, M, D)
     if not layer.config.norm:
         return (norm_free.loss(at.inner.weights, k, v) / k[..., 0].numel()).item()

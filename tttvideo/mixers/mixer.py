@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from tttvideo.states import tree_map
+from tttvideo.kernels import Packed
+from tttvideo.states import run_packed, tree_map
 
 
 S = TypeVar("S")
@@ -31,6 +32,10 @@ class Mixer(nn.Module):
     def resolve(cls, config: Any, grid: Grid | None = None) -> Any:
         """The config with a default in place of every null."""
         return config
+
+    def forward_packed(self, x: Tensor, packed: Packed[S]) -> tuple[Tensor, Packed[S]]:
+        """Read sequences that lie one after the other in a row x (1, T, C)."""
+        return run_packed(self, x, packed)
 
     def detach_carry(self, state: S) -> S:
         """The part of a state that a lane carries to the next window, without its history."""

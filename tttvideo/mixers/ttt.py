@@ -10,7 +10,7 @@ B batch, T tokens, M mini-batch size, H heads, D head dim, E inner hidden, C wid
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +20,12 @@ from torch import Tensor, nn
 from tttvideo.kernels import Packed, State, ttt_linear, ttt_mlp, ttt_norm_free
 from tttvideo.kernels.baselines.linear_attention import CHUNK
 from tttvideo.layers import ShortConv, rotary_table, rotate
-from tttvideo.states import each, lengths_of, state_dataclass, tree_map
+from tttvideo.states import run_packed, state_dataclass, tree_map
 
 from .mixer import Grid, Mixer
+
+
+P = TypeVar("P", State, Packed[State])
 
 
 @dataclass
@@ -170,49 +173,62 @@ class TTTLayer(Mixer):
         tail = self.conv_q.init_state(batch) if self.conv_q else None
         return TTTState(State(weights), tail, 0)
 
-    def forward(
-        self,
-        x: Tensor,
-        state: TTTState | list[TTTState] | None = None,
-        cu_seqlens: Tensor | None = None,
-    ) -> tuple[Tensor, TTTState | list[TTTState]]:
-        """With cu_seqlens x is packed, (1, T, C), and there is one state per sequence."""
+    def forward(self, x: Tensor, state: TTTState | None = None) -> tuple[Tensor, TTTState]:
         state = self.init_state(len(x)) if state is None else state
-        packed = cu_seqlens is not None
-        states = state if packed else [state]
-        lengths = lengths_of(cu_seqlens) if packed else [x.shape[1]]
-        q, k, v, tails = self.views(x, states, lengths)
-        op = {"linear": ttt_linear, "mlp": ttt_mlp}[self.config.inner]
-        norm = (self.norm_weight, self.norm_bias) if self.config.norm else ()
-        inner = [one.inner for one in states]
-        y, inner = (op if norm else ttt_norm_free)(
-            *(q, k, v, self.eta(x), self.token_scale(), *norm),
-            Packed(tuple(inner), tuple(lengths)) if packed else inner[0],
-            mini_batch_size=self.config.mini_batch_size,
-            backend=self.config.backend,
-        )
-        y = self.post_norm(rearrange(y, "b t h d -> b t (h d)"))
-        if self.gate_proj:
-            y = F.gelu(self.gate_proj(x), approximate="tanh") * y
-        places = [self.place(one, length) for one, length in zip(states, lengths, strict=True)]
-        after = zip(inner.states if packed else [inner], tails, places, strict=True)
-        states = [TTTState(*parts) for parts in after]
-        return self.o_proj(y), states if packed else states[0]
+        one = Packed((state,), (x.shape[1],))
+        q, k, v, tails = self.views(x, one)
+        y, inner = self.inner_loop(x, q, k, v, state.inner)
+        return self.output(x, y), self.after(one, (inner,), tails).states[0]
+
+    def forward_packed(
+        self, x: Tensor, packed: Packed[TTTState]
+    ) -> tuple[Tensor, Packed[TTTState]]:
+        """All sequences of a row x (1, T, C) in one call of the inner loop."""
+        q, k, v, tails = self.views(x, packed)
+        start = Packed(tuple(state.inner for state in packed.states), packed.lengths)
+        y, inner = self.inner_loop(x, q, k, v, start)
+        return self.output(x, y), self.after(packed, inner.states, tails)
 
     def views(
-        self, x: Tensor, states: list[TTTState], lengths: list[int]
-    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor | None]]:
-        """q, k, v (B, T, H, D), q and k rotated, and the convolutions' new tails."""
-        q, v, tails = self.q_proj(x), self.v_proj(x), [one.tail for one in states]
+        self, x: Tensor, packed: Packed[TTTState]
+    ) -> tuple[Tensor, Tensor, Tensor, Packed[Tensor | None]]:
+        """q, k, v (B, T, H, D), q and k rotated, and the new tails of the convolutions."""
+        q, v = self.q_proj(x), self.v_proj(x)
+        tails = Packed(tuple(state.tail for state in packed.states), packed.lengths)
         if self.k_proj:
             k = self.k_proj(x)
         else:
-            k, _ = each(self.conv_k, q, tails, lengths)
-            q, tails = each(self.conv_q, q, tails, lengths)
+            k, _ = run_packed(self.conv_k, q, tails)
+            q, tails = run_packed(self.conv_q, q, tails)
         q, k, v = (rearrange(y, "b t (h d) -> b t h d", h=self.heads) for y in (q, k, v))
-        both = zip(states, lengths, strict=True)
-        angles = torch.cat([self.angles(one, length, x.device) for one, length in both])
+        both = zip(packed.states, packed.lengths, strict=True)
+        angles = torch.cat([self.angles(state, length, x.device) for state, length in both])
         return rotate(q, angles), rotate(k, angles), v, tails
+
+    def inner_loop(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, state: P) -> tuple[Tensor, P]:
+        """The kernels' output (B, T, H, D) and the fast weights after it."""
+        size, backend = self.config.mini_batch_size, self.config.backend
+        tokens = q, k, v, self.eta(x), self.token_scale()
+        if not self.config.norm:
+            return ttt_norm_free(*tokens, state, mini_batch_size=size, backend=backend)
+        op = {"linear": ttt_linear, "mlp": ttt_mlp}[self.config.inner]
+        norm = self.norm_weight, self.norm_bias
+        return op(*tokens, *norm, state, mini_batch_size=size, backend=backend)
+
+    def output(self, x: Tensor, y: Tensor) -> Tensor:
+        """Norm, gate and projection of the kernels' output y (B, T, H, D)."""
+        y = self.post_norm(rearrange(y, "b t h d -> b t (h d)"))
+        if self.gate_proj:
+            y = F.gelu(self.gate_proj(x), approximate="tanh") * y
+        return self.o_proj(y)
+
+    def after(
+        self, packed: Packed[TTTState], inner: tuple[State, ...], tails: Packed[Tensor | None]
+    ) -> Packed[TTTState]:
+        """The states after the sequences that began with `packed`."""
+        places = map(self.place, packed.states, packed.lengths)
+        states = map(TTTState, inner, tails.states, places)
+        return Packed(tuple(states), packed.lengths)
 
     def angles(self, state: TTTState, length: int, device: torch.device) -> Tensor:
         """Rotary angles (T, D // 2): by place in the mini-batch, or by row and column."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tttvideo.backbone import Backbone, BackboneState
+from tttvideo.kernels import Packed
 from tttvideo.reading import CHUNK, read, score_hidden, score_logits
 from tttvideo.states import stack, state_dataclass, tree_map
 
@@ -80,11 +81,11 @@ def start(backbone: Backbone, batch: int) -> Prefix:
 class Decoding:
     """Sequences that are decoded side by side: logits (B, V) for the next tokens, and the state.
 
-    The state is that of a batch; or a list of states, where sequences are packed.
+    The state is that of a batch, or a Packed of the sequences' states.
     """
 
     def __init__(
-        self, backbone: Backbone, logits: Tensor, state: BackboneState | list[BackboneState]
+        self, backbone: Backbone, logits: Tensor, state: BackboneState | Packed[BackboneState]
     ):
         self.backbone, self.logits, self.state = backbone, logits, state
 
@@ -97,14 +98,13 @@ class Decoding:
             prefix = stack(prefixes)
             return cls(backbone, prefix.logits, prefix.state)
         logits = torch.cat([prefix.logits for prefix in prefixes])
-        return cls(backbone, logits, [prefix.state for prefix in prefixes])
+        return cls(backbone, logits, pack([prefix.state for prefix in prefixes]))
 
     @torch.inference_mode()
     def read(self, tokens: Tensor) -> None:
         """Read one token of each sequence, (B,)."""
-        if isinstance(self.state, list):
-            ends = torch.arange(len(tokens) + 1, dtype=torch.int32, device=tokens.device)
-            logits, self.state = self.backbone(tokens[None], self.state, ends)
+        if isinstance(self.state, Packed):
+            logits, self.state = self.backbone(tokens[None], self.state)
             self.logits = logits[0]
         else:
             logits, self.state = self.backbone(tokens[:, None], self.state)
@@ -114,16 +114,21 @@ class Decoding:
     def select(self, places: list[int]) -> "Decoding":
         """A copy of the sequences at these places of the batch."""
         index = torch.tensor(places, device=self.logits.device)
-        if isinstance(self.state, list):
-            state = [self.state[place] for place in places]
-        else:
-            state = tree_map(lambda x: x[index], self.state)
+        if isinstance(self.state, Packed):
+            packed = pack([self.state.states[place] for place in places])
+            return Decoding(self.backbone, self.logits[index], packed)
+        state = tree_map(lambda x: x[index], self.state)
         return Decoding(self.backbone, self.logits[index], state)
 
     def prefix(self) -> Prefix:
         """The prefix of all sequences with the tokens that were read."""
-        state = stack(self.state) if isinstance(self.state, list) else self.state
-        return Prefix(self.logits, state)
+        packed = isinstance(self.state, Packed)
+        return Prefix(self.logits, stack(self.state.states) if packed else self.state)
+
+
+def pack(states: Sequence[BackboneState]) -> Packed[BackboneState]:
+    """Sequences of one token each."""
+    return Packed(tuple(states), (1,) * len(states))
 
 
 def decode(backbone: Backbone, prefix: Prefix, count: int, choose: Choose) -> Iterator[Tensor]:

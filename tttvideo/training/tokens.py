@@ -7,6 +7,7 @@ disagree with it.
 import math
 import time
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from tttvideo.backbone import Backbone, BackboneConfig, BackboneState
+from tttvideo.kernels import Packed
 from tttvideo.measures.flops import training_flops
 from tttvideo.mixers.registry import CONFIGS
 from tttvideo.mixers.ttt import TTTLayer
@@ -249,18 +251,18 @@ class TokenModel(OuterLoop):
             logits, state = self.backbone(tokens, states and stack(states))
             return logits, unstack(state, len(tokens))
         states = states or [self.backbone.init_state(1)] * len(tokens)
-        borders, packed = [], []
+        packed: list[BackboneState] = []
+        lengths: list[int] = []
+        last = []
         for row, state in enumerate(states):
-            first = row * tokens.shape[1]
             inside = [] if begins is None else begins[row].nonzero()[:, 0].tolist()
-            fresh = [self.backbone.init_state(1)] * len(inside)
-            rest = [state] if 0 not in inside else []
-            packed.append(rest + fresh)
-            borders += [first] * len(rest) + [first + place for place in inside]
-        cu_seqlens = torch.tensor([*borders, tokens.numel()], dtype=torch.int32)
-        logits, after = self.backbone(tokens.reshape(1, -1), sum(packed, []), cu_seqlens)
-        ends = torch.tensor([len(row) for row in packed]).cumsum(0) - 1
-        return logits.view(*tokens.shape, -1), [after[end] for end in ends.tolist()]
+            packed += [state] * (0 not in inside) + [self.backbone.init_state(1)] * len(inside)
+            borders = sorted({0, *inside, tokens.shape[1]})
+            lengths += [end - begin for begin, end in pairwise(borders)]
+            last.append(len(packed) - 1)
+        start = Packed(tuple(packed), tuple(lengths))
+        logits, after = self.backbone(tokens.reshape(1, -1), start)
+        return logits.view(*tokens.shape, -1), [after.states[place] for place in last]
 
     def lane_states(self, fresh: Tensor) -> list[BackboneState]:
         """What each lane goes on from: what it carried, or the learned start."""
