@@ -2,56 +2,52 @@
 
 import logging
 import sys
-from importlib import import_module
 
-
-COMMANDS = {
-    "demo": ("demo", "draw a video, learn it, predict its end; --video FILE for your own"),
-    "prepare": ("prepare", "turn text or video files into tokens; draw text to recall from"),
-    "fit": ("fit", "train a model, or go on training it: --config NAME|FILE"),
-    "validate": ("fit", "measure a model on its validation data"),
-    "test": ("fit", "measure a model on its test data"),
-    "generate": ("generate", "let a text go on"),
-    "predict": ("predict", "let a video go on: mp4 in, mp4 out"),
-    "evaluate": ("evaluate", "measure what models make of context: text, recall, scaling, harness"),
-    "compare": ("compare", "train mixers on equal tokens, and draw what context gives each"),
-    "bench": ("bench", "measure speed and memory: kernels, decode, layers, generation, bars"),
-    "import": ("convert", "read the weights of the reference implementations, PyTorch's and JAX's"),
-    "export": ("convert", "write weights for Hugging Face transformers and the reference"),
-}
+from tttvideo.apps.commands import COMMANDS, find, invoke, names
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run a command; wrong input ends it with one line on standard error and exit code 1."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(overview())
-        return
-    if arguments[0] not in COMMANDS:
-        sys.exit(f"tttvideo: no command {arguments[0]!r}; there are {', '.join(COMMANDS)}")
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("tttvideo").setLevel(logging.INFO)  # which backend serves, and why
-    module = import_module(f"tttvideo.apps.{COMMANDS[arguments[0]][0]}")
+    logging.getLogger("tttvideo").setLevel(logging.INFO)  # the chosen backend, and why
+    if not arguments or arguments[0] in ("-h", "--help"):
+        return print(overview())
+    name = ""
     try:
-        module.main(arguments)
+        name, rest = find(arguments)
+        if COMMANDS[name][0] is None:
+            return print(overview(name))
+        invoke(name, rest)
     except (ValueError, OSError) as error:
-        sys.exit(f"tttvideo {arguments[0]}: {error}")
+        sys.exit(f"{f'tttvideo {name}'.strip()}: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
 
 
-def overview() -> str:
-    lines = [f"  {name:<10}{help}" for name, (_, help) in COMMANDS.items()]
+def overview(group: str = "") -> str:
+    """The commands, or those of a group, with a line each."""
+    start = f"{group} " if group else ""
+    lines = [f"  {name:<10}{COMMANDS[start + name][1]}" for name in names(group)]
+    about = COMMANDS[group][1] if group else "Test-Time Training layers for long text and video"
     return "\n".join(
         [
-            "usage: tttvideo COMMAND ...",
-            "Layers that learn while they read: train, predict and measure on text and video.",
+            f"usage: tttvideo {start}COMMAND ...",
+            f"{about[0].upper()}{about[1:]}.",
             "",
             *lines,
             "",
-            "`tttvideo COMMAND --help` explains one.",
-            "example: tttvideo demo",
+            f"`tttvideo {start}COMMAND --help` explains one.",
+            f"example: tttvideo {EXAMPLES[group]}",
         ]
     )
+
+
+EXAMPLES = {
+    "": "demo",
+    "prepare": "prepare text books/train --out out/books --validation 0.05",
+    "evaluate": "evaluate text out/text_tiny/last.ckpt out/books/validation --out out/evaluation",
+}
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+from tttvideo.apps.commands import invoke, parse
 from tttvideo.files import read_json, write_json
 from tttvideo.progress import progress
 
@@ -108,13 +109,11 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main(arguments: list[str]) -> None:
-    options = parser().parse_args(arguments[1:])
+def run(options: argparse.Namespace) -> None:
     plan = new_plan(options)
     seeds = dict.fromkeys(options.seeds)
     pairs = [(mixer, seed) for seed in seeds for mixer in plan.mixers]
     measure = [
-        *("evaluate", "text"),
         *(f"{mixer}={checkpoint(options, mixer, seed, plan)}" for mixer, seed in pairs),
         *(options.validation, "--out", options.out),
         *("--length", str(plan.stages[1].window), "--reset", str(plan.stages[0].window)),
@@ -126,9 +125,7 @@ def main(arguments: list[str]) -> None:
     with ThreadPoolExecutor(plan.jobs) as pool, progress("training", total, "tokens") as advance:
         for _ in pool.map(lambda run: run.train(advance), runs):
             pass
-    from . import evaluate
-
-    evaluate.main(measure)
+    invoke("evaluate text", measure)
 
 
 def new_plan(options: argparse.Namespace) -> Plan:
@@ -157,13 +154,12 @@ def check(options: argparse.Namespace, plan: Plan, measure: list[str]) -> list[s
     from tttvideo.data.tokens import open_tokens
     from tttvideo.measures.plan import make_plan
 
-    from . import evaluate
     from .fit import find_config
 
     for name in (plan.size, *(f"mixer/{mixer}" for mixer in plan.mixers)):
         find_config(name)
     train, validation = open_tokens(options.train), open_tokens(options.validation)
-    make_plan(evaluate.parser().parse_args(measure[1:]), validation, plan.stages[1].window)
+    make_plan(parse("evaluate text", measure), validation, plan.stages[1].window)
     return [train.fingerprint, validation.fingerprint]
 
 

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tttvideo.apps.commands import invoke
+from tttvideo.data.video.drawn import bouncing_glyphs
+from tttvideo.data.video.reader import VideoReader, write_video
 from tttvideo.files import read_json, write_json
 
 
@@ -15,33 +18,7 @@ FEWEST = 24  # two windows of video_tiny, to learn from and to measure on, and t
 HELD_OUT = 64  # frames at the end that nothing learns from, or a fifth of a shorter video
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="tttvideo demo",
-        description="Draw a video, learn it, and predict its end; or do so with a video of yours. "
-        "What is finished is not done again.",
-        epilog="example: tttvideo demo --video clip.mp4",
-    )
-    top.add_argument("--video", metavar="FILE", help="learn this video (default: draw one)")
-    top.add_argument("--out", metavar="DIR", help="folder (default: out/demo or out/demo_NAME)")
-    top.add_argument("--fresh", action="store_true", help="do everything again")
-    top.add_argument(
-        "--steps",
-        type=int,
-        nargs=2,
-        default=(2000, 1600),
-        metavar=("FRAMES", "TOKENS"),
-        help="training steps of the frame tokenizer and of the model (default: 2000 1600)",
-    )
-    return top
-
-
-def main(arguments: list[str]) -> None:
-    options = parser().parse_args(arguments[1:])
-    if min(options.steps) < 1:
-        raise ValueError(f"--steps {options.steps[0]} {options.steps[1]} must both be 1 or more")
-    if options.video and not Path(options.video).is_file():
-        raise ValueError(f"there is no video {options.video}")
+def run(options: argparse.Namespace) -> None:
     name = f"demo_{Path(options.video).stem}" if options.video else "demo"
     out = Path(options.out or f"out/{name}")
     if options.fresh:
@@ -79,9 +56,6 @@ class Stages:
 
 
 def draw(path: Path) -> None:
-    from tttvideo.data.video.drawn import bouncing_glyphs
-    from tttvideo.data.video.reader import write_video
-
     write_video(path, bouncing_glyphs(FRAMES, glyphs=GLYPHS), FPS, lossless=True)
     print(f"{path}: {FRAMES:,} frames")
 
@@ -89,9 +63,6 @@ def draw(path: Path) -> None:
 def learn_and_predict(
     video: Path, out: Path, stages: Stages, frame_steps: int, token_steps: int
 ) -> None:
-    from tttvideo.data.video.reader import VideoReader
-
-    from . import fit, predict, prepare
 
     reader = VideoReader(video, 64)
     times, fps = reader.index.times, reader.info.fps or 30.0
@@ -104,33 +75,36 @@ def learn_and_predict(
 
     def train_tokenizer() -> None:
         shutil.rmtree(tokenizer, ignore_errors=True)
-        fit.main(
-            ["fit", "--config", "frame_tokenizer_tiny", "--out", str(tokenizer)]
+        invoke(
+            "fit",
+            ["--config", "frame_tokenizer_tiny", "--out", str(tokenizer)]
             + ["--data.videos", json.dumps([str(video)]), "--data.end", str(end)]
             + ["--trainer.max_steps", str(frame_steps), "--trainer.devices", "1"]
-            + ["--trainer.val_check_interval", str(frame_steps)]
+            + ["--trainer.val_check_interval", str(frame_steps)],
         )
 
     def tokenise() -> None:
         checkpoint = str(tokenizer / "last.ckpt")
         options = ["--frame-tokenizer", checkpoint, "--end", str(end), "--out", str(tokens)]
-        prepare.main(["prepare", "video", str(video), *options])
+        invoke("prepare video", [str(video), *options])
 
     def train_model() -> None:
         shutil.rmtree(model, ignore_errors=True)
-        fit.main(
-            ["fit", "--config", "video_tiny", "--out", str(model)]
+        invoke(
+            "fit",
+            ["--config", "video_tiny", "--out", str(model)]
             + ["--model.frame_tokenizer", str(tokenizer / "last.ckpt")]
             + ["--data.train", str(tokens), "--trainer.devices", "1"]
             + ["--trainer.max_steps", str(token_steps)]
-            + ["--trainer.val_check_interval", str(token_steps)]
+            + ["--trainer.val_check_interval", str(token_steps)],
         )
 
     stages.do("train the frame tokenizer", [file, frame_steps], train_tokenizer)
     stages.do("turn frames into tokens", [file, end], tokenise)
     stages.do("train the video model", [file, token_steps], train_model)
     print(f"[predict the held-out end] {held} frames that nothing above has seen")
-    predict.main(
-        ["predict", str(model / "last.ckpt"), str(video)]
-        + ["--context", str(end), "--horizon", str(held / fps), "--out", str(out)]
+    invoke(
+        "predict",
+        [str(model / "last.ckpt"), str(video)]
+        + ["--context", str(end), "--horizon", str(held / fps), "--out", str(out)],
     )

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import warnings
+from argparse import Namespace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,18 @@ def main(arguments: list[str]) -> None:
         raise ValueError(
             "the checkpoint in --out is of another model than the config; choose another --out"
         ) from error
+
+
+def fit(options: Namespace) -> None:
+    main(["fit", *options.arguments])
+
+
+def validate(options: Namespace) -> None:
+    main(["validate", *options.arguments])
+
+
+def test(options: Namespace) -> None:
+    main(["test", *options.arguments])
 
 
 def find_configs(arguments: list[str]) -> list[str]:

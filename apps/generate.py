@@ -6,111 +6,28 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+
+from tttvideo.apps.device import best_device
 from tttvideo.apps.show.stream_text import Pace, Shown, show
-
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from tttvideo.data.text.documents import Advance
-    from tttvideo.data.text.tokenizer import Tokenizer
-    from tttvideo.sampling.choose import Chooser
-    from tttvideo.sampling.decode import Prefix
-    from tttvideo.sampling.saved_states import SavedState
-    from tttvideo.sampling.texts import Texts
-    from tttvideo.weights.checkpoints import TokenCheckpoint
+from tttvideo.data.text import corpus_workers, documents
+from tttvideo.data.text.documents import Advance, Utf8, pieces
+from tttvideo.data.text.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from tttvideo.progress import progress
+from tttvideo.sampling.choose import Chooser
+from tttvideo.sampling.decode import Prefix, prefill
+from tttvideo.sampling.saved_states import SavedState, load_state_file, save_state_file
+from tttvideo.sampling.texts import Texts
+from tttvideo.weights.checkpoints import TokenCheckpoint, load_tokens_model
 
 
 CHUNK = 1024  # tokens that are read at once
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="tttvideo generate",
-        description="Let texts go on. They may be of any lengths, longer than memory too, and of a "
-        "different length each; every text is as it would be alone.",
-        epilog='example: tttvideo generate out/text_tiny/last.ckpt --prompt "It was " --tokens 500',
-    )
-    top.add_argument("checkpoint", metavar="CKPT", help="trained by `tttvideo fit` on text")
-    several = {"action": "append", "default": []}
-    top.add_argument(
-        "--prompt",
-        metavar="TEXT",
-        help="a beginning; - reads standard input; give it several times for several texts",
-        **several,
-    )
-    top.add_argument(
-        "--prompt-file",
-        metavar="FILE",
-        help="file that is a beginning; only what follows is shown; may be given several times",
-        **several,
-    )
-    top.add_argument(
-        "--prompts-file", metavar="FILE", help="file with a beginning in each line that has any"
-    )
-    top.add_argument(
-        "--tokens",
-        type=int,
-        default=500,
-        metavar="N",
-        help="tokens to add, at most; 0 with --save-state reads only (default: 500)",
-    )
-    top.add_argument(
-        "--stop",
-        metavar="STRING",
-        help="end a text before this string, which is not shown; may be given several times",
-        **several,
-    )
-    top.add_argument(
-        "--save-state",
-        metavar="FILE",
-        help="keep what was read and said, so that --load-state goes on there",
-    )
-    top.add_argument(
-        "--load-state",
-        metavar="FILE",
-        help="begin with what was kept; prompts, if there are any, come after it",
-    )
-    add_sampling(top)
-    return top
-
-
-def add_sampling(top: argparse.ArgumentParser) -> None:
-    top.add_argument(
-        "--temperature", type=float, default=0.8, help="0 takes the likeliest token (default: 0.8)"
-    )
-    top.add_argument(
-        "--top-k", type=int, default=0, metavar="K", help="keep the K likeliest (default: all)"
-    )
-    top.add_argument(
-        "--top-p",
-        type=float,
-        default=1.0,
-        metavar="P",
-        help="keep the likeliest that hold this much probability (default: 1)",
-    )
-    top.add_argument(
-        "--seed",
-        type=int,
-        help="gives the same texts again: the first as with this seed alone, the next as with the "
-        "next seed (default: drawn; or, for one text, what the loaded state goes on with)",
-    )
-
-
-def main(arguments: list[str]) -> None:
-    options = parser().parse_args(arguments[1:])
-    check(options)
+def run(options: argparse.Namespace) -> None:
     prompts = find_prompts(options)
-    from tttvideo.data.text.tokenizer import load_tokenizer
-    from tttvideo.sampling.choose import Chooser
-    from tttvideo.sampling.saved_states import load_state_file
-    from tttvideo.sampling.texts import Texts
-    from tttvideo.weights.checkpoints import load_tokens_model
-
-    from .device import best_device
-
     choose = Chooser(options.temperature, options.top_k, options.top_p, options.seed)
     model = load_tokens_model(options.checkpoint)
     check_text(model, options.checkpoint)
@@ -136,21 +53,7 @@ def main(arguments: list[str]) -> None:
     print(pace, file=sys.stderr)
 
 
-def check(options: argparse.Namespace) -> None:
-    if options.tokens < (0 if options.save_state else 1):
-        raise ValueError(
-            f"--tokens {options.tokens} must be 1 or more; to read only, 0 with --save-state FILE"
-        )
-    if "" in options.stop:
-        raise ValueError("--stop is empty; give at least one character")
-    if options.save_state:
-        path = Path(options.save_state)
-        if path.is_dir():
-            raise ValueError(f"--save-state {path} is a folder; name a file")
-        path.parent.mkdir(parents=True, exist_ok=True)  # now, and not after hours of reading
-
-
-def check_text(model: "TokenCheckpoint", path: str) -> None:
+def check_text(model: TokenCheckpoint, path: str) -> None:
     if model.backbone.config.grid:
         raise ValueError(f"{path} is a model of video, not of text; `tttvideo predict` runs it")
     if model.tokenizer == "unknown":
@@ -178,18 +81,17 @@ class Prompt:
             return len(self.text)
         return None if self.path == "-" else Path(self.path).stat().st_size
 
-    def chunks(self, advance: "Advance") -> Iterator[bytes]:
-        from tttvideo.data.text.documents import CHUNK, read
+    def chunks(self, advance: Advance) -> Iterator[bytes]:
 
         if self.text is not None:
             yield self.text
             advance(len(self.text))
         elif self.path == "-":
-            while chunk := sys.stdin.buffer.read(CHUNK):
+            while chunk := sys.stdin.buffer.read(documents.CHUNK):
                 yield chunk
                 advance(len(chunk))
         else:
-            yield from read(Path(self.path), advance)
+            yield from documents.read(Path(self.path), advance)
 
 
 def find_prompts(options: argparse.Namespace) -> list[Prompt]:
@@ -198,30 +100,17 @@ def find_prompts(options: argparse.Namespace) -> list[Prompt]:
     prompts += [Prompt(path=path) for path in options.prompt_file]
     if options.prompts_file is not None:
         lines = Path(options.prompts_file).read_bytes().splitlines()
-        prompts += (found := [Prompt(line) for line in lines if line.strip()])
-        if not found:
-            raise ValueError(f"{options.prompts_file} is empty; write a prompt into each line")
-    for prompt in prompts:
-        if prompt.size == 0:
-            raise ValueError(f"the prompt{prompt.name} is empty; give at least one character")
-    if not prompts and not options.load_state:
-        raise ValueError(
-            "there is nothing to go on from; give --prompt TEXT, --prompt-file FILE, "
-            "--prompts-file FILE or --load-state FILE"
-        )
-    if len(prompts) > 1 and options.save_state:
-        raise ValueError(f"--save-state keeps one text, and there are {len(prompts)}; give one")
+        prompts += [Prompt(line) for line in lines if line.strip()]
     return prompts
 
 
 def read_prompts(
-    model: "TokenCheckpoint",
-    tokenizer: "Tokenizer",
+    model: TokenCheckpoint,
+    tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
-    saved: "SavedState | None",
-) -> "tuple[list[Prefix], list[int]]":
+    saved: SavedState | None,
+) -> tuple[list[Prefix], list[int]]:
     """The prefix of each text, after that of `saved`, and the number of tokens read for it."""
-    from tttvideo.progress import progress
 
     if not prompts:
         return [saved.prefix], [0]
@@ -239,32 +128,23 @@ def read_prompts(
     return prefixes, counts
 
 
-def tokens_of(tokenizer: "Tokenizer", chunks: Iterable[bytes]) -> "Iterator[np.ndarray]":
+def tokens_of(tokenizer: Tokenizer, chunks: Iterable[bytes]) -> Iterator[np.ndarray]:
     """Tokens of a text, piece by piece."""
-    import numpy as np
-
-    from tttvideo.data.text.corpus_workers import PIECE
-    from tttvideo.data.text.documents import Utf8, pieces
-    from tttvideo.data.text.tokenizer import ByteTokenizer
 
     if isinstance(tokenizer, ByteTokenizer):
         yield from (np.frombuffer(chunk, np.uint8).astype(np.int64) for chunk in chunks)
     else:
-        for _, tokens in tokenizer.encode_all(pieces(Utf8().all(chunks), PIECE)):
+        for _, tokens in tokenizer.encode_all(pieces(Utf8().all(chunks), corpus_workers.PIECE)):
             yield np.array(tokens, np.int64)
 
 
 def read_tokens(
-    model: "TokenCheckpoint",
+    model: TokenCheckpoint,
     marks: list[int],
-    parts: "Iterable[np.ndarray]",
-    prefix: "Prefix | None",
-) -> "tuple[Prefix | None, int]":
+    parts: Iterable[np.ndarray],
+    prefix: Prefix | None,
+) -> tuple[Prefix | None, int]:
     """Read marks and tokens after `prefix`; the new prefix, and the count without the marks."""
-    import numpy as np
-    import torch
-
-    from tttvideo.sampling.decode import prefill
 
     device = next(model.backbone.parameters()).device
     count, rest = 0, np.array(marks, np.int64)
@@ -287,7 +167,7 @@ def read_tokens(
     return prefix, count
 
 
-def go_on(texts: "Texts", shown: Sequence[Shown], count: int) -> Iterator[tuple[int, str, bool]]:
+def go_on(texts: Texts, shown: Sequence[Shown], count: int) -> Iterator[tuple[int, str, bool]]:
     """Pieces of the texts as they are said: row, text, whether that is all of it."""
     for _ in range(count):
         rows, said = texts.rows, texts.step()
@@ -315,10 +195,9 @@ def titles(prompts: Sequence[Prompt]) -> list[str]:
 
 
 def save(
-    path: str, model: "TokenCheckpoint", texts: "Texts", tokens: int, draws: "Chooser | None"
+    path: str, model: TokenCheckpoint, texts: Texts, tokens: int, draws: Chooser | None
 ) -> None:
     """Keep the only text, and the generator that it was drawn by if that had a seed."""
-    from tttvideo.sampling.saved_states import SavedState, save_state_file
 
     state = draws.generator(0).get_state() if draws else None
     save_state_file(SavedState(texts.ended[0], tokens, state), model.backbone, path)

@@ -101,9 +101,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main(arguments: list[str]) -> None:
-    options = parser().parse_args(arguments[1:])
-    check(options)
+def run(options: argparse.Namespace) -> None:
     for name, value in DEFAULTS.items():
         if getattr(options, name) is None:
             setattr(options, name, value)

@@ -261,7 +261,7 @@ def test_a_wandb_run_works_offline(work):
 
 
 WRONG = [
-    ("fly", "no command 'fly'; there are demo, prepare"),
+    ("fly", "no command 'fly'; choose from demo, prepare"),
     ("prepare text nowhere --out x", "no file or folder nowhere"),
     ("prepare video clip.mp4 --frame-tokenizer text/last.ckpt --out x.bin", "not of frame token"),
     ("prepare video books/a.txt --frame-tokenizer frames/last.ckpt --out x.bin", "a.txt"),
@@ -305,7 +305,7 @@ WRONG = [
     ("fit --config text_tiny --data.train clip.bin --out x", "set model.frame_tokenizer"),
     ("import books x.ckpt", "cannot be read as safetensors"),
     ("export video/last.ckpt x", "has no form in the reference"),
-    ("demo --video nowhere.mp4", "there is no video nowhere.mp4"),
+    ("demo --video nowhere.mp4", "nowhere.mp4 does not exist"),
 ]
 
 
@@ -324,7 +324,7 @@ def test_help_teaches_without_importing_torch(command):
         import sys
         from tttvideo.apps.cli import main
         try:
-            main([{command!r}, "--help"])
+            main([*{command!r}.split(), "--help"])
         except SystemExit:
             pass
         assert not {{"torch", "lightning", "av"}} & sys.modules.keys()

@@ -29,9 +29,7 @@ class FrameWindow(nn.Module):
         other_column = places[:, None] % columns + column
         inside = (other_row >= 0) & (other_row < rows)
         inside &= (other_column >= 0) & (other_column < columns)
-        lag = (frame * rows * columns - row * columns - column).clamp_min(
-            1
-        )  # 0 only outside
+        lag = (frame * rows * columns - row * columns - column).clamp_min(1)  # 0 only outside
         self.none, self.past = vocab_size, int(lag.max()) - 1
         self.register_buffer("lag", lag, persistent=False)  # tokens back from the next one
         self.register_buffer("inside", inside, persistent=False)  # (P, neighbours)

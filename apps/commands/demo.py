@@ -1,0 +1,41 @@
+"""`tttvideo demo`: the options."""
+
+import argparse
+
+from .options import Parser, check_folder, check_video
+
+
+PROGRAM = "tttvideo.apps.demo:run"
+
+
+def parser() -> argparse.ArgumentParser:
+    top = Parser(
+        prog="tttvideo demo",
+        description="Train a small model on one video and let it predict the end of the video, "
+        "which it has not seen. Without --video, a video of moving digits is generated. Finished "
+        "stages are not repeated when the command is started again.",
+        epilog="example: tttvideo demo --video clip.mp4",
+    )
+    top.add_argument("--video", metavar="FILE", help="train on this video (default: generate one)")
+    top.add_argument(
+        "--out", metavar="DIR", help="folder to write to (default: out/demo or out/demo_NAME)"
+    )
+    top.add_argument("--fresh", action="store_true", help="repeat finished stages too")
+    top.add_argument(
+        "--steps",
+        type=int,
+        nargs=2,
+        default=(2000, 1600),
+        metavar=("FRAMES", "TOKENS"),
+        help="training steps of the frame tokenizer and of the video model (default: 2000 1600)",
+    )
+    return top
+
+
+def check(options: argparse.Namespace) -> None:
+    if min(options.steps) < 1:
+        raise ValueError(f"--steps {options.steps[0]} {options.steps[1]} must both be 1 or more")
+    if options.out:
+        check_folder(options.out)
+    if options.video:
+        check_video(options.video)

@@ -1,0 +1,105 @@
+"""`tttvideo generate CKPT --prompt TEXT`: the options."""
+
+import argparse
+from pathlib import Path
+
+from .options import Parser, add_sampling, check_checkpoint, check_output, check_sampling
+
+
+PROGRAM = "tttvideo.apps.generate:run"
+
+
+def parser() -> argparse.ArgumentParser:
+    top = Parser(
+        prog="tttvideo generate",
+        description="Continue texts. They may have any lengths, also beyond the training window, "
+        "and different ones; each text is the same as if it were generated alone.",
+        epilog='example: tttvideo generate out/text_tiny/last.ckpt --prompt "It was " --tokens 500',
+    )
+    top.add_argument("checkpoint", metavar="CKPT", help="trained by `tttvideo fit` on text")
+    several = {"action": "append", "default": []}
+    top.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="text to continue; - reads standard input; repeat the option for several texts",
+        **several,
+    )
+    top.add_argument(
+        "--prompt-file",
+        metavar="FILE",
+        help="file to continue; only what follows is printed; may be repeated",
+        **several,
+    )
+    top.add_argument(
+        "--prompts-file", metavar="FILE", help="file with a prompt in each line that is not blank"
+    )
+    top.add_argument(
+        "--tokens",
+        type=int,
+        default=500,
+        metavar="N",
+        help="tokens to generate, at most; 0 with --save-state only reads (default: 500)",
+    )
+    top.add_argument(
+        "--stop",
+        metavar="STRING",
+        help="end a text before this string, which is not printed; may be repeated",
+        **several,
+    )
+    top.add_argument(
+        "--save-state",
+        metavar="FILE",
+        help="save the model's state after the text, for --load-state",
+    )
+    top.add_argument(
+        "--load-state",
+        metavar="FILE",
+        help="begin with a saved state; prompts, if there are any, come after it",
+    )
+    add_sampling(top, temperature=0.8, top_p=1.0)
+    top.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="repeat a run: the first text is drawn with N, the next with N + 1, and so on "
+        "(default: random; for one text after --load-state, the saved generator)",
+    )
+    return top
+
+
+def check(options: argparse.Namespace) -> None:
+    check_sampling(options)
+    if options.tokens < (0 if options.save_state else 1):
+        raise ValueError(
+            f"--tokens {options.tokens} must be 1 or more; to read only, 0 with --save-state FILE"
+        )
+    if "" in options.stop:
+        raise ValueError("--stop is empty; give at least one character")
+    check_prompts(options)
+    check_checkpoint(options.checkpoint)
+    if options.load_state and not Path(options.load_state).is_file():
+        raise ValueError(f"there is no saved state {options.load_state}")
+    if options.save_state:
+        check_output(options.save_state, "save-state")
+
+
+def check_prompts(options: argparse.Namespace) -> None:
+    """Refuse missing and empty prompts; `-`, standard input, is read later."""
+    count = len(options.prompt) + len(options.prompt_file)
+    if "" in options.prompt:
+        raise ValueError("the prompt is empty; give at least one character")
+    for path in options.prompt_file:
+        if path != "-" and not Path(path).stat().st_size:
+            raise ValueError(f"the prompt {path} is empty; give at least one character")
+    if options.prompts_file is not None:
+        lines = Path(options.prompts_file).read_bytes().splitlines()
+        count += (found := sum(bool(line.strip()) for line in lines))
+        if not found:
+            raise ValueError(f"{options.prompts_file} is empty; write a prompt into each line")
+    if not count and not options.load_state:
+        raise ValueError(
+            "there is no prompt; give --prompt TEXT, --prompt-file FILE, "
+            "--prompts-file FILE or --load-state FILE"
+        )
+    if count > 1 and options.save_state:
+        raise ValueError(f"--save-state saves one text, and there are {count}; give one")

@@ -1,0 +1,86 @@
+"""Parsers, options and checks that commands share; nothing here imports torch."""
+
+import argparse
+from pathlib import Path
+from typing import Any, NoReturn
+from zipfile import is_zipfile
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser that raises ValueError, in one line, for wrong arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; `{self.prog} --help` explains")
+
+
+def add_sampling(parser: argparse.ArgumentParser, temperature: float, top_p: float) -> None:
+    """--temperature, --top-k and --top-p, with these defaults."""
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=temperature,
+        metavar="X",
+        help="divide the logits by X before a token is drawn; 0 takes the most probable token "
+        f"(default: {temperature:g})",
+    )
+    parser.add_argument(
+        "--top-k",
+        type=int,
+        default=0,
+        metavar="K",
+        help="draw from the K most probable tokens only; 0 means all (default: 0)",
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=top_p,
+        metavar="P",
+        help="draw from the fewest tokens that hold probability P, above 0 and at most 1 "
+        f"(default: {top_p:g})",
+    )
+
+
+def check_sampling(options: argparse.Namespace) -> None:
+    """Refuse values of `add_sampling` and of --seed that are outside their meaning."""
+    temperature, top_p, seed = options.temperature, options.top_p, options.seed
+    refuse_unless(temperature >= 0, "temperature", temperature, "0 or more")
+    refuse_unless(options.top_k >= 0, "top-k", options.top_k, "0 or more")
+    refuse_unless(0 < top_p <= 1, "top-p", top_p, "above 0 and at most 1")
+    refuse_unless(seed is None or 0 <= seed < 2**62, "seed", seed, "0 or more, and below 2^62")
+
+
+def refuse_unless(good: bool, name: str, value: Any, allowed: str) -> None:
+    """Raise ValueError for an option --NAME whose value is not as allowed."""
+    if not good:
+        raise ValueError(f"--{name} {value} must be {allowed}")
+
+
+def check_checkpoint(path: str) -> None:
+    """Refuse a missing file and one that cannot be a checkpoint."""
+    if not Path(path).is_file():
+        raise ValueError(f"there is no checkpoint {path}")
+    if not is_zipfile(path):
+        raise ValueError(f"{path} is not a checkpoint of `tttvideo fit` or `import`")
+
+
+def check_folder(path: str, option: str = "out") -> None:
+    """Refuse a folder to write into whose name is a file's."""
+    first = next((p for p in (Path(path), *Path(path).parents) if p.exists()), None)
+    if first and not first.is_dir():
+        raise ValueError(f"--{option} {path}: {first} is a file; name a folder")
+
+
+def check_output(path: str, option: str = "out", suffix: str = "") -> None:
+    """Refuse a file to write whose name is a folder's, or has another suffix."""
+    if Path(path).is_dir():
+        raise ValueError(f"--{option} {path} is a folder; name a file")
+    if not path.endswith(suffix):
+        raise ValueError(f"--{option} {path} must end in {suffix}")
+    check_folder(str(Path(path).parent), option)
+
+
+def check_video(path: str) -> None:
+    """Refuse a file that is missing, empty, no video, or damaged in its first frame."""
+    from tttvideo.data.video.reader import probe  # PyAV takes longer to import than --help may
+
+    probe(path)

@@ -1,0 +1,56 @@
+"""`tttvideo predict CKPT VIDEO --out DIR`: the options."""
+
+import argparse
+
+from .options import (
+    Parser,
+    add_sampling,
+    check_checkpoint,
+    check_folder,
+    check_sampling,
+    check_video,
+    refuse_unless,
+)
+
+
+PROGRAM = "tttvideo.apps.predict:run"
+
+
+def parser() -> argparse.ArgumentParser:
+    top = Parser(
+        prog="tttvideo predict",
+        description="Continue a video: read its context, predict the horizon, and compare the "
+        "prediction with the true frames where the file has them. Writes prediction.mp4, "
+        "compare.mp4, sheet.png and metrics.json.",
+        epilog="example: tttvideo predict out/video_tiny/last.ckpt clip.mp4 --horizon 1 "
+        "--out out/clip",
+    )
+    top.add_argument("checkpoint", metavar="CKPT", help="trained by `tttvideo fit` on video")
+    top.add_argument("video", metavar="VIDEO", help="video file to continue")
+    top.add_argument(
+        "--context",
+        type=float,
+        metavar="SECONDS",
+        help="read this much of the beginning (default: all except the horizon)",
+    )
+    top.add_argument(
+        "--horizon",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="predict this much (default: 1)",
+    )
+    top.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
+    add_sampling(top, temperature=0.7, top_p=0.9)
+    top.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the random numbers (default: 0)"
+    )
+    return top
+
+
+def check(options: argparse.Namespace) -> None:
+    check_sampling(options)
+    refuse_unless(options.horizon > 0, "horizon", options.horizon, "above 0 seconds")
+    check_folder(options.out)
+    check_checkpoint(options.checkpoint)
+    check_video(options.video)

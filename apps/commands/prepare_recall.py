@@ -1,0 +1,50 @@
+"""`tttvideo prepare recall --out FILE`: the options."""
+
+import argparse
+
+from .options import Parser, check_output, refuse_unless
+
+
+PROGRAM = "tttvideo.apps.prepare.recall:run"
+TASKS = ("needle", "mqar", "variables")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = Parser(
+        prog="tttvideo prepare recall",
+        description="Generate text to learn recall from, as JSON lines for `tttvideo prepare "
+        "text`: facts, other text, and questions that only the facts answer.",
+        epilog="example: tttvideo prepare recall --out out/recall.jsonl",
+    )
+    top.add_argument("--out", required=True, metavar="FILE", help=".jsonl file to write")
+    top.add_argument(
+        "--size",
+        type=int,
+        default=20_000_000,
+        metavar="BYTES",
+        help="text to generate (default: 20000000)",
+    )
+    top.add_argument(
+        "--length",
+        type=int,
+        default=1024,
+        metavar="BYTES",
+        help="of the longest document (default: 1024)",
+    )
+    top.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=TASKS,
+        default=TASKS,
+        metavar="TASK",
+        help="needle, mqar (pairs of a key and a value) and variables (default: all)",
+    )
+    top.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the random numbers (default: 0)"
+    )
+    return top
+
+
+def check(options: argparse.Namespace) -> None:
+    check_output(options.out, suffix=".jsonl")
+    refuse_unless(options.size >= 1, "size", options.size, "1 or more")

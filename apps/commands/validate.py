@@ -1,0 +1,7 @@
+"""`tttvideo validate ...`: LightningCLI parses the options."""
+
+from .fit import check, parser
+
+
+__all__ = ["PROGRAM", "check", "parser"]
+PROGRAM = "tttvideo.apps.fit:validate"

@@ -1,0 +1,1 @@
+"""`tttvideo prepare text | video | recall`."""

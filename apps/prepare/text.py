@@ -1,0 +1,39 @@
+"""`tttvideo prepare text`: documents in, a corpus of token files out."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from tttvideo.data.text import corpus
+
+
+def run(options: argparse.Namespace) -> None:
+    manifest, before = corpus.prepare_text(
+        options.inputs,
+        Path(options.out),
+        corpus.Vocabulary(options.tokenizer, options.train_bpe),
+        corpus.Options(options.field, options.validation, options.seed, options.shard_tokens),
+        options.workers,
+        options.max_bad,
+    )
+    if before:
+        print(f"{options.out} is already prepared")
+    for part, total in manifest["totals"].items():
+        if total["documents"]:
+            counts = ", ".join(f"{count:,} {name}" for name, count in total.items())
+            print(f"{options.out}/{part}: {counts}")
+    report(manifest)
+    print(f"hash {manifest['hash']}")
+
+
+def report(manifest: dict[str, Any]) -> None:
+    """Print what is wrong in the input, on standard error."""
+    wrong = (("malformed", "lines left out"), ("damaged", "files with bytes that are no UTF-8"))
+    for name, what in wrong:
+        count, first = manifest[name]["count"], manifest[name]["first"][:3]
+        if count:
+            more = "; ..." if count > len(first) else ""
+            print(f"{count:,} {what}: {'; '.join(first)}{more}", file=sys.stderr)
+    if manifest["empty"]:
+        print(f"{manifest['empty']:,} empty documents left out", file=sys.stderr)

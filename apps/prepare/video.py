@@ -1,0 +1,58 @@
+"""`tttvideo prepare video`: every frame of video files in, one token file out."""
+
+import argparse
+from collections.abc import Iterator
+from itertools import takewhile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tttvideo.apps.device import best_device
+from tttvideo.data.modules import VIDEO_SUFFIXES
+from tttvideo.data.text.documents import find_files
+from tttvideo.data.tokens import Header, TokenWriter
+from tttvideo.data.video.reader import VideoReader, batches, probe
+from tttvideo.progress import progress
+from tttvideo.video.frame_tokenizer import FrameTokenizer
+from tttvideo.weights.checkpoints import load_frame_tokenizer
+
+
+def run(options: argparse.Namespace) -> None:
+    inputs, out, end = options.inputs, Path(options.out), options.end
+
+    tokenizer = load_frame_tokenizer(options.frame_tokenizer).to(best_device())
+    files = find_files(inputs, VIDEO_SUFFIXES)
+    infos = [probe(path) for path in files]
+    rates = {round(info.fps, 3) for info in infos}
+    header = Header(
+        kind="video",
+        tokenizer=tokenizer.fingerprint(),
+        vocab_size=tokenizer.config.vocab_size,
+        grid=tokenizer.config.grid,
+        fps=infos[0].fps if len(rates) == 1 else None,
+    )
+    total = sum(
+        info.frames if end is None else min(info.frames, int(end * info.fps)) for info in infos
+    )
+    frames = 0
+    with TokenWriter(out, header) as writer, progress("tokenising", total, "frames") as advance:
+        for path in files:
+            writer.start_document()
+            for tokens in tokenise(path, tokenizer, end):
+                writer.write(tokens)
+                advance(len(tokens))
+                frames += len(tokens)
+        if not frames:
+            raise ValueError(f"--end {end} leaves no frame; choose a later one")
+    print(f"{out}: {frames:,} frames of {len(files)} videos, {header.frame} tokens each")
+
+
+def tokenise(path: Path, tokenizer: FrameTokenizer, end: float | None) -> Iterator[np.ndarray]:
+    """Tokens (N, P) of every frame before `end` seconds, at most 64 frames at a time."""
+
+    device = next(tokenizer.parameters()).device
+    frames = VideoReader(path, tokenizer.config.size)
+    before_end = takewhile(lambda frame: end is None or frame.time < end, frames)
+    for images in batches(before_end, 64):
+        yield tokenizer.encode(torch.from_numpy(images).to(device)).cpu().numpy()
