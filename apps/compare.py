@@ -154,7 +154,7 @@ def check(options: argparse.Namespace, plan: Plan, measure: list[str]) -> list[s
     from tttvideo.data.tokens import open_tokens
     from tttvideo.measures.plan import make_plan
 
-    from .fit import find_config
+    from .config_files import find_config
 
     for name in (plan.size, *(f"mixer/{mixer}" for mixer in plan.mixers)):
         find_config(name)

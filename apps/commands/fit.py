@@ -1,23 +1,134 @@
-"""`tttvideo fit ...`: LightningCLI parses the options."""
+"""`tttvideo fit --config NAME`: train a model, or resume its training."""
 
 import argparse
+import sys
 from collections.abc import Sequence
+from glob import has_magic
+from pathlib import Path
 from typing import Any
 
+from tttvideo.apps.config_files import find_configs, packaged_names, settings
+from tttvideo.apps.config_keys import CLASSES, check_settings, listing
 
-PROGRAM = "tttvideo.apps.fit:fit"
-
-
-class Unparsed(argparse.ArgumentParser):
-    """Leaves all arguments, as a list, to the program."""
-
-    def parse_args(self, arguments: Sequence[str], *_: Any) -> argparse.Namespace:
-        return argparse.Namespace(arguments=list(arguments))
+from .options import Parser
 
 
-def parser() -> argparse.ArgumentParser:
-    return Unparsed()
+PROGRAM = "tttvideo.apps.fit:run"
+LEAST = {
+    "save_every": 1,
+    "data.window": 1,
+    "data.batch_size": 1,
+    "data.size": 1,
+    "data.most": 1,
+    "model.backbone.width": 1,
+    "model.backbone.depth": 1,
+    "model.backbone.heads": 1,
+    "model.backbone.mlp_width": 0,
+    "model.backbone.ttt.mini_batch_size": 1,
+    "model.backbone.ttt.conv_kernel": 1,
+    "trainer.max_steps": -1,
+    "trainer.accumulate_grad_batches": 1,
+}
+"""The smallest values of keys, as far as they do not depend on others."""
+INSTEAD = {"trainer.logger": "--wandb", "trainer.default_root_dir": "--out"}
+FLAGS = ("--quiet", "--verbose", "--help-keys")
+EXAMPLE = "--config text_tiny --data.train out/books/train --trainer.max_steps 500 --out out/first"
+MEASURE = (
+    "Measure a model on its {} data: last.ckpt in the --out folder of its fit, or --ckpt_path "
+    "FILE. Give the configs and keys of that fit."
+)
+ABOUT = {
+    "fit": "Train a model. A config names the model, the data and the trainer. Any key of it is "
+    "overridden by --KEY VALUE, for instance --model.backbone.depth 6; what comes later wins. A "
+    "run that is started again with the same --out resumes from its last.ckpt.",
+    "validate": MEASURE.format("validation"),
+    "test": MEASURE.format("test"),
+}
+
+
+def parser(command: str = "fit") -> Parser:
+    top = FitParser(
+        prog=f"tttvideo {command}",
+        usage="%(prog)s --config NAME|FILE [--config ...] [--KEY VALUE ...] [options]",
+        description=ABOUT[command],
+        epilog=f"example: tttvideo {command} {EXAMPLE}",
+        allow_abbrev=False,
+    )
+    top.set_defaults(command=command)
+    top.add_argument(
+        *("-c", "--config"),
+        metavar="NAME|FILE",
+        help="a packaged config or a YAML file; each changes the keys that it names in those "
+        f"before it. Packaged: {packaged_names()}",
+    )
+    top.add_argument("--help-keys", action="store_true", help="print every key of the config")
+    top.add_argument(
+        "--out",
+        metavar="DIR",
+        help="folder of what the run writes: last.ckpt, logs/ with metrics.csv and config.yaml, "
+        "samples/ (default: as the config says)",
+    )
+    top.add_argument("--wandb", metavar="WHERE", help="log to wandb too: off, online or offline")
+    top.add_argument("--save_every", metavar="N", help="steps between checkpoints (default: 200)")
+    top.add_argument("--quiet", action="store_true", help="print errors only")
+    top.add_argument("--verbose", action="store_true", help="print Lightning's messages too")
+    return top
+
+
+class FitParser(Parser):
+    """The options of the command; all others are keys of the config and are checked here.
+
+    The result has `arguments`, for LightningCLI, and `settings`, the keys and values in them.
+    """
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        given = sys.argv[1:] if args is None else list(args)
+        options, _ = self.parse_known_args(given, namespace)
+        options.arguments = find_configs([word for word in given if word not in FLAGS])
+        options.settings = settings(options.arguments)
+        if options.help_keys:
+            print(listing(options.settings, options.command))
+            self.exit()
+        if not any(setting.key.startswith("model") for setting in options.settings):
+            raise ValueError(f"--config is missing; name a file, or one of {packaged_names()}")
+        check_settings(options.settings, options.command)
+        return options
 
 
 def check(options: argparse.Namespace) -> None:
-    """LightningCLI checks."""
+    """Raise ValueError for values, files and folders that the run cannot use."""
+    values = {s.key: s.values[0] for s in options.settings}
+    if any(key in ("print_config", *(f"{c}.help" for c in CLASSES)) for key in values):
+        return
+    for key, least in LEAST.items():
+        value = values.get(key)
+        if isinstance(value, int) and value < least:
+            raise ValueError(f"{key} is {value}; it must be {least} or more")
+    for key, option in INSTEAD.items():
+        if values.get(key) is not None:
+            raise ValueError(f"{key} is not used here; use {option} instead")
+    check_files(values)
+    last = Path(values.get("out", "out/run")) / "last.ckpt"
+    if options.command != "fit" and not values.get("ckpt_path") and not last.is_file():
+        raise ValueError(f"there is no {last}; use --out of a run, or --ckpt_path")
+
+
+def check_files(values: dict[str, Any]) -> None:
+    """Raise ValueError for data or checkpoints that are not there, or are no tokens."""
+    from tttvideo.data.tokens import open_tokens
+
+    kind = str(values.get("data.class_path", "")).rpartition(".")[2]
+    for key in ("data.train", "data.validation") if kind == "TokenData" else ():
+        if values.get(key):
+            open_tokens(values[key])
+    for video in (values.get("data.videos") or ()) if kind == "FrameData" else ():
+        if not has_magic(video) and not Path(video).exists():
+            raise ValueError(f"data.videos: there is no file or folder {video}")
+    for key in ("model.frame_tokenizer", "model.start_from", "ckpt_path"):
+        path = values.get(key)
+        if isinstance(path, str) and path not in ("best", "last", "hpc") and not is_file(path):
+            raise ValueError(f"{key}: there is no checkpoint {path}")
+
+
+def is_file(path: str) -> bool:
+    return Path(path).is_file() or "://" in path or path.startswith("registry")

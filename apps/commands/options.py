@@ -1,6 +1,9 @@
 """Parsers, options and checks that commands share; nothing here imports torch."""
 
 import argparse
+import difflib
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 from zipfile import is_zipfile
@@ -9,8 +12,23 @@ from zipfile import is_zipfile
 class Parser(argparse.ArgumentParser):
     """An argparse parser that raises ValueError, in one line, for wrong arguments."""
 
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            word, known = unknown[0].partition("=")[0], re.findall(r"--[\w-]+", self.format_help())
+            self.error(f"{word} does not exist{nearest(word, known)}")
+        return options
+
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; `{self.prog} --help` explains")
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """'; did you mean ...?' with the nearest known word, or nothing where none is near."""
+    last = word.rpartition(".")[2]
+    same = [key for key in known if key.rpartition(".")[2] == last]
+    close = difflib.get_close_matches(word, same or known, n=1, cutoff=0.0 if same else 0.6)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def add_sampling(parser: argparse.ArgumentParser, temperature: float, top_p: float) -> None:

@@ -1,7 +1,12 @@
-"""`tttvideo test ...`: LightningCLI parses the options."""
+"""`tttvideo test --config NAME`: measure a model on the test data of its fit."""
 
-from .fit import check, parser
+from . import fit
+from .fit import PROGRAM, check
+from .options import Parser
 
 
 __all__ = ["PROGRAM", "check", "parser"]
-PROGRAM = "tttvideo.apps.fit:test"
+
+
+def parser() -> Parser:
+    return fit.parser("test")

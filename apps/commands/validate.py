@@ -1,7 +1,12 @@
-"""`tttvideo validate ...`: LightningCLI parses the options."""
+"""`tttvideo validate --config NAME`: measure a model on the validation data of its fit."""
 
-from .fit import check, parser
+from . import fit
+from .fit import PROGRAM, check
+from .options import Parser
 
 
 __all__ = ["PROGRAM", "check", "parser"]
-PROGRAM = "tttvideo.apps.fit:validate"
+
+
+def parser() -> Parser:
+    return fit.parser("validate")

@@ -1,4 +1,4 @@
-"""Sizes, mixers, contexts and corpora combine, and every layer says what it means to."""
+"""Packaged sizes, mixers, contexts and corpora combine, and every overlay keeps its values."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -7,8 +7,9 @@ import pytest
 import torch
 import yaml
 
-from tttvideo.apps import fit
+from helpers.configs import new_parser
 from tttvideo.apps.cli import main
+from tttvideo.apps.config_files import CONFIGS, find_config, stems
 from tttvideo.backbone import Backbone
 from tttvideo.weights.checkpoints import backbone_config, load_tokens_model
 
@@ -21,21 +22,21 @@ QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=
 
 
 def layers(folder):
-    return [f"{folder}/{name}" for name in fit.stems(fit.CONFIGS / folder)]
+    return [f"{folder}/{name}" for name in stems(CONFIGS / folder)]
 
 
 def read(name):
-    return yaml.safe_load((fit.CONFIGS / f"{name}.yaml").read_text())
+    return yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
 
 
 def mixers(size):
-    """Those that are made for a size: of Mamba's models, the ones with its number of blocks."""
+    """Mixers for a size: of Mamba's models those with its number of blocks."""
     wrong = tuple(f"_{depth}" for depth in DEPTHS.values() if depth != DEPTHS[size])
     return [name for name in layers("mixer") if not name.endswith(wrong)]
 
 
 def leaves(tree, path=()):
-    """(path, value) of everything in a nested mapping that is no mapping."""
+    """(path, value) of every value in nested mappings."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from leaves(value, (*path, key))
@@ -45,23 +46,11 @@ def leaves(tree, path=()):
 
 @pytest.fixture(scope="module")
 def parse():
-    """Names of configs -> what `tttvideo fit` would run with, as nested mappings."""
-
-    class Parsed(Exception):
-        pass
-
-    class Command(fit.Command):
-        def parse_arguments(self, parser, args):
-            raise Parsed(parser)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fit, "Command", Command)
-        with pytest.raises(Parsed) as parsed:
-            fit.main(["fit", "--help"])
-    (parser,) = parsed.value.args
+    """Names of configs -> the config of `tttvideo fit`, as nested mappings."""
+    parser = new_parser()
 
     def parse(*names):
-        arguments = [part for name in names for part in ("--config", str(fit.find_config(name)))]
+        arguments = [part for name in names for part in ("--config", str(find_config(name)))]
         return parser.parse_args(["fit", *arguments]).fit.as_dict()
 
     return parse
@@ -111,7 +100,7 @@ def parameters(values):
 
 @pytest.mark.parametrize("size", DEPTHS)
 def test_mixers_of_a_size_have_as_many_parameters(parse, size):
-    """Within 6 % of the Transformer's; in tiny Mamba's bottlenecks and TTT-MLP's W0 weigh more."""
+    """Within 6 % of the Transformer's; in tiny, Mamba's bottlenecks and TTT-MLP's W0 count more."""
     counts = {}
     for name in mixers(size):
         values = parse(f"text_{size}", name)["model"]["init_args"]["backbone"]
@@ -119,14 +108,14 @@ def test_mixers_of_a_size_have_as_many_parameters(parse, size):
         one, two = (parameters(values | {"depth": depth}) for depth in (1, 2))
         counts[name] = one + (values["depth"] - 1) * (two - one)
     most = 1.18 if size == "tiny" else 1.06
-    ours = counts["mixer/attention"]
-    assert {name: n / ours for name, n in counts.items() if not ours <= n <= most * ours} == {}
+    least = counts["mixer/attention"]
+    assert {name: n for name, n in counts.items() if not least <= n <= most * least} == {}
 
 
-def test_every_rung_of_the_ladder_is_one_key_from_the_one_before():
-    rungs = [dict(leaves(read(name))) for name in layers("ablation")]
+def test_each_step_of_the_ablation_changes_one_key():
+    steps = [dict(leaves(read(name))) for name in layers("ablation")]
     changed = []
-    for before, after in pairwise(rungs):
+    for before, after in pairwise(steps):
         assert before.keys() == after.keys()
         changed += [[path[-1] for path in after if before[path] != after[path]]]
     assert changed == [
@@ -140,7 +129,7 @@ def test_every_rung_of_the_ladder_is_one_key_from_the_one_before():
     ]
 
 
-def test_the_last_rung_is_ttt_linear(parse):
+def test_the_last_step_of_the_ablation_is_ttt_linear(parse):
     last, ttt = parse("text_125m", layers("ablation")[-1]), parse("text_125m")
     for config in (last, ttt):
         config["model"]["init_args"]["backbone"].pop("linear_attention")
@@ -149,9 +138,9 @@ def test_the_last_rung_is_ttt_linear(parse):
 
 
 def fit_two_steps(*arguments):
-    told = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.accelerator=cpu"]
-    told += ["--data.window=32", "--data.batch_size=2", "--data.train=books/train"]
-    main(["fit", *arguments, *told, "--model.backbone.depth=1", *QUIET])
+    more = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.accelerator=cpu"]
+    more += ["--data.window=32", "--data.batch_size=2", "--data.train=books/train"]
+    main(["fit", *arguments, *more, "--model.backbone.depth=1", *QUIET])
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +155,7 @@ def work(tmp_path_factory):
 
 
 @pytest.mark.parametrize("layer", [*mixers("tiny"), *layers("ablation")])
-def test_the_tiny_ladder_runs_two_steps_of_every_mixer_and_every_rung(
+def test_every_mixer_and_every_ablation_runs_two_steps_with_the_tiny_size(
     work, monkeypatch, tmp_path, layer
 ):
     monkeypatch.chdir(work)
@@ -175,7 +164,7 @@ def test_the_tiny_ladder_runs_two_steps_of_every_mixer_and_every_rung(
     assert backbone.config.mixer == read(layer)["model"]["init_args"]["backbone"]["mixer"]
 
 
-def test_finetuning_goes_on_from_the_run_of_the_size_at_a_longer_context(work, monkeypatch):
+def test_finetuning_starts_from_the_run_of_its_size(work, monkeypatch):
     monkeypatch.chdir(work)
     small = ["--model.backbone.width=16", "--model.backbone.heads=2"]
     size = ["--config", "text_125m", "--config", "mixer/attention"]
@@ -186,7 +175,7 @@ def test_finetuning_goes_on_from_the_run_of_the_size_at_a_longer_context(work, m
     assert trained["tokens"] == 2 * 2 * 2 * 32
 
 
-def test_finetuning_takes_a_fifth_of_the_tokens(parse):
+def test_finetuning_reads_a_fifth_of_the_tokens(parse):
     for size in SIZES:
         tuned = parse(f"text_{size}", "mixer/attention", f"finetune/{size}")
         whole = parse(f"text_{size}")
@@ -195,18 +184,18 @@ def test_finetuning_takes_a_fifth_of_the_tokens(parse):
         assert tuned["out"] != whole["out"]
 
 
-def test_what_is_packaged_is_told(capsys):
+def test_an_unknown_config_lists_the_packaged_ones(capsys):
     for line, message in (
         ("fit --config mixer/bottle", "no packaged one (mixer/attention, mixer/attention_rope_"),
         ("fit --config nowhere", "video_tiny; and layers to put on top, in ablation/, context/"),
-        ("fit --config context/8k", "context/8k changes a config: say first which"),
+        ("fit --config context/8k", "context/8k is an overlay; name a base config before it"),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(line.split())
         assert message in str(stopped.value) and "\n" not in str(stopped.value)
 
 
-def test_every_config_begins_with_what_to_expect_and_fits_the_page():
-    for path in fit.CONFIGS.rglob("*.yaml"):
+def test_every_config_begins_with_a_comment_and_fits_100_columns():
+    for path in CONFIGS.rglob("*.yaml"):
         lines = path.read_text().splitlines()
         assert lines[0].startswith("# ") and max(map(len, lines)) <= 100, path

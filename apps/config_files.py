@@ -1,0 +1,159 @@
+"""YAML files of `tttvideo fit`: packaged or a user's, and the values they set with the arguments.
+
+Torch-free, so that a mistake in a config is refused before torch is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIG_OPTIONS = ("--config", "-c")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A key and the value that it is given."""
+
+    key: str  # dotted, without init_args: model.backbone.width
+    value: Any
+    written: str  # the option, or file, line and key
+    is_argument: bool = False
+
+    @property
+    def values(self) -> list[Any]:
+        """Readings of the value: an argument is text, or what YAML reads in it."""
+        if not self.is_argument or not isinstance(self.value, str):
+            return [self.value]
+        try:
+            return [yaml.safe_load(self.value), self.value]
+        except yaml.YAMLError:
+            return [self.value]
+
+
+def find_config(name: str) -> Path:
+    """A file, or a packaged config or layer by its name, for instance text_tiny or context/8k."""
+    if Path(name).is_file():
+        return Path(name)
+    packaged = CONFIGS / f"{name}.yaml"
+    if not packaged.is_file():
+        names = packaged_names(name.rpartition("/")[0])
+        raise ValueError(f"there is no config file {name}, and no packaged one ({names})")
+    return packaged
+
+
+def packaged_names(folder: str = "") -> str:
+    """The packaged layers of `folder`; of another name, all configs and the folders of layers."""
+    folders = sorted({path.parent.name for path in CONFIGS.glob("*/*.yaml")})
+    if folder in folders:
+        return ", ".join(f"{folder}/{name}" for name in stems(CONFIGS / folder))
+    layers = ", ".join(f"{name}/" for name in folders)
+    return f"{', '.join(stems(CONFIGS))}; and layers to put on top, in {layers}"
+
+
+def stems(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def split(arguments: list[str]) -> Iterator[tuple[str, str | None]]:
+    """Pairs (option, value) of `--option value` and `--option=value`; None where there is none."""
+    rest = list(arguments)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        follows = rest and not (rest[0].startswith("-") and rest[0][1:2].strip(".0123456789"))
+        yield name, value if equals else rest.pop(0) if follows else None
+
+
+def find_configs(arguments: list[str]) -> list[str]:
+    """The arguments, with names of packaged configs replaced by their files.
+
+    Raises ValueError where a file is missing, or an overlay has no config below it.
+    """
+    found: list[str] = []
+    paths: list[Path] = []
+    for name, value in split(arguments):
+        if name in CONFIG_OPTIONS:
+            paths.append(find_config(value or ""))
+            value = str(paths[-1])
+        found.append(name if value is None else f"{name}={value}")
+    if paths and paths[0].parent.parent == CONFIGS:
+        name = f"{paths[0].parent.name}/{paths[0].stem}"
+        raise ValueError(
+            f"{name} is an overlay; name a base config before it: --config text_tiny "
+            f"--config {name}"
+        )
+    return found
+
+
+def settings(arguments: list[str]) -> list[Setting]:
+    """All that arguments and their config files set, in the order in which they are read.
+
+    What was set for a class is dropped where a later file or argument names another class.
+    """
+    found: list[Setting] = []
+    for name, value in split(arguments):
+        new = read_config(Path(value or "")) if name in CONFIG_OPTIONS else argument(name, value)
+        for setting in new:
+            found = [*without_other_class(found, setting), setting]
+    return found
+
+
+def argument(option: str, value: Any) -> Iterator[Setting]:
+    """The setting of an argument; of a mapping, for instance '{depth: 3}', one for each key."""
+    setting = Setting(plain(option.removeprefix("--")), value, option, is_argument=True)
+    mapping = setting.values[0]
+    if not isinstance(mapping, dict):
+        yield setting
+        return
+    for key, inner in mapping.items():
+        yield from argument(f"{option}.{key}", inner)
+
+
+def plain(key: str) -> str:
+    """A dotted key without init_args, and without the + that appends to a list."""
+    return ".".join(part for part in key.split(".") if part != "init_args").removesuffix("+")
+
+
+def without_other_class(found: list[Setting], setting: Setting) -> list[Setting]:
+    group, _, last = setting.key.rpartition(".")
+    if last != "class_path" or setting.value in (s.value for s in found if s.key == setting.key):
+        return found
+    return [old for old in found if not old.key.startswith(f"{group}.")]
+
+
+def read_config(path: Path) -> list[Setting]:
+    """The settings of a YAML file. Raises ValueError where it is not YAML, or not a mapping."""
+    try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        if not isinstance(node, yaml.MappingNode):
+            raise ValueError(f"{path} is not a config; it must be a YAML mapping of keys to values")
+        return list(flat(loader, node, path))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ValueError(f"{path}, line {line} is not valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: it is not text in UTF-8") from error
+
+
+def flat(
+    loader: yaml.SafeLoader, node: yaml.MappingNode, path: Path, group: str = ""
+) -> Iterator[Setting]:
+    """Settings of a mapping and of the mappings in it, the class before its arguments."""
+    loader.flatten_mapping(node)  # `<<: *anchor`
+    pairs = [(str(loader.construct_object(key)), key, value) for key, value in node.value]
+    first = [pair for pair in pairs if pair[0] == "class_path"]
+    for name, key, value in chain(first, (pair for pair in pairs if pair not in first)):
+        whole = plain(f"{group}.{name}" if group else name)
+        if isinstance(value, yaml.MappingNode) and value.value:
+            yield from flat(loader, value, path, whole)
+        else:
+            written = f"{path}, line {key.start_mark.line + 1}: {whole}"
+            yield Setting(whole, loader.construct_object(value, deep=True), written)

@@ -1,0 +1,165 @@
+"""The console of a training run: a line at its start, a bar, validations, a line at its end.
+
+It is written to standard error. Where that is no terminal, plain lines every 10 % replace the bar.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from tttvideo.data.modules import FrameData
+from tttvideo.kernels.backends import choose_backend
+from tttvideo.measures.names import mixer_name
+from tttvideo.mixers.ttt import TTTLayer
+from tttvideo.training.tokens import TokenModel
+
+
+FIGURES = {
+    "train_loss": "loss {:.3f}",
+    "train_bits": "bits {:.3f}",
+    "train_psnr": "{:.1f} dB",
+    "tokens_per_s": "{:,.0f} tokens/s",
+    "frames_per_s": "{:,.0f} frames/s",
+}
+"""Measured values in the bar, by their names in the log."""
+
+
+class TrainingConsole(Callback):
+    """Print the course of a run, unless `quiet`, and with `bar` its steps."""
+
+    def __init__(self, checkpoint: Path, bar: bool = True, quiet: bool = False):
+        self.checkpoint, self.bar, self.quiet = checkpoint, bar and not quiet, quiet
+        self.console = Console(stderr=True, highlight=False)
+        self.progress: Progress | None = None
+        self.measured, self.start = "", 0.0
+
+    def print(self, line: str) -> None:
+        if not self.quiet:
+            self.console.print(line, markup=False, soft_wrap=True)
+
+    def on_train_start(self, trainer: Trainer, model: LightningModule) -> None:
+        self.start = self.clock = time.monotonic()
+        self.first, self.shown, self.paused = trainer.global_step, trainer.global_step, 0.0
+        self.total = trainer.estimated_stepping_batches
+        if not trainer.is_global_zero:
+            return
+        self.print(describe(trainer, model))
+        if self.bar and self.console.is_terminal:
+            columns = TextColumn("step {task.completed:,}/{task.total:,}"), BarColumn(8)
+            figures = TextColumn("{task.fields[figures]}", markup=False)
+            self.progress = Progress(*columns, figures, console=self.console, transient=True)
+            self.task = self.progress.add_task("", total=self.total, figures="")
+            self.progress.start()
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        step, now = trainer.global_step, time.monotonic()
+        if not self.bar or not trainer.is_global_zero or step == self.shown:
+            return
+        if self.progress and (now - self.clock >= 0.25 or step == self.total):
+            self.clock = now
+            self.progress.update(self.task, completed=step, figures=self.figures(trainer))
+        if not self.progress and 10 * step // self.total > 10 * self.shown // self.total:
+            self.shown = step
+            self.print(f"step {step:,}/{self.total:,} {self.figures(trainer)}")
+
+    def figures(self, trainer: Trainer) -> str:
+        """The measured values, and the time that the steps to come take at the rate so far."""
+        values = trainer.callback_metrics
+        shown = [form.format(values[name]) for name, form in FIGURES.items() if name in values]
+        done = trainer.global_step - self.first
+        spent = time.monotonic() - self.start - self.paused
+        left = spent / done * (self.total - trainer.global_step)
+        return " ".join([*shown, f"{duration(left)} left"])
+
+    def on_validation_start(self, *_: Any) -> None:
+        self.validation = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, model: LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        self.measured = listed(trainer)
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.paused += time.monotonic() - self.validation
+            if trainer.is_global_zero:
+                self.print(f"step {trainer.global_step:,}: {self.measured}")
+        elif trainer.is_global_zero:
+            print(self.measured)  # the result of `validate`
+
+    def on_test_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.is_global_zero:
+            print(listed(trainer))
+
+    def finish(self, trainer: Trainer) -> None:
+        """Print where the checkpoint is, and what was measured last."""
+        if trainer.is_global_zero:
+            spent = f"{duration(time.monotonic() - self.start)}" if self.start else "was finished"
+            parts = [f"{self.checkpoint}: step {trainer.global_step:,}", self.measured, spent]
+            self.print("; ".join(part for part in parts if part))
+
+    def on_train_end(self, *_: Any) -> None:
+        self.stop()
+
+    def on_exception(self, *_: Any) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        if self.progress:
+            self.progress.stop()
+            self.progress = None
+
+
+def describe(trainer: Trainer, model: LightningModule) -> str:
+    """The model and its size, the data, the device, and the backend and why it serves."""
+    size = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    name, data = type(model).__name__, type(trainer.datamodule).__name__
+    if isinstance(model, TokenModel):
+        tokens = trainer.datamodule.file.tokens
+        name, data = mixer_name(model.backbone.config), f"{trainer.datamodule.train}"
+        data += f", {len(tokens):,} tokens"
+    elif isinstance(trainer.datamodule, FrameData):
+        name, data = "frame tokenizer", f"{len(trainer.datamodule.frames):,} frames"
+    gpu = model.device.type == "cuda"
+    device = torch.cuda.get_device_name(model.device) if gpu else str(model.device)
+    count = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
+    return "; ".join(
+        [f"{name}, {short(size)} parameters", data, count + device, *backend(trainer, model)]
+    )
+
+
+def short(count: int) -> str:
+    return f"{count / 1e6:.3g}M" if count < 1e9 else f"{count / 1e9:.3g}B"
+
+
+def backend(trainer: Trainer, model: LightningModule) -> list[str]:
+    """The backend of the first TTT layer and the reason; nothing for a model without one."""
+    layer = next((each for each in model.modules() if isinstance(each, TTTLayer)), None)
+    if layer is None:
+        return []
+    dtypes = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
+    dtype = dtypes.get(str(trainer.precision).split("-")[0], torch.float32)
+    q = torch.empty(1, 1, layer.heads, layer.head_dim, dtype=dtype, device=model.device)
+    config = layer.config
+    choice = choose_backend(config.backend, (q, q, q), tuple(layer.start()), config.mini_batch_size)
+    return ["backend {} ({})".format(*choice)]
+
+
+def listed(trainer: Trainer) -> str:
+    """The values that the last validation or test measured."""
+    values = trainer.callback_metrics.items()
+    return ", ".join(
+        f"{name} {value:.4g}" for name, value in values if name.startswith(("val_", "test_"))
+    )
+
+
+def duration(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
