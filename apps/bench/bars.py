@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.kernels import autograd_loop
 from tttvideo.kernels.dual import piece as dual
+from tttvideo.measures.speed import BACKWARD, BOTH, FORWARD, interleave, timed
 from tttvideo.mixers.ttt import TTTConfig
 
-from .cases import BACKWARD, BOTH, FORWARD, Case, decode_bytes, draw, least_work, load_config
+from .cases import Case, decode_bytes, draw_inputs, least_work, load_config
 from .contenders import Contender, decode_contenders, kernel_contenders
-from .measure import interleave, timed
-from .report import Bar, Row
+from .records import Bar, Row
 from .runs import Bench, measure_peak
 
 
@@ -133,26 +133,26 @@ def run_cell(bench: Bench, case: Case, what: str, wanted: set[str]) -> dict[str,
     contenders = (decode_contenders if decoding else kernel_contenders)(case)
     chosen: list[Contender] = [one for one in contenders if one.name in wanted]
     with torch.set_grad_enabled(not decoding):
-        inputs = draw(replace(case, tokens=case.mini_batch) if decoding else case)
+        inputs = draw_inputs(replace(case, tokens=case.mini_batch) if decoding else case)
         return bench.measure(case, what, chosen, inputs)
 
 
-def runs(device: str) -> int:
+def count_bar_runs(device: str) -> int:
     """How many contenders are timed, all in all."""
     plan, more = (CPU, 6) if device == "cpu" else (GPU, 5)
     return len({(versus.case, versus.what) for versus in plan}) + len(plan) + more
 
 
-def cpu_bars(bench: Bench) -> None:
+def measure_cpu_bars(bench: Bench) -> None:
     measure_all(bench, CPU, "dual")
-    bench.cell("a training step", fitting, bench)
+    bench.cell("a training step", training_step_bar, bench)
     for inner in ("linear", "mlp"):
-        bench.cell(f"growth of TTT-{NAMES[inner]}", growth, bench, inner)
+        bench.cell(f"growth of TTT-{NAMES[inner]}", growth_bar, bench, inner)
     for inner, must, aim in (("linear", 10, 7), ("mlp", 13, 10)):
         peak_bar(bench, at(CPU_A, CPU_A.tokens, inner), "dual", must, aim)
 
 
-def fitting(bench: Bench) -> None:
+def training_step_bar(bench: Bench) -> None:
     """A training step of text_tiny, with the plain loop in place of the dual form's own."""
     config = load_config("text_tiny")["model"]["init_args"]["backbone"]
     data = load_config("text_tiny")["data"]["init_args"]
@@ -188,11 +188,13 @@ def fitting(bench: Bench) -> None:
     bench.report.bars.append(reach(bar, [b / a for a, b in zip(mine, theirs, strict=True)]))
 
 
-def growth(bench: Bench, inner: str) -> None:
+def growth_bar(bench: Bench, inner: str) -> None:
     """Both lengths in turn, since the machine may be slower at one time than at another."""
     short, long = (at(CPU_A, case.tokens, inner) for case in (CPU_A, CPU_E))
     dual = next(one for one in kernel_contenders(short) if one.name == "dual")
-    runs = {str(case.tokens): timed(dual.prepare(draw(case)), BOTH) for case in (short, long)}
+    runs = {
+        str(case.tokens): timed(dual.prepare(draw_inputs(case)), BOTH) for case in (short, long)
+    }
     for run in runs.values():
         run()
     first, second = interleave(
@@ -221,14 +223,14 @@ def peak_cell(bench: Bench, case: Case, ours: str, must: float, aim: float) -> N
     reach(bar, row.values, row)
 
 
-def gpu_bars(bench: Bench) -> None:
+def measure_gpu_bars(bench: Bench) -> None:
     check_kernels(bench)
     measure_all(bench, GPU, "triton")
-    share_of_floor(bench, at(GPU_FULL, 8192), FORWARD, 55, 80)
-    share_of_floor(bench, at(GPU_FULL, 8192), BACKWARD, 40, 65)
-    bench.cell("cycles per mini-batch", latency, bench)
-    mlp_speed(bench)
-    decode_floor(bench)
+    floor_share_bar(bench, at(GPU_FULL, 8192), FORWARD, 55, 80)
+    floor_share_bar(bench, at(GPU_FULL, 8192), BACKWARD, 40, 65)
+    bench.cell("cycles per mini-batch", latency_bar, bench)
+    mlp_speed_bar(bench)
+    decode_floor_bar(bench)
     # y, the steps S and three gradients are 5, two more between the parts of a backward in parts,
     # where that is the faster one; eta and fast weights are little
     peak_bar(bench, at(GPU_FULL, 8192), "triton", 8, 6)
@@ -277,14 +279,14 @@ def add_bar(bench: Bench, bar: Bar, row: Row | None, values: list[float]) -> Non
         reach(bar, values, row)
 
 
-def share_of_floor(bench: Bench, case: Case, what: str, must: float, aim: float) -> None:
+def floor_share_bar(bench: Bench, case: Case, what: str, must: float, aim: float) -> None:
     row = own_row(bench, case, what)
     least = least_work(case, what)[1] / bench.report.ceilings["bytes_per_second"]
     bar = Bar(f"TTT-Linear {what}, of the measured copy rate", case.shape, must, aim, unit="%")
     add_bar(bench, bar, row, [100 * least / x for x in row.values] if row else [])
 
 
-def latency(bench: Bench) -> None:
+def latency_bar(bench: Bench) -> None:
     """With 32 heads in flight the chain of one mini-batch after the other is what takes time."""
     row = own_row(bench, GPU_FEW, FORWARD)
     steps = GPU_FEW.tokens / GPU_FEW.mini_batch
@@ -301,7 +303,7 @@ def sm_kilohertz() -> float:
     return driver.active.utils.get_device_properties(device)["sm_clock_rate"]
 
 
-def mlp_speed(bench: Bench) -> None:
+def mlp_speed_bar(bench: Bench) -> None:
     case = at(GPU_FULL, 2048, "mlp")
     row = own_row(bench, case, FORWARD)
     flop = least_work(case, FORWARD)[0]
@@ -309,7 +311,7 @@ def mlp_speed(bench: Bench) -> None:
     add_bar(bench, bar, row, [flop / x / 1e12 for x in row.values] if row else [])
 
 
-def decode_floor(bench: Bench) -> None:
+def decode_floor_bar(bench: Bench) -> None:
     row = own_row(bench, GPU_DECODE, "decode")
     moved = GPU_DECODE.mini_batch * decode_bytes(GPU_DECODE)
     least = moved / bench.report.ceilings["bytes_per_second"]

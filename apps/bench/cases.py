@@ -13,11 +13,11 @@ import yaml
 from torch import Tensor
 
 from tttvideo.kernels.inner import Norm
+from tttvideo.measures.speed import BACKWARD, BOTH, FORWARD
 
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-FORWARD, BACKWARD, BOTH = ("forward", "backward", "forward + backward")
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Inputs:
     v: Tensor
     eta: Tensor
     token_scale: Tensor
-    gain: Tensor
-    shift: Tensor
+    norm_weight: Tensor
+    norm_bias: Tensor
     weights: tuple[Tensor, ...]
 
     @property
@@ -71,7 +71,7 @@ class Inputs:
 
     @property
     def norm(self) -> Norm:
-        return self.gain, self.shift
+        return self.norm_weight, self.norm_bias
 
     def leaves(self, *names: str) -> dict[str, Tensor]:
         """What gradients are taken for, by name; all of it unless named."""
@@ -89,7 +89,7 @@ class Inputs:
         return Inputs(**tensors, weights=tuple(map(exact, self.weights)))
 
 
-def draw(case: Case, same_eta: bool = False) -> Inputs:
+def draw_inputs(case: Case, same_eta: bool = False) -> Inputs:
     """Inputs as a trained layer sees them: rates of a few percent, q and k of unit features.
 
     same_eta: one learning rate for all writers.
@@ -107,14 +107,14 @@ def draw(case: Case, same_eta: bool = False) -> Inputs:
     if not same_eta:
         eta = rate * normal(B, T, H).sigmoid_()
     token_scale = 1 / torch.arange(1, M + 1, device=case.device)
-    gain, shift = normal(H, D, scale=0.1, mean=1.0), normal(H, D, scale=0.1)
+    norm_weight, norm_bias = normal(H, D, scale=0.1, mean=1.0), normal(H, D, scale=0.1)
     widths = (D, D) if case.inner == "linear" else (D, 4 * D, D)
     weights = [
         normal(B, H, rows, after, scale=0.02)
         for before, after in zip(widths[:-1], widths[1:], strict=True)
         for rows in (before, 1)
     ]
-    x = (q, k, v, eta, token_scale, gain, shift)
+    x = (q, k, v, eta, token_scale, norm_weight, norm_bias)
     return Inputs(*(y.requires_grad_() for y in x), tuple(w.requires_grad_() for w in weights))
 
 

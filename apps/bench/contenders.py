@@ -15,10 +15,10 @@ from torch import Tensor
 
 from tttvideo.kernels import Slots, State, ttt_decode_, ttt_linear, ttt_mlp
 from tttvideo.kernels.backends import triton_obstacle
+from tttvideo.measures.speed import FORWARD, Run
 
 from . import peers
-from .cases import DTYPES, FORWARD, Case, Inputs, attention_work, decode_bytes, draw, least_work
-from .peers import Run
+from .cases import DTYPES, Case, Inputs, attention_work, decode_bytes, draw_inputs, least_work
 
 
 CAVEATS = (
@@ -63,7 +63,7 @@ def caveats(case: Case) -> list[str]:
     """What to bear in mind when numbers of a GPU are read."""
     if case.device != "cuda":
         return []
-    backends = peers.attention_backends(draw(replace(case, batch=1, heads=1, tokens=1)).q)
+    backends = peers.attention_backends(draw_inputs(replace(case, batch=1, heads=1, tokens=1)).q)
     return [f"attention is PyTorch's {backends}", *CAVEATS]
 
 
@@ -83,7 +83,7 @@ def ours_run(inputs: Inputs, backend: str) -> Run:
 
 
 def obstacle_to_triton(case: Case) -> str:
-    inputs = draw(replace(case, batch=1, heads=1, tokens=1))
+    inputs = draw_inputs(replace(case, batch=1, heads=1, tokens=1))
     return triton_obstacle(inputs.tokens[:3], inputs.weights, case.mini_batch, False) or ""
 
 

@@ -9,32 +9,23 @@ of a KV cache.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
-from torch.nn.attention import SDPBackend
 from torch.overrides import TorchFunctionMode
 
 from tttvideo.kernels import State, autograd_loop, inner
 from tttvideo.kernels.dual.piece import read, scaled_gradient
 from tttvideo.kernels.state import pairs
+from tttvideo.measures.speed import Run
+from tttvideo.measures.torch_private import attention_kernel
+
+from .cases import Inputs
 
 
-if TYPE_CHECKING:
-    from .cases import Inputs
-
-
-class Run(NamedTuple):
-    """A call that gives y, and the inputs that its gradients are taken for, by name."""
-
-    call: Callable[[], Tensor]
-    leaves: dict[str, Tensor]
-
-
-def plain_run(inputs: "Inputs", whole: Callable = autograd_loop.whole) -> Run:
+def plain_run(inputs: Inputs, whole: Callable = autograd_loop.whole) -> Run:
     def call() -> Tensor:
         full = inputs.weights[0].dtype
         tokens = (x.to(full) for x in inputs.tokens)
@@ -44,7 +35,7 @@ def plain_run(inputs: "Inputs", whole: Callable = autograd_loop.whole) -> Run:
     return Run(call, inputs.leaves())
 
 
-def compiled_run(inputs: "Inputs") -> Run:
+def compiled_run(inputs: Inputs) -> Run:
     """The plain loop by torch.compile, a mini-batch at a time.
 
     The whole loop as one graph takes it minutes for 16 mini-batches; 2,048 tokens have 128.
@@ -72,7 +63,7 @@ class RoundedProducts(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def rounded_run(inputs: "Inputs") -> Run:
+def rounded_run(inputs: Inputs) -> Run:
     run = plain_run(inputs)
 
     def call() -> Tensor:
@@ -82,7 +73,7 @@ def rounded_run(inputs: "Inputs") -> Run:
     return Run(call, run.leaves)
 
 
-def attention_run(inputs: "Inputs") -> Run:
+def attention_run(inputs: Inputs) -> Run:
     """Causal softmax attention, by whichever kernel PyTorch prefers."""
 
     def call() -> Tensor:
@@ -95,12 +86,11 @@ def attention_run(inputs: "Inputs") -> Run:
 def attention_backends(like: Tensor) -> str:
     """Which kernels PyTorch takes for attention_run and cached_run, by its own names."""
     x = like.new_empty(1, 1, 1024, like.shape[-1])
-    whole = torch._fused_sdp_choice(x, x, x, is_causal=True)
-    decoding = torch._fused_sdp_choice(x[:, :, :1], x, x)
-    return f"{SDPBackend(whole).name}, in decoding {SDPBackend(decoding).name}"
+    whole = attention_kernel(x, x, x, is_causal=True)
+    return f"{whole}, in decoding {attention_kernel(x[:, :, :1], x, x)}"
 
 
-def attention_truth(inputs: "Inputs") -> Run:
+def attention_truth(inputs: Inputs) -> Run:
     def call() -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in inputs.tokens[:3])
         scores = q @ k.mT / q.shape[-1] ** 0.5
@@ -110,7 +100,7 @@ def attention_truth(inputs: "Inputs") -> Run:
     return Run(call, inputs.leaves("q", "k", "v"))
 
 
-def fla_run(inputs: "Inputs", name: str) -> Run:
+def fla_run(inputs: Inputs, name: str) -> Run:
     """fla's TTT-Linear, `chunk_ttt_linear` or `fused_chunk_ttt_linear`.
 
     Its eta belongs to the reader, whose last one also scales the step, so only an eta that is the
@@ -133,7 +123,7 @@ def fla_run(inputs: "Inputs", name: str) -> Run:
     return Run(call, inputs.leaves("q", "k", "v"))
 
 
-def fla_truth(inputs: "Inputs") -> Run:
+def fla_truth(inputs: Inputs) -> Run:
     def call() -> Tensor:
         q, *tokens = inputs.tokens
         shared = inputs.token_scale, *inputs.norm
@@ -147,7 +137,7 @@ def fla_truth(inputs: "Inputs") -> Run:
     return Run(call, inputs.leaves("q", "k", "v"))
 
 
-def mamba_run(inputs: "Inputs") -> Run:
+def mamba_run(inputs: Inputs) -> Run:
     """The scan of a Mamba-2 layer with as many heads, and a state as large as TTT-Linear's."""
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
@@ -160,7 +150,7 @@ def mamba_run(inputs: "Inputs") -> Run:
     return Run(call, inputs.leaves("q", "k", "v", "eta"))
 
 
-def mamba_truth(inputs: "Inputs") -> Run:
+def mamba_truth(inputs: Inputs) -> Run:
     """y_t = sum_{s<=t} (q_t k_s) exp(-sum_{s<r<=t} eta_r) eta_s v_s, by a matrix T x T."""
 
     def call() -> Tensor:
@@ -172,9 +162,9 @@ def mamba_truth(inputs: "Inputs") -> Run:
     return Run(call, inputs.leaves("q", "k", "v", "eta"))
 
 
-def dense_decode_run(inputs: "Inputs") -> Run:
+def dense_decode_run(inputs: Inputs) -> Run:
     """A token at a time through W - token_scale * (sum of gradients), from no open rows on."""
-    gain_shift = tuple(n[:, None] for n in inputs.norm)
+    norm = tuple(n[:, None] for n in inputs.norm)
     scale, full = inputs.token_scale.tolist(), inputs.weights[0].dtype
     sums = [torch.zeros_like(w) for w in inputs.weights]
 
@@ -185,12 +175,12 @@ def dense_decode_run(inputs: "Inputs") -> Run:
             q, k, v = (x[:, t, :, None].to(full) for x in inputs.tokens[:3])  # (B, H, 1, D)
             eta = inputs.eta[:, t, :, None, None]
             z, z_read = inner.affine(torch.cat((k, q), dim=-2), weights).split(1, dim=-2)
-            written = scaled_gradient(k, z, v, eta, weights, gain_shift)
+            written = scaled_gradient(k, z, v, eta, weights, norm)
             for (dW, db), X, S in zip(pairs(sums), *written, strict=True):
                 add_product(dW, X.mT, S, fresh=place == 0)
                 db.copy_(S) if place == 0 else db.add_(S)
             z_read = dense_read(q, z_read, weights, sums, scale[place])
-            ys.append(q + inner.layer_norm(z_read, gain_shift))
+            ys.append(q + inner.layer_norm(z_read, norm))
             if place == len(scale) - 1:
                 weights = [w.sub(s, alpha=scale[-1]) for w, s in zip(weights, sums, strict=True)]
         return torch.cat(ys, dim=2).transpose(1, 2).to(inputs.q.dtype)
@@ -215,7 +205,7 @@ def add_product(x: Tensor, a: Tensor, b: Tensor, fresh: bool) -> None:
     x.flatten(0, 1).baddbmm_(a.flatten(0, 1), b.flatten(0, 1), beta=0 if fresh else 1)
 
 
-def cached_run(inputs: "Inputs", keys: Tensor, values: Tensor) -> Run:
+def cached_run(inputs: Inputs, keys: Tensor, values: Tensor) -> Run:
     """Attention, a token at a time, over a KV cache (B, H, C, D) that is there already."""
 
     def call() -> Tensor:
@@ -227,7 +217,7 @@ def cached_run(inputs: "Inputs", keys: Tensor, values: Tensor) -> Run:
     return Run(call, {})
 
 
-def cached_truth(inputs: "Inputs", keys: Tensor, values: Tensor) -> Run:
+def cached_truth(inputs: Inputs, keys: Tensor, values: Tensor) -> Run:
     def call() -> Tensor:
         q = inputs.q.transpose(1, 2)
         scores = q @ keys.to(q).mT / q.shape[-1] ** 0.5

@@ -1,22 +1,15 @@
 """The picture of a benchmark: curves over the context, or bars against what they must reach."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
+from tttvideo.files import replacing
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  after the choice of a backend without a screen
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import LogLocator  # noqa: E402
-
-from tttvideo.files import replacing  # noqa: E402
-
-
-if TYPE_CHECKING:
-    from .report import Bar, Report, Row
+from .records import Bar, Report, Row
 
 
 COLOURS = {
@@ -43,7 +36,7 @@ LABELS = {"s": "microseconds per token"}
 TITLES = {"linear": "TTT-Linear", "mlp": "TTT-MLP"}
 
 
-def draw_report(report: "Report", about: dict[str, Any], path: Path) -> None:
+def draw_report(report: Report, about: dict[str, Any], path: Path) -> None:
     figure = draw_bars(report.bars) if report.bars else draw_curves(report.rows)
     sizes = "" if report.bars else f", {report.rows[0].case.sizes}"
     figure.suptitle(f"tttvideo bench {report.name.replace('-', ', ')}{sizes}", fontsize=11)
@@ -56,16 +49,15 @@ def draw_report(report: "Report", about: dict[str, Any], path: Path) -> None:
     figure.supxlabel(line, fontsize=7, color="#666")
     with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=130)
-    plt.close(figure)
 
 
-def draw_curves(rows: "list[Row]") -> Figure:
-    """A panel for each thing measured and inner model, a curve for each contender."""
+def draw_curves(rows: list[Row]) -> Figure:
+    """A panel per quantity and inner model, a curve per contender."""
     across = list(dict.fromkeys(row.case.inner for row in rows))
     down = list(dict.fromkeys((row.what, row.unit) for row in rows))
     size = (1 + 4.4 * len(across), 1.2 + 3 * len(down))
-    options = {"squeeze": False, "sharex": True, "sharey": "row", "layout": "constrained"}
-    figure, axes = plt.subplots(len(down), len(across), figsize=size, **options)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(down), len(across), squeeze=False, sharex=True, sharey="row")
     for panels, (what, unit) in zip(axes, down, strict=True):
         panels[0].set_ylabel(LABELS.get(unit, unit), fontsize=8)
         for panel, inner in zip(panels, across, strict=True):
@@ -77,7 +69,7 @@ def draw_curves(rows: "list[Row]") -> Figure:
     return figure
 
 
-def draw_panel(panel: Axes, rows: "list[Row]") -> None:
+def draw_panel(panel: Axes, rows: list[Row]) -> None:
     for who in dict.fromkeys(row.who for row in rows):
         curve = sorted((r for r in rows if r.who == who), key=lambda r: r.case.tokens)
         scale = [1e6 / (r.tokens * r.case.batch) if r.unit == "s" else 1.0 for r in curve]
@@ -105,9 +97,10 @@ def draw_panel(panel: Axes, rows: "list[Row]") -> None:
     panel.legend(fontsize=7, frameon=False)
 
 
-def draw_bars(bars: "list[Bar]") -> Figure:
-    """What was reached over what must be; at the dashed line it is, right of it is better."""
-    figure, panel = plt.subplots(figsize=(10, 1.4 + 0.42 * len(bars)), layout="constrained")
+def draw_bars(bars: list[Bar]) -> Figure:
+    """Reached over must: bars that pass the dashed line meet their bound."""
+    figure = Figure(figsize=(10, 1.4 + 0.42 * len(bars)), layout="constrained")
+    panel = figure.subplots()
     for place, bar in enumerate(reversed(bars)):
         name = f"{bar.what}\n{bar.shape}"
         panel.text(-0.01, place, name, transform=panel.get_yaxis_transform(), **LEFT)

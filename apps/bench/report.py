@@ -1,137 +1,43 @@
-"""What a benchmark leaves behind: rows as JSON, as a table in Markdown, and as a picture."""
+"""The files of a benchmark: rows as JSON, as a table in Markdown, and as a picture."""
 
 import platform
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median, quantiles
 from typing import Any
 
 import torch
 
 from tttvideo.files import write_json, write_text
 
-from .cases import Case
+from .plot import draw_report
+from .records import Bar, Report, Row
 
 
 LIBRARIES = ("torch", "triton", "fla-core", "mamba-ssm")
 
 
-@dataclass
-class Row:
-    """One contender on one case.
-
-    unit: what `values` are, "s" of a run, or for instance "q tensors".
-    tokens: tokens of each sequence that a run takes.
-    roofline: least time that the measured ceilings allow, over the median.
-    error: the worst relative RMS error of the gate; wrong: what the gate says against it.
-    """
-
-    case: Case
-    what: str
-    who: str
-    values: list[float] = field(default_factory=list)
-    unit: str = "s"
-    tokens: int = 0
-    roofline: float | None = None
-    error: float | None = None
-    wrong: str = ""
-
-    @property
-    def middle(self) -> float:
-        return median(self.values)
-
-    @property
-    def spread(self) -> tuple[float, float]:
-        """The 20th and the 80th percentile."""
-        if len(self.values) < 2:
-            return self.values[0], self.values[0]
-        cuts = quantiles(self.values, n=5, method="inclusive")
-        return cuts[0], cuts[-1]
-
-    @property
-    def per_token(self) -> float:
-        """Seconds per token of each sequence of the batch."""
-        return self.middle / (self.tokens * self.case.batch)
-
-
-@dataclass
-class Bar:
-    """A figure that must be reached: at least `must`, or at most, with `most`."""
-
-    what: str
-    shape: str
-    must: float
-    aim: float
-    reached: float | None = None
-    spread: tuple[float, float] | None = None
-    unit: str = "x"
-    most: bool = False
-    wrong: str = ""
-
-    @property
-    def verdict(self) -> str:
-        if self.reached is None:
-            return f"not measured: {self.wrong or 'see what is broken or left out'}"
-        if self.wrong:
-            return f"void: {self.wrong}"
-
-        def meets(bound: float) -> bool:
-            return self.reached <= bound if self.most else self.reached >= bound
-
-        return "aim reached" if meets(self.aim) else "reached" if meets(self.must) else "MISSED"
-
-
-@dataclass
-class Report:
-    """Everything that a command measured, and under which conditions."""
-
-    name: str
-    title: str
-    device: str
-    clock: str
-    ceilings: dict[str, float]
-    rows: list[Row] = field(default_factory=list)
-    bars: list[Bar] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    broken: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def broke(self, who: str, problem: Exception) -> None:
-        lines = str(problem).strip().splitlines()
-        self.broken.append(f"{who}: {type(problem).__name__}{': ' + lines[0] if lines else ''}")
-
-    def leave_out(self, reason: str) -> None:
-        if reason not in self.left_out:
-            self.left_out.append(reason)
-
-    def failures(self) -> list[str]:
-        wrong = [f"{r.who}: {r.what} at {r.case.shape}: {r.wrong}" for r in self.rows if r.wrong]
-        return wrong + self.broken
-
-    def write(self, out: Path) -> str:
-        """name.json, name.md and, of what was measured, name.png in `out`; the table."""
-        about = {**conditions(self.device), "clock": self.clock, **self.ceilings}
-        text = markdown(self, about)
-        write_text(out / f"{self.name}.md", text)
-        record = {
-            "title": self.title,
-            **about,
-            "rows": [asdict(row) for row in self.rows],
-            "bars": [{**asdict(bar), "verdict": bar.verdict} for bar in self.bars],
-            "left_out": self.left_out,
-            "broken": self.broken,
-            "notes": self.notes,
-        }
-        write_json(out / f"{self.name}.json", record)
-        if self.rows or self.bars:
-            from .plot import draw_report
-
-            draw_report(self, about, out / f"{self.name}.png")
-        return text
+def write_report(report: Report, out: Path) -> str:
+    """Write NAME.json, NAME.md and, of measurements, NAME.png to `out`; return the table."""
+    about = {**conditions(report.device), "clock": report.clock, **report.ceilings}
+    text = markdown(report, about)
+    write_text(out / f"{report.name}.md", text)
+    record = {
+        "title": report.title,
+        **about,
+        "rows": [asdict(row) for row in report.rows],
+        "bars": [{**asdict(bar), "verdict": bar.verdict} for bar in report.bars],
+        "left_out": report.left_out,
+        "broken": report.broken,
+        "notes": report.notes,
+    }
+    write_json(out / f"{report.name}.json", record)
+    if report.rows or report.bars:
+        draw_report(report, about, out / f"{report.name}.png")
+    return text
 
 
 def conditions(device: str) -> dict[str, Any]:

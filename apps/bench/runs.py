@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from tttvideo.backbone import BackboneConfig, Block
 from tttvideo.kernels import State
+from tttvideo.measures.errors import LIMITS, LOOSE, errors, results, verdict
+from tttvideo.measures.speed import BOTH, FORWARD, Clock, Run, interleave, peak_bytes, timed
 from tttvideo.mixers.mamba import MambaConfig
 from tttvideo.mixers.ttt import TTTConfig, TTTLayer
 
 from . import peers
-from .cases import BOTH, FORWARD, Case, Inputs, draw
+from .cases import Case, Inputs, draw_inputs
 from .contenders import Contender, decode_contenders, kernel_contenders, operator
-from .measure import LIMITS, LOOSE, Clock, errors, interleave, peak_bytes, results, timed, verdict
-from .peers import Run
-from .report import Report, Row
+from .records import Report, Row
 
 
 @dataclass
@@ -55,7 +55,9 @@ class Bench:
             reason = one.obstacle
             if one.name in self.skip:
                 reason = "asked for with --skip"
-            elif not reason and (held := one.held(what)) * case.q_bytes > room(case.device):
+            elif not reason and (held := one.held(what)) * case.q_bytes > available_bytes(
+                case.device
+            ):
                 reason = f"{held:g} times the memory of q at {case.shape} is not there"
             elif not reason and (one.name, case.inner, what) in self.slow:
                 reason = f"TTT-{case.inner} contexts beyond {self.limit:g} s a run (--limit)"
@@ -81,7 +83,7 @@ class Bench:
         small = case.small()
         key = (one.name, what == "decode", small)
         if key not in self.checked:
-            self.checked[key] = check(one, small)
+            self.checked[key] = check_gate(one, small)
         return self.checked[key]
 
     def measure(
@@ -123,8 +125,8 @@ class Bench:
         return least / row.middle
 
 
-def check(one: Contender, case: Case) -> tuple[float, str]:
-    inputs = draw(case, one.same_eta)
+def check_gate(one: Contender, case: Case) -> tuple[float, str]:
+    inputs = draw_inputs(case, one.same_eta)
     truth = results(one.truth(inputs.double()))
     found = errors(one.prepare(inputs), truth)
     rounded = None
@@ -134,7 +136,7 @@ def check(one: Contender, case: Case) -> tuple[float, str]:
     return max(found.values()), verdict(found, limits, rounded)
 
 
-def room(device: str) -> float:
+def available_bytes(device: str) -> float:
     """Bytes that a contender may take: half of what the machine has, or 0.9 of a free GPU."""
     if device == "cuda":
         kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
@@ -153,21 +155,21 @@ def machine_bytes() -> float:
 DIRECTIONS = (FORWARD, BOTH)
 
 
-def kernels(bench: Bench, cases: list[Case]) -> None:
+def measure_kernels(bench: Bench, cases: list[Case]) -> None:
     def cell(case: Case, what: str) -> None:
-        bench.measure(case, what, kernel_contenders(case), draw(case))
+        bench.measure(case, what, kernel_contenders(case), draw_inputs(case))
 
     for case in cases:
         for what in DIRECTIONS:
             bench.cell(f"{what} at {case.shape}", cell, case, what)
 
 
-def decode(bench: Bench, cases: list[Case]) -> None:
+def measure_decode(bench: Bench, cases: list[Case]) -> None:
     """A mini-batch of tokens, one at a time; `tokens` of a case is the context before them."""
 
     @torch.no_grad()
     def cell(case: Case) -> None:
-        inputs = draw(replace(case, tokens=case.mini_batch))
+        inputs = draw_inputs(replace(case, tokens=case.mini_batch))
         bench.measure(case, "decode", decode_contenders(case), inputs)
 
     for case in cases:
@@ -204,11 +206,11 @@ def layer_run(inputs: Inputs, layer: nn.Module) -> Run:
     return Run(call, leaves)
 
 
-def layers(bench: Bench, cases: list[Case], mlp_width: int) -> None:
+def measure_layers(bench: Bench, cases: list[Case], mlp_width: int) -> None:
     """Blocks of TTT and of the other mixers, and the TTT layer alone, forward and backward."""
 
     def cell(case: Case) -> None:
-        bench.measure(case, BOTH, layer_contenders(case, mlp_width), draw(case))
+        bench.measure(case, BOTH, layer_contenders(case, mlp_width), draw_inputs(case))
 
     for case in cases:
         bench.cell(f"{BOTH} at {case.shape}", cell, case)
@@ -241,7 +243,7 @@ def layer_contenders(case: Case, mlp_width: int) -> list[Contender]:
     return found
 
 
-def memory(bench: Bench, cases: list[Case]) -> None:
+def measure_memory(bench: Bench, cases: list[Case]) -> None:
     """Forward and backward in q tensors; the state that a decoder carries, beside a KV cache."""
     for case in cases:
         kernels = [c for c in kernel_contenders(case) if c.name in ("triton", "dual", "plain loop")]
@@ -264,13 +266,13 @@ def measure_carried(bench: Bench, case: Case) -> None:
 
 def measure_peak(bench: Bench, one: Contender, case: Case) -> Row:
     error, wrong = bench.check(one, case, BOTH)
-    peak = peak_bytes(timed(one.prepare(draw(case)), BOTH), case.device)
+    peak = peak_bytes(timed(one.prepare(draw_inputs(case)), BOTH), case.device)
     row = Row(case, BOTH, one.name, [peak / case.q_bytes], "q tensors", error=error, wrong=wrong)
     bench.report.rows.append(row)
     return row
 
 
-def runs(what: str, cases: list[Case]) -> int:
+def count_runs(what: str, cases: list[Case]) -> int:
     """How many contenders are timed, all in all; peaks of memory count as one a case."""
     if what == "kernels":
         return sum(len(DIRECTIONS) * len(kernel_contenders(case)) for case in cases)
@@ -287,7 +289,7 @@ def runs(what: str, cases: list[Case]) -> int:
 @torch.no_grad()
 def state_bytes(case: Case) -> int:
     """Of the State after T tokens less one, when the open mini-batch holds the most rows."""
-    inputs = draw(case)
+    inputs = draw_inputs(case)
     tokens = (x[:, :-1] for x in inputs.tokens)
     shared = (inputs.token_scale, *inputs.norm)
     _, state = operator(inputs)(

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tttvideo.apps.bench import bars, contenders, peers, report, runs
-from tttvideo.apps.bench.cases import BACKWARD, BOTH, FORWARD, Case, decode_bytes, draw, least_work
-from tttvideo.apps.bench.measure import errors, peak_bytes, results, verdict
+from tttvideo.apps.bench import bars, contenders, peers, program, records, runs
+from tttvideo.apps.bench.cases import Case, decode_bytes, draw_inputs, least_work
 from tttvideo.apps.cli import main
 from tttvideo.kernels import State, autograd_loop
+from tttvideo.measures.errors import errors, results, verdict
+from tttvideo.measures.speed import BACKWARD, BOTH, FORWARD, peak_bytes
 
 
 TINY = ["--device", "cpu", "--heads", "2", "--head-dim", "8", "--repeats", "3", "--batch", "1"]
@@ -23,7 +24,7 @@ CASE = Case("linear", 2, 64, 2, 16)
 def no_ceilings(monkeypatch):
     """They take a second, and numbers mean nothing here."""
     found = {"bytes_per_second": 1e10, "flop_per_second": 1e11}
-    monkeypatch.setattr("tttvideo.apps.bench.measure.ceilings", lambda *_: found)
+    monkeypatch.setattr("tttvideo.apps.bench.program.ceilings", lambda *_: found)
 
 
 def bench(out, *arguments):
@@ -38,7 +39,7 @@ def values(record, **wanted):
 
 
 @pytest.mark.parametrize("what", ["kernels", "decode", "layers", "memory"])
-def test_a_benchmark_leaves_numbers_table_and_picture(what, tmp_path, capsys):
+def test_a_benchmark_writes_numbers_table_and_picture(what, tmp_path, capsys):
     record = bench(tmp_path, what, *TINY, "--tokens", "16", "32")
     assert {path.name for path in tmp_path.iterdir()} == {
         f"{what}.{e}" for e in ("json", "md", "png")
@@ -63,21 +64,21 @@ def test_without_a_gpu_it_says_what_is_left_out_and_why(tmp_path):
 
 
 @pytest.mark.parametrize("what, batch", [("kernels", 16), ("decode", 512)])
-def test_the_papers_figures_are_presets_that_options_overrule(what, batch, tmp_path):
+def test_options_override_the_presets_of_the_papers_figures(what, batch, tmp_path):
     arguments = [what, "--preset", "paper", *TINY[:-2], "--tokens", "16", "--skip", "reference"]
     record = bench(tmp_path, *arguments, "--inner", "linear")
     assert {row["case"]["batch"] for row in record["rows"]} == {batch}
     assert (tmp_path / f"{what}-paper.png").is_file()
 
 
-def test_what_takes_longer_than_the_limit_is_left_out_where_more_tokens_come(tmp_path):
+def test_longer_contexts_are_left_out_beyond_the_time_limit(tmp_path):
     arguments = ["--tokens", "16", "32", "--inner", "linear", "--limit", "0"]
     record = bench(tmp_path, "decode", *TINY, *arguments)
     assert {tokens for _, tokens in values(record)} == {16}
     assert any("--limit" in reason for reason in record["left_out"])
 
 
-def test_a_decoder_carries_as_much_after_any_number_of_tokens(tmp_path):
+def test_the_size_of_a_decoders_state_does_not_depend_on_the_context(tmp_path):
     found = values(
         bench(tmp_path, "memory", *TINY, "--tokens", "16", "32"), what="carried by one layer"
     )
@@ -103,7 +104,7 @@ def test_a_gate_that_fails_voids_the_bar_and_the_exit_status(tmp_path, monkeypat
     assert all(bar["verdict"].startswith("void") for bar in record["bars"] if "dual" in bar["what"])
 
 
-def test_a_contender_that_breaks_is_named_and_stops_no_other(tmp_path, monkeypatch):
+def test_an_error_of_one_contender_is_reported_and_stops_no_other(tmp_path, monkeypatch):
     def broken(inputs):
         raise RuntimeError("no kernel image")
 
@@ -125,7 +126,7 @@ def small_bars(monkeypatch):
         monkeypatch.setattr(bars, name, value)
 
 
-def test_the_bars_of_a_cpu_are_all_measured(tmp_path, small_bars):
+def test_all_bars_of_a_cpu_are_measured(tmp_path, small_bars):
     record = bench(tmp_path, "bars", "--device", "cpu", "--repeats", "3")
     assert len(record["bars"]) == len(bars.CPU) + 5
     for bar in record["bars"]:
@@ -133,9 +134,9 @@ def test_the_bars_of_a_cpu_are_all_measured(tmp_path, small_bars):
     assert "peak memory" in (tmp_path / "bars.md").read_text()
 
 
-def test_a_bar_is_reached_from_its_own_side():
-    at_least = report.Bar("x", "", must=1, aim=2, reached=1.5)
-    at_most = report.Bar("x", "", must=4, aim=3, reached=3.5, most=True)
+def test_a_bar_may_be_a_lower_or_an_upper_bound():
+    at_least = records.Bar("x", "", must=1, aim=2, reached=1.5)
+    at_most = records.Bar("x", "", must=4, aim=3, reached=3.5, most=True)
     assert at_least.verdict == at_most.verdict == "reached"
     assert replace(at_least, reached=0.9).verdict == replace(at_most, reached=5).verdict == "MISSED"
     assert (
@@ -146,24 +147,24 @@ def test_a_bar_is_reached_from_its_own_side():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["kernels", "--tokens", "30"], "--tokens 30 is no multiple of --mini-batch 16"),
-        (["layers", "--preset", "paper"], "--preset paper is of kernels and decode only"),
-        (["kernels", "--batch", "0"], "--batch is 0; it must be 1 or more"),
+        (["kernels", "--tokens", "30"], "--tokens 30 must be a multiple of --mini-batch 16"),
+        (["layers", "--preset", "paper"], "--preset paper is for kernels and decode only"),
+        (["kernels", "--batch", "0"], "--batch 0 must be 1 or more"),
     ],
 )
-def test_nonsense_is_named_in_one_line(arguments, message):
+def test_wrong_options_are_refused_in_one_line(arguments, message):
     with pytest.raises(SystemExit, match=message):
         main(["bench", *arguments])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without CUDA")
-def test_cuda_that_is_not_there_is_named_in_one_line():
+def test_a_missing_cuda_device_is_refused_in_one_line():
     with pytest.raises(SystemExit, match="there is no CUDA device; use --device cpu"):
         main(["bench", "bars", "--device", "cuda"])
 
 
 def test_the_scan_of_mamba_2_is_a_decaying_sum():
-    inputs = draw(replace(CASE, tokens=16)).double()
+    inputs = draw_inputs(replace(CASE, tokens=16)).double()
     state, ys = 0, []
     with torch.no_grad():
         for t in range(16):
@@ -175,17 +176,20 @@ def test_the_scan_of_mamba_2_is_a_decaying_sum():
         torch.testing.assert_close(peers.mamba_truth(inputs).call(), torch.stack(ys, dim=1))
 
 
-def test_flas_form_adds_z_where_ours_adds_q():
-    inputs = draw(CASE, same_eta=True).double()
+def test_the_form_of_fla_adds_z_in_place_of_q():
+    inputs = draw_inputs(CASE, same_eta=True).double()
     normed = peers.plain_run(inputs).call() - inputs.q
     z = peers.fla_truth(inputs).call() - normed
-    again = torch.nn.functional.layer_norm(z, z.shape[-1:], eps=1e-6) * inputs.gain + inputs.shift
+    again = (
+        torch.nn.functional.layer_norm(z, z.shape[-1:], eps=1e-6) * inputs.norm_weight
+        + inputs.norm_bias
+    )
     torch.testing.assert_close(again, normed)
 
 
 @pytest.mark.parametrize("inner", ["linear", "mlp"])
-def test_rounded_products_err_as_bfloat16_does(inner):
-    inputs = draw(replace(CASE, inner=inner, dtype="bfloat16"))
+def test_rounded_products_have_errors_of_bfloat16(inner):
+    inputs = draw_inputs(replace(CASE, inner=inner, dtype="bfloat16"))
     truth = results(peers.plain_run(inputs.double()))
     rounded, exact = (errors(run(inputs), truth) for run in (peers.rounded_run, peers.plain_run))
     for name in ("q", "k", "v", "weights[0]"):
@@ -193,10 +197,10 @@ def test_rounded_products_err_as_bfloat16_does(inner):
         assert rounded[f"d{name}"] > exact[f"d{name}"]
 
 
-def test_a_failed_gate_of_decoding_is_not_hidden_by_one_of_whole_sequences(monkeypatch):
+def test_decoding_and_whole_sequences_have_gates_of_their_own(monkeypatch):
     asked = []
-    monkeypatch.setattr(runs, "check", lambda one, case: asked.append(one.name) or (0.0, ""))
-    bench = runs.Bench(report.Report("", "", "cpu", "", {}), 3, 1, 1, (), lambda _: None)
+    monkeypatch.setattr(runs, "check_gate", lambda one, case: asked.append(one.name) or (0.0, ""))
+    bench = runs.Bench(records.Report("", "", "cpu", "", {}), 3, 1, 1, (), lambda _: None)
     ours = contenders.kernel_contenders(CASE)[0], contenders.decode_contenders(CASE)[0]
     for what, one in zip((FORWARD, "decode", BOTH), (ours[0], ours[1], ours[0]), strict=True):
         bench.check(one, CASE, what)
@@ -204,7 +208,7 @@ def test_a_failed_gate_of_decoding_is_not_hidden_by_one_of_whole_sequences(monke
 
 
 @pytest.mark.parametrize("problem", [torch.OutOfMemoryError(), RuntimeError("no kernel image")])
-def test_a_cell_that_fails_loses_no_other(problem, tmp_path, monkeypatch, small_bars):
+def test_a_failed_cell_does_not_affect_others(problem, tmp_path, monkeypatch, small_bars):
     def broken(*_):
         raise problem
 
@@ -219,33 +223,36 @@ def test_a_cell_that_fails_loses_no_other(problem, tmp_path, monkeypatch, small_
     assert len(verdicts) == len(bars.CPU) + 5
 
 
-def test_what_was_measured_is_kept_when_a_later_part_raises(tmp_path, monkeypatch):
+def test_measurements_are_kept_when_a_later_part_raises(tmp_path, monkeypatch):
     def broken(bench, cases):
         kernels(bench, cases)
         raise RuntimeError("a mistake of ours")
 
-    kernels = runs.kernels
-    monkeypatch.setattr(runs, "kernels", broken)
+    kernels = program.measure_kernels
+    monkeypatch.setattr(program, "measure_kernels", broken)
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         bench(tmp_path, "kernels", *TINY, "--tokens", "16", "--inner", "linear")
     assert json.loads((tmp_path / "kernels.json").read_text())["rows"]
 
 
-def test_the_kernel_that_attention_takes_has_a_name():
+def test_the_kernel_of_attention_has_a_name():
     found = peers.attention_backends(torch.zeros(1, 1, 1, 64))
     assert all("A" <= letter <= "Z" for letter in found.split(",")[0].replace("_", ""))
 
 
-def test_a_kernel_may_err_half_as_much_again_as_pytorch_at_most():
-    found, rounded = {"dgain": 9e-3}, {"dgain": 4e-3}  # a sum over all tokens: three times as much
+def test_errors_of_a_kernel_are_at_most_half_above_pytorchs():
+    found, rounded = (
+        {"dnorm_weight": 9e-3},
+        {"dnorm_weight": 4e-3},
+    )  # a sum over all tokens: three times as much
     assert verdict(found, (5e-3, 1e-2), rounded) == ""
-    assert "dgain is off" in verdict({"dgain": 1.3e-2}, (5e-3, 1e-2), rounded)
+    assert "dnorm_weight is off" in verdict({"dnorm_weight": 1.3e-2}, (5e-3, 1e-2), rounded)
     assert verdict({"y": 2e-3, "dq": 9e-3}, (5e-3, 1e-2)) == ""
     assert "dq is off" in verdict({"y": 2e-3, "dq": 9e-3}, (5e-3, 1e-2), {"y": 2e-3, "dq": 5e-3})
     assert "y is off" in verdict({"y": float("nan")}, (5e-3, 1e-2))
 
 
-def test_work_is_counted_as_the_kernels_do_it():
+def test_the_count_of_work_follows_the_kernels():
     """The figures for head dim 64, mini-batch 16 and bfloat16, of one token and head."""
     case = Case(tokens=1, heads=1, dtype="bfloat16")
     mlp = replace(case, inner="mlp")
@@ -258,7 +265,7 @@ def test_work_is_counted_as_the_kernels_do_it():
     assert decode_bytes(exact) == 4 * (4096 + 8.5 * 128 + 256) + 4 * 256
 
 
-def test_peak_memory_is_what_tensors_hold_at_once():
+def test_peak_memory_counts_tensors_held_at_once():
     x = torch.ones(1000)
 
     def run():
@@ -271,7 +278,7 @@ def test_peak_memory_is_what_tensors_hold_at_once():
 
 @pytest.mark.parametrize("inner", ["linear", "mlp"])
 def test_the_dense_decoder_equals_the_dual_form(inner):
-    inputs = draw(replace(CASE, inner=inner)).double()
+    inputs = draw_inputs(replace(CASE, inner=inner)).double()
     with torch.no_grad():
         dense = peers.dense_decode_run(inputs).call()
         operands = *inputs.tokens, inputs.token_scale, *inputs.norm
@@ -280,8 +287,8 @@ def test_the_dense_decoder_equals_the_dual_form(inner):
 
 
 @pytest.mark.parametrize("who", [1, 2, 3])
-def test_decoders_take_bfloat16_too(who):
+def test_decoders_accept_bfloat16(who):
     case = replace(CASE, dtype="bfloat16")
     with torch.no_grad():
-        error, wrong = runs.check(contenders.decode_contenders(case)[who], case)
+        error, wrong = runs.check_gate(contenders.decode_contenders(case)[who], case)
     assert 0 < error < 1e-2 and not wrong

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tttvideo.apps.bench import generation
-from tttvideo.apps.bench.generation import Point, flatness, slope
 from tttvideo.apps.cli import main
 from tttvideo.backbone import Backbone, BackboneConfig
+from tttvideo.measures import decoding
+from tttvideo.measures.decoding import Point, decoding_by_context, relative_change
 from tttvideo.mixers.attention import AttentionConfig
 from tttvideo.mixers.ttt import TTTConfig
 from tttvideo.weights.checkpoints import save_tokens_model
@@ -28,7 +28,7 @@ def small(**changes):
 def no_ceilings(monkeypatch):
     """They take a second, and numbers mean nothing here."""
     found = {"bytes_per_second": 1e10, "flop_per_second": 1e11}
-    monkeypatch.setattr("tttvideo.apps.bench.measure.ceilings", lambda *_: found)
+    monkeypatch.setattr("tttvideo.apps.bench.program.ceilings", lambda *_: found)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,9 @@ def no_ceilings(monkeypatch):
 )
 def test_only_the_state_of_full_attention_grows_with_the_context(changes, growth):
     read = []
-    points = flatness(small(**changes), CONTEXTS, tokens=4, rounds=3, advance=read.append)
+    points = decoding_by_context(
+        small(**changes), CONTEXTS, tokens=4, rounds=3, advance=read.append
+    )
     assert [point.context for point in points] == list(CONTEXTS)
     first = points[0]
     for point in points:
@@ -54,9 +56,9 @@ def test_only_the_state_of_full_attention_grows_with_the_context(changes, growth
 
 def test_the_slope_is_relative_and_over_the_logarithm_of_the_context():
     points = [Point(2**n, 0, 0.0, 10, [5.0 + n, 50.0, 5.0 + n]) for n in (10, 12, 15)]
-    assert slope(points) == pytest.approx(5 / 15)
+    assert relative_change(points) == pytest.approx(5 / 15)
     flat = [replace(point, seconds=[2.0]) for point in points]
-    assert slope(flat) == pytest.approx(0)
+    assert relative_change(flat) == pytest.approx(0)
 
 
 def test_it_leaves_numbers_table_and_picture_of_a_checkpoint(tmp_path, capsys):
@@ -78,12 +80,12 @@ def test_it_leaves_numbers_table_and_picture_of_a_checkpoint(tmp_path, capsys):
 
 
 def test_decoding_that_differs_from_reading_fails_its_gate(tmp_path, monkeypatch):
-    class Wrong(generation.Decoding):
+    class Wrong(decoding.Decoding):
         def read(self, tokens):
             super().read(tokens)
             self.logits = 1.01 * self.logits
 
-    monkeypatch.setattr(generation, "Decoding", Wrong)
+    monkeypatch.setattr(decoding, "Decoding", Wrong)
     arguments = ["--inner", "linear", "--tokens", "16", "--repeats", "3", "--out", str(tmp_path)]
     with pytest.raises(SystemExit, match="a gate failed:\n.*logits are off by 1.0e-02"):
         main(["bench", "generation", *arguments])

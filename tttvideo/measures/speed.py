@@ -1,34 +1,39 @@
-"""How it is measured: clocks, peak memory, ceilings of the device, and errors against the truth."""
+"""Speed and memory: clocks, interleaved timings, ceilings of a device, peak memory."""
 
 import gc
 import json
 import os
+import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .cases import BACKWARD, BOTH, DTYPES
-from .peers import Run
+from .torch_private import gpu_sleep
 
 
+FORWARD, BACKWARD, BOTH = "forward", "backward", "forward + backward"
 LEAST = 3  # runs, however long they take
-LIMITS = {"float32": (1e-5, 1e-5), "float16": (5e-3, 1e-2), "bfloat16": (5e-3, 1e-2)}
-"""Relative RMS error of y and of a gradient that a kernel of ours may have."""
-LOOSE = {"float32": (1e-3, 1e-3), "float16": (5e-2, 5e-2), "bfloat16": (5e-2, 5e-2)}
-"""The same for others' kernels: is it the function that we think it is?"""
-FLUSH = 256 << 20  # bytes, more than any GPU's L2 cache
+FLUSH = 256 << 20  # bytes, more than the L2 cache of any GPU
 AHEAD = 2_000_000  # cycles, about a millisecond in which the host queues launches
-BY_TOKEN = ("y", "dq", "dk", "dv", "deta")
+
+
+class Run(NamedTuple):
+    """A call that returns y, and the inputs whose gradients are taken, by name."""
+
+    call: Callable[[], Tensor]
+    leaves: dict[str, Tensor]
 
 
 class Clock:
-    """Seconds of one run: of CPU time on one thread, of wall time on more, of the GPU on a GPU."""
+    """Seconds of one run: CPU time on one thread, wall time on several, GPU time on a GPU."""
 
     def __init__(self, device: str):
         self.cuda = device == "cuda"
@@ -42,13 +47,13 @@ class Clock:
             return "CUDA events, L2 flushed"
         return "CPU time" if self.now is time.process_time else "wall time"
 
-    def __call__(self, run: Callable) -> float:
+    def __call__(self, run: Callable[[], Any]) -> float:
         if not self.cuda:
             start = self.now()
             run()
             return self.now() - start
         self.flushed.zero_()
-        torch.cuda._sleep(AHEAD)  # else a short run is timed as its launches from the host
+        gpu_sleep(AHEAD)  # otherwise a short run is timed as its launches from the host
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         run()
@@ -59,14 +64,14 @@ class Clock:
 
 def interleave(
     clock: Clock,
-    runs: dict[str, Callable],
+    runs: dict[str, Callable[[], Any]],
     repeats: int,
     seconds: float,
     advance: Callable[[int], None],
 ) -> dict[str, list[float]]:
-    """Times of each run in turn, round by round; fewer rounds, 3 at the least, after `seconds`.
+    """Seconds of each run in turn, round by round; fewer rounds, at least 3, after `seconds`.
 
-    All have run once before.
+    Every run has been called once before.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     gc.collect()
@@ -85,8 +90,8 @@ def interleave(
     return times
 
 
-def timed(run: Run, direction: str) -> Callable:
-    """The call that is timed: `forward` without a graph, `backward` through one made before."""
+def timed(run: Run, direction: str) -> Callable[[], Any]:
+    """The call to time: `forward` without a graph, `backward` through a graph made before."""
 
     def forward() -> None:
         with torch.no_grad():
@@ -101,53 +106,14 @@ def timed(run: Run, direction: str) -> Callable:
     return lambda: torch.autograd.grad(run.call(), leaves, dy)
 
 
-def results(run: Run) -> dict[str, Tensor]:
-    """y, and unless gradients are switched off those of a fixed sum of its elements."""
-    y = run.call()
-    if not torch.is_grad_enabled():
-        return {"y": y}
-    leaves = run.leaves
-    generator = torch.Generator(y.device).manual_seed(1)
-    dy = torch.randn(y.shape, generator=generator, device=y.device)
-    grads = torch.autograd.grad(y, list(leaves.values()), dy.to(y.dtype))
-    return {"y": y.detach(), **{f"d{n}": g for n, g in zip(leaves, grads, strict=True)}}
-
-
-def errors(run: Run, truth: dict[str, Tensor]) -> dict[str, float]:
-    """RMS of the difference over RMS of the truth, by result; NaN counts as infinite."""
-    found = {}
-    for name, x in results(run).items():
-        error = (x.double() - truth[name]).norm() / truth[name].norm()
-        found[name] = error.nan_to_num(torch.inf).item()
-    return found
-
-
-def verdict(
-    found: dict[str, float], limits: tuple[float, float], rounded: dict[str, float] | None = None
-) -> str:
-    """What is wrong, in words, or nothing.
-
-    rounded: errors of PyTorch's own form, to be exceeded by half at most; by three times where
-    a few elements are sums over all tokens, and so their ratio is little but chance.
-    """
-    wrong = []
-    for name, error in found.items():
-        limit = limits[name != "y"]
-        if rounded is not None:
-            limit = min(limit, (1.5 if name in BY_TOKEN else 3) * rounded[name])
-        if not error <= limit:
-            wrong.append(f"{name} is off by {error:.1e}, more than {limit:.1e}")
-    return "; ".join(wrong)
-
-
-def ceilings(device: str, dtype: str) -> dict[str, float]:
-    """What the device reaches: bytes per second of a copy, operations per second of a matmul."""
+def ceilings(device: str, dtype: torch.dtype) -> dict[str, float]:
+    """Bytes per second of a copy and operations per second of a matmul on the device."""
     cuda = device == "cuda"
     clock = Clock(device)
     x = torch.ones((1 << 30 if cuda else 1 << 26) // 4, device=device)
     y = torch.empty_like(x)
     size = 8192 if cuda else 1024
-    a, b = torch.randn(2, size, size, device=device).to(DTYPES[dtype]).unbind()
+    a, b = torch.randn(2, size, size, device=device).to(dtype).unbind()
     runs = {"copy": lambda: y.copy_(x), "matmul": lambda: a @ b}
     for run in runs.values():
         run()
@@ -156,8 +122,8 @@ def ceilings(device: str, dtype: str) -> dict[str, float]:
     return {"bytes_per_second": 2 * x.nbytes / copied, "flop_per_second": 2 * size**3 / multiplied}
 
 
-def peak_bytes(run: Callable, device: str) -> int:
-    """The most memory that tensors hold at once during a run, above what they held before."""
+def peak_bytes(run: Callable[[], Any], device: str) -> int:
+    """Bytes that tensors hold at once during a run, at most, above those held before it."""
     run()
     gc.collect()
     if device == "cuda":
@@ -166,7 +132,7 @@ def peak_bytes(run: Callable, device: str) -> int:
         before = torch.cuda.memory_allocated()
         run()
         return torch.cuda.max_memory_allocated() - before
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would speak of the GPU that is not there
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # no message about a missing GPU
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
         run()
@@ -177,3 +143,11 @@ def peak_bytes(run: Callable, device: str) -> int:
     changes = [event for event in events if event["name"] == "[memory]"]
     changes.sort(key=lambda event: event["ts"])
     return max(accumulate(event["args"]["Bytes"] for event in changes))
+
+
+def peak_memory(device: str) -> int:
+    """The most bytes that the process, or on a GPU its tensors, ever held."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

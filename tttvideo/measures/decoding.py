@@ -1,0 +1,115 @@
+"""Decoding after contexts of growing length: time per token, size of the state, exactness.
+
+One text is read; the prefix at each context is kept, and decoding continues from each in turn, so
+that any other load of the machine falls on all contexts equally.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tttvideo.backbone import Backbone
+from tttvideo.reading import CHUNK
+from tttvideo.sampling.choose import Chooser
+from tttvideo.sampling.decode import Decoding, Prefix, decode, prefill
+from tttvideo.states import tree_map
+
+from .speed import Clock, interleave
+
+
+@dataclass
+class Point:
+    """Decoding after `context` tokens.
+
+    state: bytes of the state.
+    error: relative RMS error of the last logits, against reading the same tokens at once.
+    seconds: of each run of `tokens` tokens.
+    """
+
+    context: int
+    state: int
+    error: float
+    tokens: int
+    seconds: list[float]
+
+    @property
+    def per_token(self) -> float:
+        return float(np.median(self.seconds)) / self.tokens
+
+
+def decoding_by_context(
+    backbone: Backbone,
+    contexts: Iterable[int],
+    tokens: int,
+    rounds: int,
+    seconds: float = float("inf"),
+    advance: Callable[[int], None] = lambda _: None,
+) -> list[Point]:
+    """Decode `tokens` tokens after each context, in turn, `rounds` times, or fewer in `seconds`.
+
+    `tokens` should be a multiple of the mini-batch, for its tokens do not all cost the same.
+    advance: called with the tokens of context as they are read, and with those of the runs.
+    """
+    device = next(backbone.parameters()).device.type
+    greedy, points, runs = Chooser(temperature=0), [], {}
+    generator = torch.Generator().manual_seed(0)
+    prefix: Prefix | None = None
+    seen = 0
+    for context in sorted(set(contexts)):
+        while seen < context:
+            count = min(CHUNK, context - seen)
+            text = torch.randint(backbone.config.vocab_size, (1, count), generator=generator)
+            prefix = prefill(backbone, text.to(device), prefix=prefix)
+            seen += count
+            advance(count)
+
+        assert prefix
+
+        def run(prefix: Prefix = prefix) -> None:
+            for _ in decode(backbone, prefix, tokens, greedy):
+                pass
+
+        error = decoding_error(backbone, prefix, tokens)
+        points.append(Point(context, state_bytes(prefix), error, tokens, []))
+        runs[str(context)] = run
+    times = interleave(Clock(device), runs, rounds, seconds, lambda n: advance(n * tokens))
+    for point in points:
+        point.seconds = times[str(point.context)]
+    return points
+
+
+def decoding_error(backbone: Backbone, prefix: Prefix, tokens: int) -> float:
+    """Relative RMS error of the logits after greedy tokens, decoded and read at once."""
+    decoding, greedy, chosen = Decoding.start(backbone, [prefix]), Chooser(temperature=0), []
+    for _ in range(tokens):
+        chosen.append(greedy(decoding.logits))
+        decoding.read(chosen[-1])
+    one_by_one = decoding.logits
+    at_once = prefill(backbone, torch.stack(chosen, dim=1), prefix=prefix).logits
+    error = (one_by_one - at_once).norm() / at_once.norm()
+    return error.nan_to_num(torch.inf).item()
+
+
+def relative_change(points: Sequence[Point]) -> float:
+    """How much longer a token takes at the last context than at the first, relative to that.
+
+    By a line through the medians over the logarithm of the context.
+    """
+    logs = np.log([point.context for point in points])
+    rise, start = np.polyfit(logs - logs[0], [point.per_token for point in points], 1)
+    return float(rise * (logs[-1] - logs[0]) / start)
+
+
+def state_bytes(prefix: Prefix) -> int:
+    """Bytes of all tensors in a prefix."""
+    sizes: list[int] = []
+
+    def count(x: Tensor) -> Tensor:
+        sizes.append(x.nbytes)
+        return x
+
+    tree_map(count, prefix)
+    return sum(sizes)
