@@ -97,8 +97,14 @@ def check_output(path: str, option: str = "out", suffix: str = "") -> None:
     check_folder(str(Path(path).parent), option)
 
 
-def check_video(path: str) -> None:
-    """Refuse a file that is missing, empty, no video, or damaged in its first frame."""
-    from tttvideo.data.video.reader import probe  # PyAV takes longer to import than --help may
+def check_video(path: str, horizon: float | None = None) -> None:
+    """Refuse a file that is missing, empty, no video, or damaged in its first frame.
 
-    probe(path)
+    horizon: seconds to predict; less than a frame of the video is refused too.
+    """
+    from tttvideo.data.video.horizon import horizon_frames  # NumPy and PyAV take longer to import
+    from tttvideo.data.video.reader import probe  # than --help may take
+
+    fps = probe(path).fps
+    if horizon is not None and fps:
+        horizon_frames(horizon, fps)

@@ -51,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
 def check(options: argparse.Namespace) -> None:
     check_sampling(options)
     refuse_unless(options.horizon > 0, "horizon", options.horizon, "above 0 seconds")
+    if options.context is not None:
+        refuse_unless(options.context > 0, "context", options.context, "above 0 seconds")
     check_folder(options.out)
     check_checkpoint(options.checkpoint)
-    check_video(options.video)
+    check_video(options.video, options.horizon)

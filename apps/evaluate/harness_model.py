@@ -15,7 +15,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from torch import Tensor
 
 from tttvideo.apps.device import best_device
-from tttvideo.apps.show.stream_text import Shown
+from tttvideo.apps.show.stream_text import StreamedText
 from tttvideo.data.text.tokenizer import load_tokenizer
 from tttvideo.progress import progress
 from tttvideo.sampling.choose import Chooser
@@ -127,15 +127,15 @@ class TTTVideoLM(TemplateLM):
         """At most `count` tokens, no further than the document's end; `how` goes to `Chooser`."""
         seed = int(torch.randint(2**31, ()))  # the harness seeds torch
         choose = Chooser(**how, seed=seed)
-        shown, text = Shown(self.text.decoder(), until), ""
+        stream, text = StreamedText(self.text.decoder(), until), ""
         prefix = self.read(self.text.encode(context))
         for token in decode(self.backbone, prefix, count, choose):
             if token.item() == self.eot_token_id:
                 break
-            text += shown(token.tolist())
-            if shown.ended:
+            text += stream(token.tolist())
+            if stream.ended:
                 return text
-        return text + shown([], final=True)
+        return text + stream([], final=True)
 
 
 def generation(wishes: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What `tttvideo predict` leaves behind: two videos, a sheet of frames and curves, and numbers.
+"""The report of `tttvideo predict`: two videos, a sheet of frames and curves, and metrics.
 
 H frames of the horizon, S pixels of height and width.
 """
@@ -8,46 +8,42 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from einops import rearrange
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
-from torchmetrics.functional.image import (
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
 
 from tttvideo.data.video.reader import VideoWriter
 from tttvideo.files import replacing, write_json
+from tttvideo.measures.video import frame_quality
 
 
 MEASURES = ("prediction", "copy_last", "tokenizer")
 COLOURS = {"context": "#4c78a8", "truth": "#54a24b", "prediction": "#f58518"}
 PANEL, BORDER, CAPTION = 192, 6, 20  # pixels
 COLUMNS = 8  # of the sheet
-HIGHEST = 100.0  # dB, where two frames are the same
 
 
-class Result:
+class PredictionReport:
     """Collects the horizon frame by frame; use as a context, set `about`, then `finish`.
 
-    Arguments:
-        out: folder to write into.
-        fps: frames per second of the videos.
-        context: the last frames before the prediction, each (S, S, 3) uint8.
-        horizon: H, how many frames will be added.
+    out: folder to write into, which is made here.
+    fps: frames per second of the videos.
+    context: the last frames before the prediction, each (S, S, 3) uint8.
+    horizon: H, the number of frames that will be added.
     """
 
     def __init__(self, out: Path, fps: float, context: list[np.ndarray], horizon: int):
+        out.mkdir(parents=True, exist_ok=True)
         self.out, self.fps, self.last, self.horizon = out, fps, context[-1], horizon
         self.context = context
         self.prediction = VideoWriter(out / "prediction.mp4", fps)
         self.compare = VideoWriter(out / "compare.mp4", fps)
         self.psnr: dict[str, list[float]] = {name: [] for name in MEASURES}
         self.ssim: dict[str, list[float]] = {name: [] for name in MEASURES}
-        self.shown: list[tuple[int, np.ndarray | None, np.ndarray]] = []
-        self.count, self.about = 0, {}
+        self.samples: list[tuple[int, np.ndarray | None, np.ndarray]] = []
+        self.count = 0
+        self.about: dict[str, Any] = {}
 
-    def __enter__(self) -> "Result":
+    def __enter__(self) -> "PredictionReport":
         with ExitStack() as stack:
             stack.enter_context(self.prediction)
             stack.enter_context(self.compare)
@@ -62,17 +58,17 @@ class Result:
     def add(
         self, prediction: np.ndarray, truth: np.ndarray | None, ceiling: np.ndarray | None
     ) -> None:
-        """A predicted frame, and if the video goes so far the true one, plain and tokenised."""
+        """Add a predicted frame, and the true one where the video has it, plain and tokenised."""
         self.prediction.write(prediction)
         images = {"context": self.last, "truth": truth, "prediction": prediction}
         self.compare.write(panels(images))
         if truth is not None:
             for name, image in zip(MEASURES, (prediction, self.last, ceiling), strict=True):
-                psnr, ssim = measure(image, truth)
+                psnr, ssim = frame_quality(image, truth)
                 self.psnr[name].append(psnr)
                 self.ssim[name].append(ssim)
         if self.count in evenly(self.horizon, COLUMNS):
-            self.shown.append((self.count, truth, prediction))
+            self.samples.append((self.count, truth, prediction))
         self.count += 1
 
     def finish(self, settings: dict[str, Any]) -> None:
@@ -82,26 +78,13 @@ class Result:
         draw_sheet(self)
 
 
-def measure(image: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """PSNR in dB, at most 100, and SSIM of one frame against the true one."""
-    ours, theirs = (
-        rearrange(torch.from_numpy(x.astype(np.float32) / 255), "h w c -> 1 c h w")
-        for x in (image, truth)
-    )
-    if torch.equal(ours, theirs):
-        return HIGHEST, 1.0
-    psnr = peak_signal_noise_ratio(ours, theirs, data_range=1.0)
-    ssim = structural_similarity_index_measure(ours, theirs, data_range=1.0)
-    return min(psnr.item(), HIGHEST), ssim.item()
-
-
 def evenly(total: int, count: int) -> list[int]:
     """At most `count` indices below `total`, the first and the last among them."""
     return sorted({round(i * (total - 1) / max(1, count - 1)) for i in range(count)})
 
 
 def panels(images: dict[str, np.ndarray | None]) -> np.ndarray:
-    """Frames side by side, enlarged, each in the colour of what it is; None stays dark."""
+    """Frames side by side, enlarged, each with its name and colour; None stays dark."""
     width, height = PANEL + 2 * BORDER, PANEL + 2 * BORDER + CAPTION
     sheet = Image.new("RGB", (width * len(images), height), "#202020")
     draw = ImageDraw.Draw(sheet)
@@ -115,40 +98,34 @@ def panels(images: dict[str, np.ndarray | None]) -> np.ndarray:
     return np.asarray(sheet)
 
 
-def draw_sheet(result: Result) -> None:
-    """Frames of the horizon over time, and under them PSNR by horizon and bits per frame."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    columns = 1 + len(result.shown)
-    figure = plt.figure(figsize=(1.25 * columns, 5.4), layout="constrained")
+def draw_sheet(report: PredictionReport) -> None:
+    """Draw frames of the horizon over time, and below them PSNR by horizon and bits per frame."""
+    columns = 1 + len(report.samples)
+    figure = Figure(figsize=(1.25 * columns, 5.4), layout="constrained")
     upper, lower = figure.subfigures(2, 1, height_ratios=(2.6, 2.8))
     axes = upper.subplots(2, columns, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[], facecolor="#dddddd")
     for row, name in enumerate(("truth", "prediction")):
         axes[row, 0].set_ylabel(name, color=COLOURS[name], fontweight="bold")
-        axes[row, 0].imshow(result.last)
+        axes[row, 0].imshow(report.last)
     axes[0, 0].set_title("last context", fontsize=8)
-    for column, (number, truth, prediction) in enumerate(result.shown, 1):
-        axes[0, column].set_title(f"+{(number + 1) / result.fps:.2f} s", fontsize=8)
+    for column, (number, truth, prediction) in enumerate(report.samples, 1):
+        axes[0, column].set_title(f"+{(number + 1) / report.fps:.2f} s", fontsize=8)
         axes[1, column].imshow(prediction)
         if truth is not None:
             axes[0, column].imshow(truth)
     quality, bits = lower.subplots(1, 2)
     for name, colour in zip(MEASURES, ("#f58518", "#888888", "#54a24b"), strict=True):
-        values = result.psnr[name]
+        values = report.psnr[name]
         quality.plot(range(1, len(values) + 1), values, color=colour, label=name.replace("_", " "))
     quality.set(xlabel="frames ahead", ylabel="PSNR (dB)")
     quality.legend(fontsize=7)
-    costs = result.about["bits_per_frame"]
+    costs = report.about["bits_per_frame"]
     bits.plot(range(1, len(costs) + 1), costs, color="#4c78a8", linewidth=0.8)
     bits.set(xlabel="frame of the video", ylabel="bits per frame", xscale="log", yscale="log")
-    with replacing(result.out / "sheet.png") as partial:
+    with replacing(report.out / "sheet.png") as partial:
         figure.savefig(partial, format="png", dpi=110)
-    plt.close(figure)
 
 
 def table(metrics: dict[str, Any]) -> str:
@@ -158,13 +135,13 @@ def table(metrics: dict[str, Any]) -> str:
     ]
     lines += ["frames ahead  " + "".join(f"{name:>12}" for name in MEASURES)]
     psnr = metrics["psnr"]
-    there = len(psnr["prediction"])
-    for ahead in [2**n for n in range(12) if 2**n <= there]:
+    count = len(psnr["prediction"])
+    for ahead in [2**n for n in range(12) if 2**n <= count]:
         lines.append(f"{ahead:>12}  " + "".join(f"{psnr[n][ahead - 1]:>12.2f}" for n in MEASURES))
-    for first in sorted({min(16, there), there} - {0}):
+    for first in sorted({min(16, count), count} - {0}):
         means = "".join(f"{sum(psnr[name][:first]) / first:>12.2f}" for name in MEASURES)
         lines.append(f"{f'mean of {first}':>12}  {means}")
-    if not there:
+    if not count:
         lines.append("no truth: the video ends where the prediction begins")
     lines += ["", "frames of the video   bits per frame (mean)"]
     bits = metrics["bits_per_frame"]

@@ -1,27 +1,24 @@
-"""Texts on the screen: up to their stop strings, one after the other, and how fast they came."""
+"""Texts on the terminal while they are decoded: up to their stop strings, one after the other."""
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+
+from tttvideo.data.text.tokenizer import ByteDecoder
 
 
-if TYPE_CHECKING:
-    from tttvideo.data.text.tokenizer import ByteDecoder
+class StreamedText:
+    """The text that its tokens decode to, excluding the first stop string and all after it.
 
-
-class Shown:
-    """What is shown of a text: all before the first stop string.
-
-    What may yet become one is held back. `tokens` counts what was said, `ended` says whether there
-    was a stop string.
+    Characters that may begin a stop string are held back. `tokens` counts the tokens, `ended` is
+    True after a stop string.
     """
 
-    def __init__(self, decoder: "ByteDecoder", stops: Sequence[str]):
+    def __init__(self, decoder: ByteDecoder, stops: Sequence[str]):
         self.decoder, self.stops = decoder, stops
         self.held, self.tokens, self.ended = "", 0, False
 
     def __call__(self, tokens: Sequence[int], final: bool = False) -> str:
-        """What these tokens add, or the rest."""
+        """The characters that these tokens add; with `final`, also those held back."""
         self.tokens += len(tokens)
         if self.ended:
             return ""
@@ -29,21 +26,24 @@ class Shown:
         found = [(i + len(stop), i) for stop in self.stops if (i := self.held.find(stop)) >= 0]
         if found:
             self.ended = True
-            return self.held[: min(found)[1]]  # the first to be whole, however the text comes
-        keep = 0 if final else self.hopeful()
-        shown, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
-        return shown
+            return self.held[: min(found)[1]]  # the first to be complete, in any cut of the text
+        keep = 0 if final else self.possible_stop()
+        free, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
+        return free
 
-    def hopeful(self) -> int:
-        """Characters at the end with which a stop string may begin."""
+    def possible_stop(self) -> int:
+        """The number of characters at the end that may begin a stop string."""
         longest = max(map(len, self.stops), default=1) - 1
         lengths = range(min(longest, len(self.held)), 0, -1)
         ends = (n for n in lengths if any(s.startswith(self.held[-n:]) for s in self.stops))
         return next(ends, 0)
 
 
-def show(pieces: Iterable[tuple[int, str, bool]], titles: Sequence[str]) -> None:
-    """Print texts one after the other; the first that is not finished yet, as it comes."""
+def print_texts(pieces: Iterable[tuple[int, str, bool]], titles: Sequence[str]) -> None:
+    """Print texts one after the other; the first unfinished one while it is decoded.
+
+    pieces: the number of a text, characters that follow, and whether they are its last.
+    """
     waiting, finished = list(titles), [False] * len(titles)
     first = 0
     print(waiting[first], end="", flush=True)
@@ -61,16 +61,18 @@ def show(pieces: Iterable[tuple[int, str, bool]], titles: Sequence[str]) -> None
 
 
 class Pace:
-    """Tokens per second of what was done, one thing after the other."""
+    """Tokens per second of steps that follow one another."""
 
-    def __init__(self):
-        self.start, self.laps = time.perf_counter(), []
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.laps: list[str] = []
 
-    def lap(self, what: str, tokens: int) -> None:
+    def lap(self, verb: str, tokens: int) -> None:
+        """End a step, such as "read", in which this many tokens were processed."""
         now = time.perf_counter()
         if tokens:
             rate = tokens / (now - self.start)
-            self.laps.append(f"{what} {tokens:,} tokens, {rate:,.0f} tokens per second")
+            self.laps.append(f"{verb} {tokens:,} tokens, {rate:,.0f} tokens per second")
         self.start = now
 
     def __str__(self) -> str:

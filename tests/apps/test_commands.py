@@ -272,7 +272,10 @@ WRONG = [
     ("generate text/last.ckpt --prompt x --tokens 0", "--tokens 0 must be 1 or more"),
     ("predict text/last.ckpt clip.mp4 --out x", "is a model of text"),
     ("predict video/last.ckpt nowhere.mp4 --out x", "nowhere.mp4 does not exist"),
-    ("predict video/last.ckpt clip.mp4 --context 0 --out x", "--context 0.0 holds no frame"),
+    (
+        "predict video/last.ckpt clip.mp4 --context 0 --out x",
+        "--context 0.0 must be above 0 seconds",
+    ),
     ("prepare video clip.mp4 --frame-tokenizer frames/last.ckpt --end 0 --out x.bin", "no frame"),
     ("validate --config text_tiny --data.train corpus/train --out x", "there is no x/last.ckpt"),
     ("fit --config=nowhere", "no config file nowhere"),

@@ -10,12 +10,13 @@ import torch
 
 from tttvideo.apps import generate
 from tttvideo.apps.cli import main
-from tttvideo.apps.show.stream_text import Shown, show
+from tttvideo.apps.show.stream_text import StreamedText, print_texts
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.data.text import corpus_workers as units
 from tttvideo.data.text import documents as text
 from tttvideo.data.text.tokenizer import ByteTokenizer, JsonTokenizer, train_bpe
 from tttvideo.mixers.ttt import TTTConfig
+from tttvideo.sampling import texts
 from tttvideo.sampling.saved_states import load_state_file
 from tttvideo.weights.checkpoints import load_tokens_model, save_tokens_model
 
@@ -105,7 +106,7 @@ def test_a_file_read_in_pieces_is_the_text_read_at_once(said, name, monkeypatch)
     whole = said(f"{name}.ckpt", "--prompt", BOOK, *SEEDED)
     monkeypatch.setattr(text, "CHUNK", 7)
     monkeypatch.setattr(units, "PIECE", 100)
-    monkeypatch.setattr(generate, "CHUNK", 48)
+    monkeypatch.setattr(texts, "CHUNK", 48)
     assert BOOK + said(f"{name}.ckpt", "--prompt-file", "book.txt", *SEEDED) == whole
 
 
@@ -159,7 +160,7 @@ def test_a_stop_string_ends_a_text_before_it(said):
 )
 def test_what_is_shown_does_not_depend_on_how_the_text_comes(stops, shown, size):
     data = "abc abd – ab\nabab\n\nend z".encode()
-    one, pieces = Shown(ByteTokenizer().decoder(), stops), []
+    one, pieces = StreamedText(ByteTokenizer().decoder(), stops), []
     for i in range(0, len(data), size):
         pieces.append(one(list(data[i : i + size])))
         assert shown.startswith("".join(pieces))
@@ -171,7 +172,7 @@ def test_what_is_shown_does_not_depend_on_how_the_text_comes(stops, shown, size)
 
 
 def test_what_cannot_become_a_stop_string_is_shown_at_once():
-    one = Shown(ByteTokenizer().decoder(), ["stop"])
+    one = StreamedText(ByteTokenizer().decoder(), ["stop"])
     assert [one([byte]) for byte in b"as sto s"] == ["a", "", "s ", "", "", "", "sto ", ""]
 
 
@@ -183,7 +184,7 @@ def test_the_first_text_is_shown_as_it_comes_and_others_when_it_is_finished(caps
             yield piece
             shown.append(capsys.readouterr().out)
 
-    show(pieces(), ["1:", "2:"])
+    print_texts(pieces(), ["1:", "2:"])
     assert shown == ["1:", "a", "", "\n2:bc\n"]
 
 
@@ -243,7 +244,7 @@ def test_a_text_ends_with_its_document(said):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("bytes.ckpt", "nothing to go on from; give --prompt TEXT"),
+        ("bytes.ckpt", "there is no prompt; give --prompt TEXT"),
         ("bytes.ckpt --prompt=", "the prompt is empty; give at least one character"),
         ("bytes.ckpt --prompt-file empty.txt", "the prompt empty.txt is empty"),
         ("bytes.ckpt --prompts-file empty.txt", "empty.txt is empty; write a prompt into each"),
@@ -254,7 +255,7 @@ def test_a_text_ends_with_its_document(said):
         ("bytes.ckpt --prompt x --seed -1", "seed -1 must be 0 or more"),
         (
             "bytes.ckpt --prompt x --prompt y --save-state x.state",
-            "keeps one text, and there are 2",
+            "saves one text, and there are 2",
         ),
         ("bytes.ckpt --prompt x --save-state .", "--save-state . is a folder; name a file"),
         ("bytes.ckpt --load-state nowhere", "there is no saved state nowhere"),
@@ -263,7 +264,7 @@ def test_a_text_ends_with_its_document(said):
         ("bytes.ckpt --load-state half.state", "half.state is not a saved state of"),
         ("other.ckpt --load-state bytes.state", "bytes.state is the state of another model"),
         ("video.ckpt --prompt x", "is a model of video, not of text; `tttvideo predict` runs it"),
-        ("unknown.ckpt --prompt x", "does not say what its tokens are"),
+        ("unknown.ckpt --prompt x", "unknown.ckpt has no tokenizer"),
     ],
 )
 def test_bad_input_gets_one_clear_line(said, line, message):

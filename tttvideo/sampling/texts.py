@@ -1,19 +1,45 @@
-"""Texts that are decoded together, after prompts of any lengths.
+"""Texts of any lengths: reading prompts that come in parts, and decoding several together."""
 
-V vocabulary.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from tttvideo.backbone import Backbone
+from tttvideo.reading import CHUNK
 from tttvideo.states import structure
 
 from .choose import Choose
-from .decode import Decoding, Prefix
+from .decode import Decoding, Prefix, prefill
+
+
+def read_parts(
+    backbone: Backbone, parts: Iterable[np.ndarray], prefix: Prefix | None = None
+) -> tuple[Prefix | None, int]:
+    """Read a text after `prefix`; returns the new prefix and the number of tokens read.
+
+    parts: the tokens of the text, integers (t,) each; the result does not depend on their sizes,
+        because the chunks that the model reads do not.
+    """
+    device = backbone.embedding.weight.device
+    count, rest = 0, np.zeros(0, np.int64)
+
+    def read(tokens: np.ndarray) -> None:
+        nonlocal prefix
+        if len(tokens):
+            row = torch.from_numpy(tokens)[None].to(device)
+            prefix = prefill(backbone, row, CHUNK, prefix)
+
+    for part in parts:
+        count += len(part)
+        rest = np.concatenate((rest, part))
+        whole = len(rest) - len(rest) % CHUNK
+        read(rest[:whole])
+        rest = rest[whole:]
+    read(rest)
+    return prefix, count
 
 
 @dataclass(frozen=True)
