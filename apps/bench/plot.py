@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from tttvideo.files import replacing
+from tttvideo.apps.report import save_figure
 
 from .records import Bar, Report, Row
 
@@ -47,8 +47,7 @@ def draw_report(report: Report, about: dict[str, Any], path: Path) -> None:
     )
     line = f"{about['device']}{cpu}, {about['clock']}, {about['date']}, commit {about['commit']}"
     figure.supxlabel(line, fontsize=7, color="#666")
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=130)
+    save_figure(figure, path)
 
 
 def draw_curves(rows: list[Row]) -> Figure:

@@ -1,29 +1,20 @@
 """The files of a benchmark: rows as JSON, as a table in Markdown, and as a picture."""
 
-import platform
-import subprocess
-import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from tttvideo.apps.report import LIBRARIES, markdown_table, run_conditions
 from tttvideo.files import write_json, write_text
 
 from .plot import draw_report
 from .records import Bar, Report, Row
 
 
-LIBRARIES = ("torch", "triton", "fla-core", "mamba-ssm")
-
-
 def write_report(report: Report, out: Path) -> str:
     """Write NAME.json, NAME.md and, of measurements, NAME.png to `out`; return the table."""
-    about = {**conditions(report.device), "clock": report.clock, **report.ceilings}
-    text = markdown(report, about)
+    about = {**run_conditions(report.device), "clock": report.clock, **report.ceilings}
+    text = report_page(report, about)
     write_text(out / f"{report.name}.md", text)
     record = {
         "title": report.title,
@@ -40,56 +31,14 @@ def write_report(report: Report, out: Path) -> str:
     return text
 
 
-def conditions(device: str) -> dict[str, Any]:
-    """Device, date, versions, commit and command."""
-    found = {
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": commit(),
-        "command": "tttvideo " + " ".join(sys.argv[1:]),
-        "python": platform.python_version(),
-    }
-    for library in LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            found[library] = None
-    if device == "cuda":
-        found["cuda"] = torch.version.cuda
-    return found
-
-
-def device_name(device: str) -> str:
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()}, CPU"
-
-
-def commit() -> str:
-    """Of the code that runs, with a plus if files were changed since."""
-    command = ["git", "-C", str(Path(__file__).resolve().parent)]
-    try:
-        head, changed = (
-            subprocess.run([*command, *words], capture_output=True, text=True, check=True).stdout
-            for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "-uno"))
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head.strip() + ("+" if changed.strip() else "")
-
-
-def markdown(report: Report, about: dict[str, Any]) -> str:
+def report_page(report: Report, about: dict[str, Any]) -> str:
     parts = [f"# {report.title}", summary(about)]
     if report.bars:
-        parts.append(table(BAR_COLUMNS, [bar_cells(bar) for bar in report.bars]))
+        parts.append(markdown_table(BAR_COLUMNS, [bar_cells(bar) for bar in report.bars]))
     for unit in dict.fromkeys(row.unit for row in report.rows):
         rows = [row for row in report.rows if row.unit == unit]
         columns = TIME_COLUMNS if unit == "s" else (*COLUMNS, unit, "gate")
-        parts.append(table(columns, [row_cells(row, report) for row in rows]))
+        parts.append(markdown_table(columns, [row_cells(row, report) for row in rows]))
     parts += [f"Broken: {reason}" for reason in report.broken]
     parts += [f"Left out: {reason}" for reason in report.left_out]
     parts += [f"Note: {note}" for note in report.notes]
@@ -137,13 +86,3 @@ def bar_cells(bar: Bar) -> tuple[str, ...]:
     what = bar.what if bar.unit == "x" else f"{bar.what} ({bar.unit})"
     bounds = (f"{bound}{number(bar.must)}", number(bar.aim))
     return (what, bar.shape, *bounds, reached, spread, bar.verdict)
-
-
-def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Markdown that is a table to the eye too."""
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-    lines = [columns, tuple("-" * width for width in widths), *rows]
-    return "\n".join(
-        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
-        for line in lines
-    )

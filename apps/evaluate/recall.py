@@ -51,15 +51,15 @@ def add_parser(kinds: Any) -> None:
 
 def run(options: argparse.Namespace) -> None:
     check(options)
-    from tttvideo.apps.bench.report import conditions
     from tttvideo.apps.device import best_device
+    from tttvideo.apps.report import run_conditions
     from tttvideo.apps.show.recall_maps import draw_maps, markdown
     from tttvideo.files import write_text
 
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     device, records = best_device(), []
-    about = conditions(device)
+    about = run_conditions(device)
     for name, path in names(options.checkpoints).items():
         file = out / f"recall-{name}.json"
         record = evaluate(name, path, file, options, device, about)
@@ -101,12 +101,11 @@ def evaluate(
     about: dict[str, Any],
 ) -> dict[str, Any]:
     """What `file` says, when these weights answered these questions before; else ask, and write."""
+    from tttvideo.apps.report import write_record
     from tttvideo.data.text.tokenizer import load_tokenizer
     from tttvideo.data.tokens import file_hash
-    from tttvideo.files import read_json, write_json
+    from tttvideo.files import read_json
     from tttvideo.weights.checkpoints import load_tokens_model
-
-    from .records import finite
 
     model = load_tokens_model(path)
     if model.frame_tokenizer is not None:
@@ -130,8 +129,7 @@ def evaluate(
         "cells": ask(name, model, tokenizer, cells, device),
         **about,
     }
-    write_json(file, finite(record))
-    return finite(record)
+    return write_record(file, record)
 
 
 def draw(options: argparse.Namespace, tokenizer: "Tokenizer") -> "list[Cell]":

@@ -60,13 +60,11 @@ def run(options: argparse.Namespace) -> None:
     paths = [Path(path) for path in dict.fromkeys(options.runs)]
     if len(paths) < 2:
         raise ValueError(f"{paths[0]} is one run; a fit needs two or more, of different sizes")
-    from tttvideo.apps.bench.report import conditions
+    from tttvideo.apps.report import run_conditions, write_record
     from tttvideo.apps.show.scaling_plot import draw_scaling, markdown
-    from tttvideo.files import write_json, write_text
+    from tttvideo.files import write_text
     from tttvideo.measures.scaling import Point, best_context
     from tttvideo.progress import progress
-
-    from .records import finite
 
     runs = []
     with progress("reading runs", len(paths), "runs") as advance:
@@ -84,10 +82,10 @@ def run(options: argparse.Namespace) -> None:
     for mixer in dict.fromkeys(run.mixer for run in runs):
         mine = [Point(r.context, r.flops, r.loss) for r in runs if r.mixer == mixer]
         best[mixer] = best_context(mine)
-    about = conditions("cpu")
+    about = run_conditions("cpu")
     out = Path(options.out)
     text = markdown(groups, best, about)
-    write_json(out / "scaling.json", finite(record(groups, best, about)))
+    write_record(out / "scaling.json", record(groups, best, about))
     write_text(out / "scaling.md", text)
     draw_scaling(groups, best, about, out / "scaling.png")
     print(text)

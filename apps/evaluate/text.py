@@ -170,8 +170,8 @@ def measure(
     subject: Subject, plan: "Plan", data: "Tokens", out: Path
 ) -> tuple[Subject, "Measured"]:
     """Measure it, or read what an earlier run on the same data and settings found."""
-    from tttvideo.apps.bench.report import conditions
     from tttvideo.apps.device import best_device
+    from tttvideo.apps.report import run_conditions
     from tttvideo.measures.meter import Meter, read_cache, write_cache
     from tttvideo.progress import progress
 
@@ -188,7 +188,7 @@ def measure(
     work = plan.work(backbone.blocks[0].mixer.config.mini_batch_size if ttt else None)
     with progress(f"{subject.label}", work, "tokens") as advance:
         measured = Meter(backbone, data, lengths, plan, advance).measure()
-    about = conditions(device)
+    about = run_conditions(device)
     write_cache(cache, measured, about)
     return replace(subject, measured=about), measured
 

@@ -3,15 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from tttvideo.apps.bench.report import table
-from tttvideo.apps.evaluate.records import DIVERGED
+from tttvideo.apps.report import DIVERGED, markdown_table, save_figure
 from tttvideo.data.recall.questions import TASKS, chance
 
-from .text_plots import save, short
+from .text_plots import short
 
 
 TITLES = {
@@ -55,8 +54,8 @@ def about_model(record: dict[str, Any]) -> str:
 
 
 def draw_maps(record: dict[str, Any], path: Path) -> None:
-    options = {"figsize": (13.5, 3.9), "layout": "constrained"}
-    figure, panels = plt.subplots(1, len(TASKS), **options)
+    figure = Figure(figsize=(13.5, 3.9), layout="constrained")
+    panels = figure.subplots(1, len(TASKS))
     for panel, task in zip(panels, TASKS, strict=True):
         image = draw_map(panel, record, task)
     figure.colorbar(
@@ -66,7 +65,7 @@ def draw_maps(record: dict[str, Any], path: Path) -> None:
     line = f"{record['settings']['samples']} texts per cell, seed {record['settings']['seed']}, "
     line += f"{record['device']}, {record['date']}, commit {record['commit']}"
     figure.supxlabel(line, fontsize=7, color="#666")
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_map(panel: Axes, record: dict[str, Any], task: str) -> Any:
@@ -126,4 +125,4 @@ def map_table(record: dict[str, Any], task: str) -> str:
         )
         for row, shares in zip(rows, exact, strict=True)
     ]
-    return table((TASKS[task], "by chance", *columns), cells)
+    return markdown_table((TASKS[task], "by chance", *columns), cells)

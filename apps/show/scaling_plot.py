@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from tttvideo.apps.bench.report import table
-
-from .text_plots import save
+from tttvideo.apps.report import markdown_table, save_figure
 
 
 if TYPE_CHECKING:
@@ -33,9 +31,9 @@ def markdown(groups: "list[Group]", best: "dict[str, list[Best]]", about: dict[s
         "Loss is the last validation loss of each run, nats per token; FLOPs are training's, by "
         "count, not measured. Fitted and residual (log loss minus log fit) are of the fit by "
         "FLOPs. The fits describe these runs and say nothing of larger ones.",
-        table(RUNS, [cells(g, n) for g in groups for n in range(len(g.runs))]),
+        markdown_table(RUNS, [cells(g, n) for g in groups for n in range(len(g.runs))]),
         "## Fits",
-        table(FITS, [fit_cells(g, x) for g in groups for x in AXES]),
+        markdown_table(FITS, [fit_cells(g, x) for g in groups for x in AXES]),
         "## Best context by FLOPs",
     ]
     found = [(mixer, b) for mixer, bests in best.items() for b in bests]
@@ -43,7 +41,7 @@ def markdown(groups: "list[Group]", best: "dict[str, list[Best]]", about: dict[s
         parts.append("No budget has runs of two contexts.")
     else:
         rows = [(mixer, f"{b.flops:.2e}", f"{b.context:,}", losses(b)) for mixer, b in found]
-        parts.append(table(("mixer", "FLOPs", "best context", "loss by context"), rows))
+        parts.append(markdown_table(("mixer", "FLOPs", "best context", "loss by context"), rows))
     return "\n\n".join(parts) + "\n"
 
 
@@ -69,7 +67,8 @@ def losses(best: "Best") -> str:
 def draw_scaling(
     groups: "list[Group]", best: "dict[str, list[Best]]", about: dict[str, Any], path: Path
 ) -> None:
-    figure, panels = plt.subplots(2, 2, figsize=(11, 7.5), layout="constrained")
+    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    panels = figure.subplots(2, 2)
     colours = {group.name: f"C{n % 10}" for n, group in enumerate(groups)}
     for panel, x in zip(panels[0], ("flops", "parameters"), strict=True):
         for group in groups:
@@ -92,7 +91,7 @@ def draw_scaling(
             panel.legend(fontsize=7, frameon=False)
     figure.suptitle("Loss by compute and size, of the runs that were made", fontsize=11)
     figure.supxlabel(f"{about['date']}, commit {about['commit']}", fontsize=7, color="#666")
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_losses(panel: Axes, group: "Group", x: str, colour: str) -> None:

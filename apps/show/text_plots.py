@@ -3,18 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  after the choice of a backend without a screen
-import numpy as np  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-
-from tttvideo.files import replacing  # noqa: E402
-from tttvideo.measures.document_stats import Estimate, Tally, log_bins  # noqa: E402
-from tttvideo.measures.plan import Plan  # noqa: E402
+from tttvideo.apps.report import save_figure
+from tttvideo.measures.document_stats import Estimate, Tally, log_bins
+from tttvideo.measures.plan import Plan
 
 
 if TYPE_CHECKING:
@@ -33,24 +28,19 @@ def draw(out: Path, subjects: "list[Subject]", results: "list[Measured]", plan: 
 
     found = groups(subjects, results)
     windows = {s.label: s.window for s in subjects if s.window}
-    save(draw_by_index(found, windows, plan), out / "by_index.png")
-    save(draw_fixed(found, windows, plan), out / "fixed_targets.png")
+    save_figure(draw_by_index(found, windows, plan), out / "by_index.png")
+    save_figure(draw_fixed(found, windows, plan), out / "fixed_targets.png")
     inner = {label: some[0].inner for label, some in found.items() if some[0].inner}
     if inner:
-        save(draw_inner(inner, plan), out / "inner_loss.png")
-
-
-def save(figure: Figure, path: Path) -> None:
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png", dpi=130)
-    plt.close(figure)
+        save_figure(draw_inner(inner, plan), out / "inner_loss.png")
 
 
 def draw_by_index(
     found: "dict[str, list[Measured]]", windows: dict[str, int], plan: Plan
 ) -> Figure:
     """As figure 2, right, of arXiv 2407.04620; dashed the same models with the state reset."""
-    figure, panels = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    panels = figure.subplots(1, 2)
     edges = log_bins(plan.length)
     x = np.sqrt(edges[:-1] * (edges[1:] - 1))
     for panel, (unit, measure) in zip(panels, UNITS.items(), strict=True):
@@ -72,7 +62,8 @@ def draw_fixed(found: "dict[str, list[Measured]]", windows: dict[str, int], plan
 
     Documents differ much more than contexts do, so it is the right one's bands that tell.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8), layout="constrained")
+    figure = Figure(figsize=(12, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
     x = np.array([max(c, plan.contexts[1] / 4) for c in plan.contexts])  # where 0 is drawn
     for colour, (label, some) in zip(colours(found), found.items(), strict=True):
         true = [[m.fixed[c] for c in plan.contexts] for m in some]
@@ -109,8 +100,8 @@ def draw_inner(inner: dict[str, list], plan: Plan) -> Figure:
     """A row for each model with an inner loop, a panel for each layer, or for some of them."""
     most = max(min(LAYERS, len(layers)) for layers in inner.values())
     size = (0.6 + 2.6 * most, 0.8 + 2.4 * len(inner))
-    options = {"squeeze": False, "layout": "constrained"}
-    figure, rows = plt.subplots(len(inner), most, figsize=size, **options)
+    figure = Figure(figsize=size, layout="constrained")
+    rows = figure.subplots(len(inner), most, squeeze=False)
     for panels, (label, layers) in zip(rows, inner.items(), strict=True):
         drawn = np.linspace(0, len(layers) - 1, min(LAYERS, len(layers))).round().astype(int)
         for panel in panels[len(drawn) :]:

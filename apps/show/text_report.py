@@ -5,10 +5,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tttvideo.apps.bench.report import conditions, table
 from tttvideo.apps.device import best_device
-from tttvideo.apps.evaluate.records import DIVERGED, finite, shown
-from tttvideo.files import write_json, write_text
+from tttvideo.apps.report import (
+    DIVERGED,
+    format_number,
+    markdown_table,
+    run_conditions,
+    write_record,
+)
+from tttvideo.files import write_text
 from tttvideo.measures.document_stats import Estimate, Tally, log_bins
 from tttvideo.measures.plan import Plan, rules
 
@@ -27,7 +32,7 @@ def write(
     data: "Tokens",
 ) -> str:
     """evaluation.json and evaluation.md in `out`; the latter's text."""
-    about = conditions(best_device())
+    about = run_conditions(best_device())
     about |= {"data": str(data.path), "fingerprint": data.fingerprint}
     record = {
         **about,
@@ -44,7 +49,7 @@ def write(
             for subject, measured in zip(subjects, results, strict=True)
         ],
     }
-    write_json(out / "evaluation.json", finite(record))
+    write_record(out / "evaluation.json", record)
     text = markdown(subjects, results, plan, about, rules(plan, data))
     write_text(out / "evaluation.md", text)
     return text
@@ -125,16 +130,17 @@ def markdown(
     found = groups(subjects, results)
     where = f"Written {about['date']}, by commit {about['commit']}"
     caption = f"`{about['command']}`\n{where}. Data: {about['data']}, {about['fingerprint'][:12]}."
+    pairs = list(zip(subjects, results, strict=True))
     differ = [row for label, some in found.items() for row in difference_rows(label, some, plan)]
     parts = [
         "# tttvideo evaluate text: what models make of context",
         caption,
         "\n".join(f"- {line}" for line in lines),
         "## Models",
-        table(MODEL_COLUMNS, [model_row(*both) for both in zip(subjects, results, strict=True)]),
-        *(diverged(*both) for both in zip(subjects, results, strict=True) if both[1].not_finite),
+        markdown_table(MODEL_COLUMNS, [model_row(*both) for both in pairs]),
+        *(diverged(*both) for both in pairs if both[1].not_finite),
         "## Differences, of the same tokens: below 0 the first is better",
-        table(DIFFERENCE_COLUMNS, differ),
+        markdown_table(DIFFERENCE_COLUMNS, differ),
         "## Fixed targets by context, bits per byte",
         fixed_table(found, plan),
         "## By token index, bits per byte (nats per token)",
@@ -161,7 +167,7 @@ def model_row(subject: "Subject", measured: "Measured") -> tuple[str, ...]:
         f"{subject.parameters:,}",
         f"{trained['tokens']:,} tokens, {trained['window']:,} at once" if trained else "unknown",
         f"{int(carried.tokens.sum()):,}",
-        shown(perplexity(nats), ",.3f"),
+        format_number(perplexity(nats), ",.3f"),
         interval(nats),
         interval(carried.bits_per_byte()),
         interval(reset.bits_per_byte()),
@@ -197,7 +203,11 @@ def difference_rows(label: str, some: "list[Measured]", plan: Plan) -> list[tupl
         several = [*numbered, (f"{label}, mean of {len(some)}", Tally.mean(tallies))]
         for who, t in several if len(some) > 1 else [(label, tallies[0])]:
             e = t.bits_per_byte()
-            numbers = shown(e.value, "+.4f"), shown(e.error, ".4f"), shown(e.z, "+.1f")
+            numbers = (
+                format_number(e.value, "+.4f"),
+                format_number(e.error, ".4f"),
+                format_number(e.z, "+.1f"),
+            )
             rows.append((who, name, *numbers, str(e.documents)))
     return rows
 
@@ -215,7 +225,7 @@ def fixed_table(found: "dict[str, list[Measured]]", plan: Plan) -> str:
     for some in found.values():
         row += [mean_shown([m.fixed_reset for m in some]), ""]
     columns = [c for label in found for c in (label, f"{label}, shuffled")]
-    return table(("context", *columns), [*rows, tuple(row)])
+    return markdown_table(("context", *columns), [*rows, tuple(row)])
 
 
 def index_table(found: "dict[str, list[Measured]]", plan: Plan) -> str:
@@ -226,11 +236,11 @@ def index_table(found: "dict[str, list[Measured]]", plan: Plan) -> str:
         for some in found.values():
             for control in ("carried", "reset"):
                 t = Tally.mean([m.by_index[control] for m in some])
-                nats = shown(t.nats_per_token(k).value, ".3f")
+                nats = format_number(t.nats_per_token(k).value, ".3f")
                 row.append(f"{interval(t.bits_per_byte(k), 3)} ({nats})")
         rows.append(tuple(row))
     columns = [c for label in found for c in (label, f"{label}, reset")]
-    return table(("token index", *columns), rows)
+    return markdown_table(("token index", *columns), rows)
 
 
 def mean_shown(tallies: list[Tally]) -> str:
@@ -245,8 +255,10 @@ def inner_table(found: "dict[str, list[Measured]]") -> str:
             count = max(1, len(losses.before) // 8)
             for name, part in (("first", slice(0, count)), ("last", slice(-count, None))):
                 numbers = [
-                    shown(sum(x[part]) / count, ".4f")
+                    format_number(sum(x[part]) / count, ".4f")
                     for x in (losses.initial, losses.before, losses.after)
                 ]
                 rows.append((label, str(layer), f"{name} {count}", *numbers))
-    return table(("name", "layer", "mini-batches", "at W0", "before the step", "after it"), rows)
+    return markdown_table(
+        ("name", "layer", "mini-batches", "at W0", "before the step", "after it"), rows
+    )

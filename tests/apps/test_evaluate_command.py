@@ -109,10 +109,10 @@ def test_models_come_out_as_tables_and_pictures(tmp_path, capsys):
 def test_a_second_run_reads_its_cache_and_another_setting_does_not(tmp_path, capsys, monkeypatch):
     first = evaluate("a.ckpt", "data.bin", *SMALL, out=tmp_path)
     capsys.readouterr()
-    now = report.conditions("cpu")
+    now = report.run_conditions("cpu")
     with monkeypatch.context() as patch:
         later = {**now, "date": "another day", "commit": "fff", "device": "another device"}
-        patch.setattr(report, "conditions", lambda device: later)
+        patch.setattr(report, "run_conditions", lambda device: later)
         patch.setattr(measure, "token_costs", None)
         patch.setattr(measure, "reset_costs", None)
         second = evaluate("a.ckpt", "data.bin", *SMALL, out=tmp_path)
