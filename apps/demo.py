@@ -9,7 +9,8 @@ from typing import Any
 
 from tttvideo.apps.commands import invoke
 from tttvideo.data.video.drawn import bouncing_glyphs
-from tttvideo.data.video.reader import VideoReader, write_video
+from tttvideo.data.video.reader import VideoReader
+from tttvideo.data.video.writer import write_video
 from tttvideo.files import read_json, write_json
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from tttvideo.apps.show.stream_text import Pace, StreamedText, print_texts
-from tttvideo.data.text import corpus_workers, documents
-from tttvideo.data.text.documents import Advance, Utf8, pieces
-from tttvideo.data.text.tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from tttvideo.data.text import documents
+from tttvideo.data.text.documents import Advance, Utf8Decoder, encode_chunks
+from tttvideo.data.text.tokenizer import Tokenizer, load_tokenizer
 from tttvideo.progress import progress
 from tttvideo.sampling.choose import Chooser
 from tttvideo.sampling.decode import Prefix
@@ -91,7 +91,7 @@ class Prompt:
                 yield chunk
                 advance(len(chunk))
         else:
-            yield from documents.read(Path(self.path), advance)
+            yield from documents.read_chunks(Path(self.path), advance)
 
 
 def find_prompts(options: argparse.Namespace) -> list[Prompt]:
@@ -133,11 +133,8 @@ def read_prompts(
 
 def tokens_of(tokenizer: Tokenizer, chunks: Iterable[bytes]) -> Iterator[np.ndarray]:
     """The tokens of a text, piece by piece."""
-    if isinstance(tokenizer, ByteTokenizer):
-        yield from (np.frombuffer(chunk, np.uint8).astype(np.int64) for chunk in chunks)
-    else:
-        for _, tokens in tokenizer.encode_all(pieces(Utf8().all(chunks), corpus_workers.PIECE)):
-            yield np.array(tokens, np.int64)
+    for tokens, _ in encode_chunks(tokenizer, chunks, Utf8Decoder()):
+        yield tokens.astype(np.int64)
 
 
 def decode_pieces(

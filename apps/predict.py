@@ -14,7 +14,7 @@ import numpy as np
 
 from tttvideo.apps.show.prediction_report import PredictionReport, table
 from tttvideo.data.video.horizon import split_frames
-from tttvideo.data.video.reader import Frame, VideoReader, batches
+from tttvideo.data.video.reader import Frame, VideoReader, stack_images
 from tttvideo.progress import progress
 from tttvideo.sampling.choose import Choose, Chooser
 from tttvideo.sampling.frame_streams import FrameReader, decode_frames
@@ -97,7 +97,7 @@ def read_context(reader: FrameReader, frames: Iterator[Frame], known: int) -> li
     """Read the first `known` frames; returns the last few of them, (S, S, 3) uint8 each."""
     last: deque[np.ndarray] = deque(maxlen=KEPT)
     with progress("reading the context", known, "frames") as advance:
-        for images in batches(islice(frames, known), BATCH):
+        for images in stack_images(islice(frames, known), BATCH):
             reader.read(images)
             last.extend(images)
             advance(len(images))

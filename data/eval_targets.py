@@ -1,23 +1,26 @@
-"""Which tokens of a corpus are read to measure a model: documents, targets in them, contexts.
+"""Tokens on which a model is evaluated: documents, targets inside them, and their contexts.
 
 D documents, N targets, P tokens of a piece.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 
-def documents(
+def choose_documents(
     starts: np.ndarray, total: int, length: int, most: int, join: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Begins and sizes (D,) of at most `most` documents of `length` tokens or more.
+    """First tokens and sizes (D,) of at most `most` documents of `length` tokens or more.
 
-    Where more are so long they are taken evenly from all of them. With `join` a document is what
-    begins with one and goes on through the next ones for `length` tokens. Raises ValueError where
-    none is long enough.
+    They are spread evenly over all that are long enough. With `join`, a document and those after
+    it count as one, of `length` tokens.
+    Raises: ValueError if none is long enough.
     """
-    begins, sizes = joined(starts, total, length) if join else (starts, np.diff([*starts, total]))
+    begins, sizes = starts, np.diff([*starts, total])
+    if join:
+        begins, sizes = join_documents(starts, total, length)
     long = np.flatnonzero(sizes >= length)
     if not len(long):
         longest = total - int(starts[0]) if join else int(sizes.max(initial=0))
@@ -31,8 +34,8 @@ def documents(
     return begins[long], sizes[long]
 
 
-def joined(starts: np.ndarray, total: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Begins and sizes of streams of `length` tokens that begin with a document, none shared."""
+def join_documents(starts: np.ndarray, total: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """First tokens and sizes of disjoint streams of `length` tokens from documents' starts."""
     begins, place = [], 0
     while (i := np.searchsorted(starts, place)) < len(starts) and starts[i] + length <= total:
         begins.append(int(starts[i]))
@@ -40,12 +43,13 @@ def joined(starts: np.ndarray, total: int, length: int) -> tuple[np.ndarray, np.
     return np.array(begins, np.int64), np.full(len(begins), length, np.int64)
 
 
-def targets(
-    sizes: Sequence[int], context: int, span: int, most: int
+def place_targets(
+    sizes: Sequence[int] | np.ndarray, context: int, span: int, most: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Owners and places (N,) of spans with `context` tokens of their document before them.
+    """Owners and places (N,) of targets of `span` tokens with `context` tokens before them.
 
-    At most `most` in a document, as far apart as it allows, and none over another.
+    An owner is the index of a document, a place the target's first token inside it. A document has
+    at most `most` targets, evenly spaced, which do not overlap.
     """
     owners, places = [], []
     for owner, size in enumerate(sizes):
@@ -57,39 +61,41 @@ def targets(
 
 
 def can_shuffle(owners: np.ndarray) -> bool:
-    """Does no owner have more than half of the contexts?"""
+    """Whether every owner has at most half of the contexts."""
     return 2 * int(np.bincount(owners).max()) <= len(owners)
 
 
-def shuffled(contexts: np.ndarray, owners: np.ndarray, piece: int, seed: int = 0) -> np.ndarray:
-    """Contexts (N, c) in which every piece of P tokens is one of another owner's contexts.
+def shuffle_pieces(
+    contexts: np.ndarray, owners: np.ndarray, piece: int, seed: int = 0
+) -> np.ndarray:
+    """Contexts (N, c) in which every piece of P tokens comes from another owner's contexts.
 
-    Pieces are counted from the context's end; a shorter first one changes places with other first
-    ones. The owners must be such that `can_shuffle`.
+    Pieces are counted from the context's end; a shorter first piece is exchanged with other first
+    pieces. `can_shuffle(owners)` must be true.
     """
     random = np.random.default_rng(seed)
     N, c = contexts.shape
     head = c % piece
-    first = contexts[:, :head][strangers(owners, random)]
+    first = contexts[:, :head][permute_across_owners(owners, random)]
     rest = contexts[:, head:].reshape(-1, piece)
-    rest = rest[strangers(np.repeat(owners, c // piece), random)] if len(rest) else rest
+    rest = rest[permute_across_owners(np.repeat(owners, c // piece), random)] if len(rest) else rest
     return np.concatenate([first, rest.reshape(N, -1)], axis=1)
 
 
-def strangers(owners: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A permutation (N,) by which every item gets one of another owner."""
+def permute_across_owners(owners: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A permutation (N,) that gives every item one of another owner."""
     assert can_shuffle(owners)
     order, largest = np.argsort(owners, kind="stable"), int(np.bincount(owners).max())
     source = np.empty(len(owners), np.int64)
-    source[order] = np.roll(order, largest)  # so nobody has his own; then pairs change at random
+    source[order] = np.roll(order, largest)  # no item keeps its owner
     for i, j in random.integers(len(owners), size=(10 * len(owners), 2)):
         if owners[i] != owners[source[j]] and owners[j] != owners[source[i]]:
             source[i], source[j] = source[j], source[i]
     return source
 
 
-def gather(tokens: object, begins: Sequence[int], length: int) -> np.ndarray:
-    """(N, length) int64 tokens from each of `begins` on; zeros after the last token of all."""
+def read_rows(tokens: Any, begins: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
+    """(N, length) int64: the tokens from each of `begins`; zeros after the last token of all."""
     rows = np.zeros((len(begins), length), np.int64)
     for row, begin in zip(rows, begins, strict=True):
         part = tokens[int(begin) : int(begin) + length]

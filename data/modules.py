@@ -8,39 +8,35 @@ import numpy as np
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from tttvideo.data.text.documents import find_files
 from tttvideo.data.text.tokenizer import tokenizer_of
 from tttvideo.data.video.reader import VideoReader
 from tttvideo.progress import progress
 
-from .order import ResumableLoader, Windows, collate
+from .inputs import VIDEO_SUFFIXES, find_files
+from .order import Frames, ResumableLoader, Windows, collate
 from .tokens import Header, open_tokens
-
-
-VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".ts", ".webm")
 
 
 class TokenData(LightningDataModule):
     """Windows of tokens, in an order that depends on the seed and the epoch alone.
 
-    Windows cross from one document, or video, into the next, as in the paper.
+    A window may cross from one document, or video, into the next, as in the paper.
 
     Arguments:
-        train: tokens to learn from: a file, or a folder of shards.
-        validation: tokens to measure on; null holds out the end of `train`.
-        holdout: share of `train` that is held out when there is no validation file, and at least a
-            window.
+        train: training tokens: a file, or a folder of shards.
+        validation: validation tokens; null holds out the end of `train`.
+        holdout: share of `train` that is held out without a validation file; at least one window.
         window: tokens per window, T; for video a multiple of the tokens of a frame.
         batch_size: windows per step.
         seed: of the order.
-        lanes: read as many places of `train` at once as a batch has windows, each in order and with
-            its state carried from window to window, which trains on contexts beyond `window`; else
-            windows are shuffled.
-        share_fresh: share of lanes that begins anew at every step, so that the start is learned.
-        reset_at_documents: let every document, or video, begin with a fresh state; the paper does
-            not.
+        lanes: read `train` in lanes, one per window of a batch. A lane reads windows in order and
+            carries its state from each to the next, which trains on contexts beyond `window`.
+            Without lanes, windows are shuffled.
+        share_fresh: share of lanes that get a fresh state at each step, so that models learn to
+            start.
+        reset_at_documents: start every document, or video, with a fresh state; the paper does not.
     """
 
     def __init__(
@@ -63,37 +59,39 @@ class TokenData(LightningDataModule):
 
     @property
     def header(self) -> Header:
-        """What the training file says of its tokens."""
+        """The header of the training tokens."""
         return self.file.header
 
     def setup(self, stage: str) -> None:
         check_counts(window=self.window, batch_size=self.batch_size)
         if not 0 <= self.share_fresh <= 1:
             raise ValueError(f"data.share_fresh is {self.share_fresh}; it must be from 0 to 1")
-        self.file = self.measured = open_tokens(self.train)
-        self.tokenizer_json = None  # of text, unless its tokens are bytes
+        self.file = self.validation_file = open_tokens(self.train)
+        self.tokenizer_json: str | None = None  # of text whose tokens are not bytes
         if self.header.kind == "text":
             self.tokenizer_json = tokenizer_of(self.train, self.header.tokenizer).to_json()
-        total, frame = len(self.file.tokens), self.header.frame
+        frame = self.header.frame
         if self.window % frame:
             raise ValueError(
                 f"window {self.window} must be a multiple of the {frame} tokens of a frame"
             )
+        self.train_span: tuple[int, int] | None = None
+        self.validation_span: tuple[int, int] | None = None
         if self.validation:
-            self.measured = open_tokens(self.validation)
-            self.check_same_tokens(self.measured.header)
-            self.train_span, self.validation_span = None, None
+            self.validation_file = open_tokens(self.validation)
+            self.check_same_tokens(self.validation_file.header)
         else:
+            total = len(self.file.tokens)
             held = max(int(total // frame * self.holdout), self.window // frame + 1)  # a window
             kept = max(0, total // frame - held) * frame
             self.train_span, self.validation_span = (0, kept), (kept, total)
 
     def check_same_tokens(self, other: Header) -> None:
         for name in ("kind", "tokenizer", "vocab_size", "grid"):
-            ours, theirs = getattr(self.header, name), getattr(other, name)
-            if ours != theirs:
+            first, second = getattr(self.header, name), getattr(other, name)
+            if first != second:
                 raise ValueError(
-                    f"{self.train} and {self.validation} differ: {name} is {ours} and {theirs}"
+                    f"{self.train} and {self.validation} differ: {name} is {first} and {second}"
                 )
 
     def train_dataloader(self) -> ResumableLoader:
@@ -103,9 +101,9 @@ class TokenData(LightningDataModule):
         return ResumableLoader(windows, self.batch_size, self.seed, self.header.frame, share_fresh)
 
     def val_dataloader(self) -> DataLoader:
-        starts = self.measured.starts if self.reset_at_documents else None
-        tokens, span = self.measured.tokens, self.validation_span
-        windows = Windows(tokens, self.window, span, starts=starts)
+        file = self.validation_file
+        starts = file.starts if self.reset_at_documents else None
+        windows = Windows(file.tokens, self.window, self.validation_span, starts=starts)
         return DataLoader(windows, self.batch_size, collate_fn=collate)
 
     test_dataloader = val_dataloader
@@ -117,28 +115,15 @@ def check_counts(**counts: int) -> None:
             raise ValueError(f"data.{name} is {count}; it must be 1 or more")
 
 
-class Frames(Dataset):
-    """Frames in memory, as (S, S, 3) uint8."""
-
-    def __init__(self, frames: Tensor):
-        self.frames = frames
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.frames[index]
-
-
 class FrameData(LightningDataModule):
-    """Single frames of videos, to train a frame tokenizer on.
+    """Single frames of videos, the training data of a frame tokenizer.
 
     Arguments:
         videos: files or folders.
         size: height and width in pixels.
-        end: seconds of each video after which nothing is used; null: all of it.
-        most: frames kept in memory (3 size^2 bytes each), drawn evenly from longer videos.
-        holdout: share of the frames, from the end, to measure on.
+        end: seconds of each video that are used; null: all.
+        most: the most frames in memory (3 size^2 bytes each); of more, evenly spaced ones are kept.
+        holdout: share of the frames that are held out for validation, from the end.
         batch_size: frames per step.
         seed: of the order.
     """
@@ -156,16 +141,16 @@ class FrameData(LightningDataModule):
         super().__init__()
         self.videos, self.size, self.end, self.most = videos, size, end, most
         self.holdout, self.batch_size, self.seed = holdout, batch_size, seed
-        self.frames: Tensor | None = None
+        self.frames = torch.empty(0)  # (N, size, size, 3) uint8
 
     def setup(self, stage: str) -> None:
-        if self.frames is not None:
+        if len(self.frames):
             return
         check_counts(size=self.size, most=self.most, batch_size=self.batch_size)
         self.frames = read_evenly(self.videos, self.size, self.end, self.most)
         self.held = max(1, int(len(self.frames) * self.holdout))
         if self.held >= len(self.frames):
-            raise ValueError(f"{len(self.frames)} frame is too few to learn from and measure on")
+            raise ValueError(f"{len(self.frames)} frame is too few for training and validation")
 
     def train_dataloader(self) -> ResumableLoader:
         return ResumableLoader(Frames(self.frames[: -self.held]), self.batch_size, self.seed)

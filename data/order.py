@@ -1,7 +1,7 @@
-"""The order in which training reads tokens: windows, shuffled or in lanes, and resumable.
+"""The order in which training reads tokens: windows, shuffled or in lanes, resumable.
 
-Shuffled, every window begins with a fresh state. A lane reads windows one after the other and
-carries its state from one to the next. Both are pure functions of (seed, epoch).
+A shuffled window begins with a fresh state. A lane reads windows one after the other and carries
+its state from each to the next. Both orders are pure functions of (seed, epoch).
 
 T tokens per window, B windows per batch.
 """
@@ -19,24 +19,42 @@ class Window(NamedTuple):
     """A window, or B of them with B as their first axis."""
 
     tokens: Tensor
-    """(T + 1,) integers: what is read, and one later what is to be foretold"""
+    """(T + 1,) integers: the first T are read, the last T are predicted"""
     begins: Tensor | None = None
-    """(T,) True where a document begins; None where states are not reset there"""
+    """(T,) True where a document begins; None if states are not reset there"""
     fresh: Tensor | None = None
-    """() True where a lane does not go on from its last window; None without lanes"""
+    """() True if the lane starts from a fresh state; None without lanes"""
+
+
+class Frames(Dataset):
+    """Frames in memory: (N, size, size, 3) uint8."""
+
+    def __init__(self, frames: Tensor):
+        self.frames = frames
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.frames[index]
 
 
 def collate(windows: list[Window]) -> Window:
-    fields = zip(*windows, strict=True)
-    return Window(*(None if f[0] is None else torch.stack(f) for f in fields))
+    begins = [window.begins for window in windows if window.begins is not None]
+    tokens = torch.stack([window.tokens for window in windows])
+    return Window(tokens, torch.stack(begins) if begins else None)
 
 
 class Windows(Dataset):
-    """Windows of T + 1 tokens in a row; the last token of one is the first of the next.
+    """Consecutive windows of T + 1 tokens; the last token of one is the first of the next.
 
-    They lie in `span`, from a first token to one past the last, or in all of them. `move_by(n)`
-    shifts them by n < T tokens, where one window less fits. With the `starts` of documents, windows
-    say where these begin. Raises ValueError when not even one window fits.
+    Arguments:
+        tokens: an array, or several joined, of N integers.
+        length: T.
+        span: the first token to use and the one after the last; None: all.
+        may_move: let `move_by(n)` shift the windows by n < T tokens; one window less is used.
+        starts: the first tokens of documents; with them windows mark where documents begin.
+    Raises: ValueError if not even one window fits.
     """
 
     def __init__(
@@ -70,9 +88,10 @@ class Windows(Dataset):
             raise IndexError(index)
         start = self.first + self.offset + index * self.length
         tokens = self.tokens[start : start + self.length + 1].astype(np.int64)
-        return Window(torch.from_numpy(tokens), self.begins(start))
+        return Window(torch.from_numpy(tokens), self.document_begins(start))
 
-    def begins(self, start: int) -> Tensor | None:
+    def document_begins(self, start: int) -> Tensor | None:
+        """(T,) True where a document begins in the window from token `start` on."""
         if self.starts is None:
             return None
         first, last = np.searchsorted(self.starts, (start, start + self.length))
@@ -82,9 +101,9 @@ class Windows(Dataset):
 
 
 class EpochBatches(Sampler[list[int]]):
-    """Batches of indices, shuffled as a pure function of (seed, epoch); a short last one is left.
+    """Batches of indices, shuffled as a pure function of (seed, epoch), without a short last one.
 
-    With several processes each takes its share of every batch.
+    Each of several processes takes its share of every batch.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int):
@@ -106,10 +125,10 @@ class EpochBatches(Sampler[list[int]]):
 
 
 class LaneBatches(Sampler[list[int]]):
-    """Batches of indices, one to a lane: lane b reads its share of all windows in their order.
+    """Batches of indices, one per lane: lane b reads its share of all windows in order.
 
-    The shares are moved around the corpus by a pure function of (seed, epoch). With several
-    processes each takes its share of the lanes.
+    The shares are shifted over the corpus as a pure function of (seed, epoch). Each of several
+    processes takes its share of the lanes.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, share_fresh: float):
@@ -131,7 +150,7 @@ class LaneBatches(Sampler[list[int]]):
         return ((lanes * len(self) + step + shift) % self.count)[self.rank :: self.world].tolist()
 
     def fresh(self, step: int) -> Tensor:
-        """(B,) which lanes begin anew: all at first, where the corpus does, and a random share."""
+        """(B,) True for a fresh state: all lanes at step 0, those at window 0, a random share."""
         dice = np.random.default_rng((self.seed, self.epoch, step, 2))
         drawn = dice.random(self.batch_size * self.world)[self.rank :: self.world]
         begins = np.array(self.indices(step)) == 0
@@ -139,50 +158,50 @@ class LaneBatches(Sampler[list[int]]):
 
 
 class ResumableLoader(DataLoader):
-    """A DataLoader that goes on, after a restart, at the very batch where it stopped.
+    """A DataLoader that resumes at the batch after the last delivered one.
 
-    It counts the batches that were delivered, not those that workers fetched ahead. With
-    `share_fresh` its windows come in lanes, of which such a share begins anew at every batch.
+    Arguments:
+        step: windows of a new epoch are shifted by a random multiple of `step` tokens.
+        share_fresh: the share of lanes that get a fresh state at each batch; None: no lanes.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Windows | Frames,
         batch_size: int,
         seed: int = 0,
         step: int = 1,
         share_fresh: float | None = None,
     ):
+        self.batches: EpochBatches | LaneBatches
         if share_fresh is None:
             self.batches = EpochBatches(len(dataset), batch_size, seed)
         else:
             self.batches = LaneBatches(len(dataset), batch_size, seed, share_fresh)
-        self.step = step
-        windows = isinstance(dataset, Windows)
+        self.step, self.windows = step, dataset if isinstance(dataset, Windows) else None
         super().__init__(
-            dataset, batch_sampler=self.batches, collate_fn=collate if windows else None
+            dataset, batch_sampler=self.batches, collate_fn=collate if self.windows else None
         )
         self.epoch = self.delivered = 0
 
-    def __iter__(self) -> Iterator[Any]:
-        # here and not after the loop: a consumer that counts batches never resumes the generator
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # the base returns its own class
+        # not after the loop: a consumer that counts batches never resumes the generator
         if self.delivered >= len(self):
             self.epoch, self.delivered = self.epoch + 1, 0
         self.batches.epoch, self.batches.first = self.epoch, self.delivered
-        if isinstance(self.dataset, Windows):
-            steps = self.dataset.length // self.step
+        if self.windows is not None:
+            steps = self.windows.length // self.step
             random = np.random.default_rng((self.batches.seed, self.epoch, 1))
-            self.dataset.move_by(self.step * int(random.integers(steps)))
+            self.windows.move_by(self.step * int(random.integers(steps)))
         for batch in super().__iter__():
             if isinstance(self.batches, LaneBatches):
                 batch = batch._replace(fresh=self.batches.fresh(self.delivered))
             self.delivered += 1
             yield batch
 
-    def facts(self) -> dict[str, Any]:
-        """What must be the same for a position to mean the same batch."""
-        batches, dataset = self.batches, self.dataset
-        windows = isinstance(dataset, Windows)
+    def identity(self) -> dict[str, Any]:
+        """The facts that two runs must share, or a position would be another batch."""
+        batches, windows = self.batches, self.windows
         return {
             "order": type(batches).__name__,
             "items": batches.count,
@@ -190,19 +209,19 @@ class ResumableLoader(DataLoader):
             "seed": batches.seed,
             "processes": batches.world,
             "share_fresh": getattr(batches, "share_fresh", None),
-            "window": dataset.length if windows else None,
-            "resets": windows and dataset.starts is not None,
+            "window": None if windows is None else windows.length,
+            "resets": windows is not None and windows.starts is not None,
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "delivered": self.delivered, **self.facts()}
+        return {"epoch": self.epoch, "delivered": self.delivered, **self.identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in self.facts().items():
+        for name, value in self.identity().items():
             before = state.get(name)
             if before != value:
                 raise ValueError(
-                    f"cannot resume in the middle of other data: {name} was {before} and is "
-                    f"{value}; start a new run with another --out"
+                    f"cannot resume with other data: {name} was {before} and is {value}; "
+                    "start a new run with another --out"
                 )
         self.epoch, self.delivered = state["epoch"], state["delivered"]

@@ -1,8 +1,8 @@
-"""Token files: a header, the tokens as a memory map, and where documents start; folders of them.
+"""Token files: a header, the tokens, and the starts of documents; folders of token files.
 
 Layout: 4096 bytes of header (a magic line, then JSON, padded with spaces and a newline), the tokens
-as little-endian uint16 or uint32, then the documents' starts as little-endian int64. A video is a
-document; its frames are whole rows of grid[0] * grid[1] tokens.
+as little-endian uint16 or uint32, then the starts of documents as little-endian int64. A video is a
+document; its frames are consecutive runs of grid[0] * grid[1] tokens.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from tttvideo.files import read_json, replacing
 
 MAGIC = b"tttvideo tokens 1\n"
 HEADER_BYTES = 4096
-MANIFEST, WORKING = "manifest.json", "working"  # of a corpus: written last; there until then
+MANIFEST, WORKING = "manifest.json", "working"  # of a corpus: its last file, its folder before
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a token file says of itself."""
+    """The facts about the tokens of a file."""
 
     kind: str  # "text" or "video"
     tokenizer: str  # "bytes", the hash of a tokenizer.json, or that of a frame tokenizer
     vocab_size: int
     grid: tuple[int, int] | None = None  # rows and columns of a frame; None for text
-    fps: float | None = None  # frames per second; None for text, or where videos differ
+    fps: float | None = None  # frames per second; None for text and for videos that differ
     tokens: int = 0
     documents: int = 0
     bos: int | None = None  # the tokens before and after each document; None for video
@@ -43,7 +43,7 @@ class Header:
 
     @property
     def frame(self) -> int:
-        """Tokens that belong together: those of a frame, or one."""
+        """The number of tokens of a frame; 1 for text."""
         return self.grid[0] * self.grid[1] if self.grid else 1
 
     @property
@@ -51,8 +51,8 @@ class Header:
         return np.dtype("<u2" if self.vocab_size <= 1 << 16 else "<u4")
 
     @property
-    def bytes(self) -> int:
-        """Size of the whole file."""
+    def file_bytes(self) -> int:
+        """The size of the file."""
         return HEADER_BYTES + self.tokens * self.dtype.itemsize + self.documents * 8
 
     def pack(self) -> bytes:
@@ -62,7 +62,7 @@ class Header:
 
     @staticmethod
     def unpack(path: Path) -> Header:
-        """Read and check a header; ValueError says what is wrong with the file."""
+        """Read a header. Raises ValueError for a file that is missing, damaged or no token file."""
         if not path.is_file():
             raise ValueError(f"there is no token file {path}; make one with `tttvideo prepare`")
         with open(path, "rb") as file:
@@ -75,16 +75,16 @@ class Header:
             header = Header(**fields)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} has a damaged header; prepare it again") from error
-        if path.stat().st_size != header.bytes:
+        if (size := path.stat().st_size) != header.file_bytes:
             raise ValueError(
-                f"{path} is {path.stat().st_size} bytes long and its header says {header.bytes}; "
-                "it was cut off or changed: prepare it again"
+                f"{path} has {size} bytes, but its header asks for {header.file_bytes}; it was cut "
+                "off or changed: prepare it again"
             )
         return header
 
 
 class TokenFile:
-    """A token file, opened: `header`, `tokens` (a memory map) and `starts` of the documents."""
+    """An open token file: `header`, `tokens` (a memory map) and `starts` of the documents."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -97,8 +97,8 @@ class TokenFile:
         self.starts = np.fromfile(self.path, "<i8", self.header.documents, offset=offset)
 
 
-class Joined:
-    """Token arrays end to end, as if they were one; a slice within one of them copies nothing."""
+class JoinedArrays:
+    """Several arrays of tokens, read as one; a slice inside one of them is not copied."""
 
     def __init__(self, arrays: Sequence[np.ndarray]):
         self.arrays = arrays
@@ -123,14 +123,14 @@ class Joined:
 
 
 class Tokens:
-    """One token file or several as one: `path`, `header` (of all), `tokens` and `starts`.
+    """One or several token files, read as one: `path`, `header`, `tokens` and `starts`.
 
-    `tokens` has a length and slices, over all files; `starts` (D,) int64 counts over all files.
+    `tokens` has a length and slices over all files; `starts` (D,) int64 are places in them.
     """
 
     def __init__(self, path: Path, files: Sequence[TokenFile], hashes: Sequence[str] | None = None):
         self.path, self.files, self.hashes = path, files, hashes
-        self.tokens = Joined([file.tokens for file in files])
+        self.tokens = JoinedArrays([file.tokens for file in files])
         begins = accumulate((file.header.tokens for file in files), initial=0)
         self.starts = np.concatenate(
             [file.starts + begin for file, begin in zip(files, begins, strict=False)]
@@ -144,7 +144,7 @@ class Tokens:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the content: of the manifest's hashes, or of all bytes where there is none."""
+        """Hash of the content, from the hashes in the manifest or else from all files."""
         hashes = self.hashes or [file_hash(file.path) for file in self.files]
         return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
@@ -155,10 +155,10 @@ def file_hash(path: Path) -> str:
 
 
 def open_tokens(path: str | Path) -> Tokens:
-    """Open a token file, or a folder of shards, such as the train/ of a prepared corpus.
+    """Open a token file, or a folder of shards, such as train/ of a prepared corpus.
 
-    Raises ValueError where there is none, and for shards that do not belong together, or are not
-    those that the corpus' manifest lists.
+    Raises: ValueError if there is none, for shards that differ in their tokens, and for shards
+    that are not those in the manifest of the corpus.
     """
     path = Path(path)
     if not path.is_dir():
@@ -173,20 +173,24 @@ def open_tokens(path: str | Path) -> Tokens:
         raise ValueError(f"the folder {path} has no token file; make some with `tttvideo prepare`")
     files = [TokenFile(shard) for shard in shards]
     for file in files[1:]:
-        for name in ("kind", "tokenizer", "vocab_size", "grid", "bos", "eos"):
-            ours, theirs = getattr(files[0].header, name), getattr(file.header, name)
-            if ours != theirs:
-                raise ValueError(
-                    f"{files[0].path} and {file.path} do not belong in one folder: "
-                    f"{name} is {ours} and {theirs}"
-                )
+        check_same_tokens(files[0], file)
     return Tokens(path, files, listed_hashes(path, files))
 
 
-def listed_hashes(path: Path, files: Sequence[TokenFile]) -> list[str] | None:
-    """Hashes of a folder's shards from the manifest of its corpus; None when it is in no corpus.
+def check_same_tokens(one: TokenFile, other: TokenFile) -> None:
+    for name in ("kind", "tokenizer", "vocab_size", "grid", "bos", "eos"):
+        first, second = getattr(one.header, name), getattr(other.header, name)
+        if first != second:
+            raise ValueError(
+                f"{one.path} and {other.path} do not belong in one folder: "
+                f"{name} is {first} and {second}"
+            )
 
-    Raises ValueError when shards are missing, were added, or are not as long as the manifest says.
+
+def listed_hashes(path: Path, files: Sequence[TokenFile]) -> list[str] | None:
+    """Hashes of a folder's shards from the manifest of its corpus; None without a manifest.
+
+    Raises: ValueError for shards that are missing, were added, or have another size.
     """
     try:
         listed = read_json(path.parent / MANIFEST, "prepare it again")["shards"]
@@ -198,16 +202,16 @@ def listed_hashes(path: Path, files: Sequence[TokenFile]) -> list[str] | None:
         (f.path.relative_to(path.parent).as_posix(), f.header.tokens, f.header.documents)
         for f in files
     ]
-    ours = [shard for shard in listed if shard["file"].startswith(f"{path.name}/")]
-    if facts != [(shard["file"], shard["tokens"], shard["documents"]) for shard in ours]:
+    listed = [shard for shard in listed if shard["file"].startswith(f"{path.name}/")]
+    if facts != [(shard["file"], shard["tokens"], shard["documents"]) for shard in listed]:
         raise ValueError(
             f"{path} does not hold the shards that {path.parent / MANIFEST} lists; prepare it again"
         )
-    return [shard["sha256"] for shard in ours]
+    return [shard["sha256"] for shard in listed]
 
 
 class TokenWriter:
-    """Write a token file as a stream; it takes its name only when all went well.
+    """Writes a token file as a stream; the file appears when the context ends without an error.
 
     with TokenWriter(path, header) as out:
         out.start_document()
@@ -216,13 +220,14 @@ class TokenWriter:
 
     def __init__(self, path: str | Path, header: Header):
         self.path, self.header = Path(path), header
-        self.count, self.starts = 0, []
+        self.count = 0
+        self.starts: list[int] = []
 
     def __enter__(self) -> TokenWriter:
         with ExitStack() as stack:
             self.file = stack.enter_context(open(stack.enter_context(replacing(self.path)), "wb"))
             self.file.write(bytes(HEADER_BYTES))
-            stack.push(self.finish)
+            stack.push(self.write_header)
             self.opened = stack.pop_all()
         return self
 
@@ -238,8 +243,8 @@ class TokenWriter:
     def __exit__(self, *failure: Any) -> None:
         self.opened.__exit__(*failure)
 
-    def finish(self, kind: type | None, *_: Any) -> None:
-        """Write the starts and the header, if nothing failed."""
+    def write_header(self, kind: type | None, *_: Any) -> None:
+        """Write the starts and the header, unless an error ends the context."""
         if kind is None:
             self.file.write(np.array(self.starts, "<i8").tobytes())
             self.file.seek(0)

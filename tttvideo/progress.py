@@ -3,30 +3,37 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+
+class RateColumn(ProgressColumn):
+    """The number of units per second."""
+
+    def __init__(self, unit: str):
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> str:
+        return f"{task.speed or 0:,.0f} {self.unit}/s"
+
 
 @contextmanager
 def progress(task: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
-    """A bar with its rate per second; unit "B" counts bytes. Yields a function to advance it."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> str:
-            return f"{task.speed or 0:,.0f} {unit}/s"
-
-    counts = (
-        (DownloadColumn(), TransferSpeedColumn()) if unit == "B" else (MofNCompleteColumn(), Rate())
-    )
+    """A bar with its rate per second; unit "B" counts bytes. Yields a function that advances it."""
+    counts: tuple[ProgressColumn, ...] = (MofNCompleteColumn(), RateColumn(unit))
+    if unit == "B":
+        counts = (DownloadColumn(), TransferSpeedColumn())
     columns = (TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         number = bar.add_task(task, total=total)

@@ -103,7 +103,7 @@ def check_video(path: str, horizon: float | None = None) -> None:
     horizon: seconds to predict; less than a frame of the video is refused too.
     """
     from tttvideo.data.video.horizon import horizon_frames  # NumPy and PyAV take longer to import
-    from tttvideo.data.video.reader import probe  # than --help may take
+    from tttvideo.data.video.probe import probe  # than --help may take
 
     fps = probe(path).fps
     if horizon is not None and fps:

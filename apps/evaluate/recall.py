@@ -135,16 +135,16 @@ def evaluate(
 def draw(options: argparse.Namespace, tokenizer: "Tokenizer") -> "list[Cell]":
     """The questions; the same for every model of one tokenizer."""
     from tttvideo.data.recall.questions import Questions
-    from tttvideo.data.recall.texts import drawn, taken
+    from tttvideo.data.recall.texts import drawn_haystack, text_haystack
     from tttvideo.progress import progress
 
     @cache
     def measure(text: str) -> int:
         return len(tokenizer.encode(text))
 
-    hay = drawn
+    hay = drawn_haystack
     if options.haystack is not None:
-        hay = taken(read_haystack(options.haystack))
+        hay = text_haystack(read_haystack(options.haystack))
     settings = (sorted(set(options.lengths)), options.depths, options.samples, options.distractors)
     questions = Questions(*settings, options.seed, measure, hay)
     cells = []

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from tttvideo.apps.device import best_device
-from tttvideo.data.modules import VIDEO_SUFFIXES
-from tttvideo.data.text.documents import find_files
+from tttvideo.data.inputs import VIDEO_SUFFIXES, find_files
 from tttvideo.data.tokens import Header, TokenWriter
-from tttvideo.data.video.reader import VideoReader, batches, probe
+from tttvideo.data.video.probe import probe
+from tttvideo.data.video.reader import VideoReader, stack_images
 from tttvideo.progress import progress
 from tttvideo.video.frame_tokenizer import FrameTokenizer
 from tttvideo.weights.checkpoints import load_frame_tokenizer
@@ -54,5 +54,5 @@ def tokenise(path: Path, tokenizer: FrameTokenizer, end: float | None) -> Iterat
     device = next(tokenizer.parameters()).device
     frames = VideoReader(path, tokenizer.config.size)
     before_end = takewhile(lambda frame: end is None or frame.time < end, frames)
-    for images in batches(before_end, 64):
+    for images in stack_images(before_end, 64):
         yield tokenizer.encode(torch.from_numpy(images).to(device)).cpu().numpy()

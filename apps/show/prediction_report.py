@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from tttvideo.data.video.reader import VideoWriter
+from tttvideo.data.video.writer import VideoWriter
 from tttvideo.files import replacing, write_json
 from tttvideo.measures.video import frame_quality
 

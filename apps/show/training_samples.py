@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 from tttvideo.data.text.tokenizer import Tokenizer, load_tokenizer
-from tttvideo.data.video.reader import write_video
+from tttvideo.data.video.writer import write_video
 from tttvideo.sampling.choose import Chooser
 from tttvideo.sampling.decode import decode, prefill
 from tttvideo.sampling.frame_streams import decode_frames

@@ -1,9 +1,10 @@
-"""The questions of an evaluation, and their tokens.
+"""The texts and questions of a recall evaluation, and their tokens.
 
-Each task has a map: a column for each length, a row for each depth, number of pairs or of hops.
+Each task has a map: a column per length; a row per depth, number of pairs, or number of hops.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +18,7 @@ from .texts import (
     NoRoom,
     Sample,
     byte_length,
-    drawn,
+    drawn_haystack,
     mqar,
     needle,
     variables,
@@ -25,9 +26,9 @@ from .texts import (
 
 
 PAIRS, HOPS = (1, 2, 4, 8), (0, 1, 2, 3)
-CHAINS = 2  # of variables in a text, one of which is asked for
+CHAINS = 2  # of variables in a text; the question is about one of them
 TASKS = {"needle": "depth", "mqar": "pairs", "variables": "hops"}
-"""The tasks, and what their maps' rows are."""
+"""The tasks, and the meaning of the rows of their maps."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Cell:
     row: float
     """depth from 0 to 1, pairs, or hops"""
     samples: tuple[Sample, ...]
-    """Empty where the length has no room."""
+    """empty if the length has no room"""
 
 
 @dataclass(frozen=True)
@@ -45,69 +46,72 @@ class Questions:
     lengths: Sequence[int]
     """of the texts, as `measure` counts"""
     depths: int = 5
-    """places of the needle, evenly from start to end"""
+    """number of places of the needle, evenly spaced from start to end"""
     samples: int = 10
     """texts per cell"""
     distractors: int = 3
-    """needles at random depths that nobody asks for"""
+    """needles at random depths without a question"""
     seed: int = 0
     measure: Measure = field(default=byte_length, repr=False)
-    haystack: Haystack = field(default=drawn, repr=False)
+    haystack: Haystack = field(default=drawn_haystack, repr=False)
 
-    def rows(self, task: str) -> tuple[float, ...]:
+    def row_values(self, task: str) -> tuple[float, ...]:
         depths = tuple(np.linspace(0, 1, self.depths).tolist())
         return {"needle": depths, "mqar": PAIRS, "variables": HOPS}[task]
 
     def __len__(self) -> int:
-        """Cells of all tasks."""
-        return len(self.lengths) * sum(len(self.rows(task)) for task in TASKS)
+        """The number of cells of all tasks."""
+        return len(self.lengths) * sum(len(self.row_values(task)) for task in TASKS)
 
     def cells(self) -> Iterator[Cell]:
-        """Every cell, with texts that depend on nothing but the seed and the cell.
+        """Every cell; its texts depend on the seed and the cell alone.
 
-        Raises NoRoom for lengths among which none has room for the least of a task.
+        Raises: NoRoom if no length has room for the smallest sample of a task.
         """
-        for task in TASKS:
-            least = min(self.rows(task))
-            try:
-                self.draw(task, least, max(self.lengths), (self.seed,))
-            except NoRoom as error:
-                raise NoRoom(f"no length has room for the task {task}: {error}") from error
+        self.check_room()
         for number, task in enumerate(TASKS):
-            for row, value in enumerate(self.rows(task)):
+            for row, value in enumerate(self.row_values(task)):
                 for length in self.lengths:
                     seeds = [(self.seed, number, row, length, n) for n in range(self.samples)]
-                    try:
+                    samples: tuple[Sample, ...] = ()
+                    with suppress(NoRoom):
                         samples = tuple(self.draw(task, value, length, seed) for seed in seeds)
-                    except NoRoom:
-                        samples = ()
                     yield Cell(task, length, value, samples)
 
+    def check_room(self) -> None:
+        for task in TASKS:
+            try:
+                self.draw(task, min(self.row_values(task)), max(self.lengths), (self.seed,))
+            except NoRoom as error:
+                raise NoRoom(f"no length has room for the task {task}: {error}") from error
+
     def draw(self, task: str, row: float, length: int, seed: tuple[int, ...]) -> Sample:
+        """A text of a task; the same arguments draw the same text."""
         rng = np.random.default_rng(seed)
-        around = {"measure": self.measure, "haystack": self.haystack}
+        measure, haystack = self.measure, self.haystack
         if task == "needle":
             depths = [row, *rng.random(self.distractors)]
-            return needle(rng, length, depths, **around)
+            return needle(rng, length, depths, measure=measure, haystack=haystack)
         if task == "mqar":
-            return mqar(rng, length, int(row), **around)
-        return variables(rng, length, int(row), CHAINS, **around)
+            return mqar(rng, length, int(row), measure=measure, haystack=haystack)
+        return variables(rng, length, int(row), CHAINS, measure=measure, haystack=haystack)
 
 
 def chance(task: str, row: float, distractors: int) -> float:
-    """Share of exact answers of whoever repeats any of the told values.
+    """The expected share of exact answers of a reader that repeats a random value of the text.
 
-    It is the right one of n, or else, as values are drawn, sometimes one equal to it.
+    It picks the right one of n values, or a wrong one that is equal to it.
     """
-    told = {"needle": 1 + distractors, "mqar": int(row), "variables": CHAINS}[task]
-    return 1 / told + (1 - 1 / told) * 10.0 ** -DIGITS[task]
+    values = {"needle": 1 + distractors, "mqar": int(row), "variables": CHAINS}[task]
+    return 1 / values + (1 - 1 / values) * 10.0 ** -DIGITS[task]
 
 
-def encode(sample: Sample, tokenizer: Tokenizer) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """Tokens of the text, and for each answer its first token and last plus one.
+def encode_sample(sample: Sample, tokenizer: Tokenizer) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """The tokens of a text, and for each answer its first token and the one after its last.
 
-    A token that holds a part of an answer belongs to it. Raises ValueError for a tokenizer whose
-    tokens do not stand for exactly the text's bytes, but for a space before the first.
+    A token that holds a part of an answer belongs to it.
+    Raises: ValueError for a tokenizer whose tokens do not add up to the text's bytes, excluding a
+    space before the first.
     """
     tokens = np.asarray(tokenizer.encode(sample.text), np.int64)
     ends = np.cumsum(np.asarray(tokenizer.byte_lengths(), np.int64)[tokens])
@@ -123,23 +127,23 @@ def encode(sample: Sample, tokenizer: Tokenizer) -> tuple[np.ndarray, list[tuple
     return tokens, [(int(a), int(b) + 1) for a, b in zip(first, last, strict=True)]
 
 
-def batch(
+def encode_batch(
     samples: Sequence[Sample], tokenizer: Tokenizer, bos: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens (B, T), from BOS on if there is one, and the number of each one's answer, or -1.
+    """Tokens (B, T), after BOS if there is one, and (B, T) the index of each token's answer or -1.
 
-    Answers are numbered through all samples; shorter texts are followed by zeros.
+    Answers are numbered over all samples; zeros follow shorter texts.
     """
-    encoded = [encode(sample, tokenizer) for sample in samples]
+    encoded = [encode_sample(sample, tokenizer) for sample in samples]
     begin = int(bos is not None)
     size = begin + max(len(tokens) for tokens, _ in encoded)
     rows, answers = np.zeros((len(samples), size), np.int64), np.full((len(samples), size), -1)
     if bos is not None:
         rows[:, 0] = bos
     count = 0
-    for row, marks, (tokens, spans) in zip(rows, answers, encoded, strict=True):
+    for row, marks, (tokens, places) in zip(rows, answers, encoded, strict=True):
         row[begin : begin + len(tokens)] = tokens
-        for first, last in spans:
+        for first, last in places:
             marks[begin + first : begin + last] = count
             count += 1
     return rows, answers

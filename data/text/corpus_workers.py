@@ -1,35 +1,41 @@
-"""Units of work of a corpus: some of its files, turned into shards by one process.
+"""Work items of a corpus: groups of files, each turned into shards by one process.
 
-A unit is finished when its record is there, which is written last. What a unit writes depends on
-its files and the options alone, and not on who works on it, or when.
+A work item is finished when its record exists, which is written last. Its shards depend on its
+files and the options alone, not on the process or the time.
 """
 
 import hashlib
-import json
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tttvideo.data.tokens import TokenWriter, file_hash
-from tttvideo.files import write_json
+from tttvideo.files import read_json, write_json
 
-from .documents import Advance, Document, Malformed, Utf8, documents, pieces, text_header
-from .tokenizer import ByteTokenizer, Tokenizer, load_tokenizer
+from .documents import (
+    Advance,
+    Document,
+    Malformed,
+    Utf8Decoder,
+    encode_chunks,
+    read_documents,
+    text_header,
+)
+from .tokenizer import Tokenizer, load_tokenizer
 
 
-PIECE = 1 << 20  # characters that are tokenised at once
-LISTED = 100  # offenders that are named; all are counted
+LISTED = 100  # faults whose places are recorded; all are counted
 
 
 @dataclass(frozen=True)
@@ -38,13 +44,13 @@ class Source:
 
     path: Path
     size: int
-    changed: int  # when, in nanoseconds: a file of the same size may hold another text
-    part: str | None = None  # "train" or "validation"; None: each document by its content
+    changed: int  # time of the last change in nanoseconds: a changed file may keep its size
+    part: str | None = None  # "train" or "validation"; None: by the content of each document
 
 
 @dataclass(frozen=True)
 class Options:
-    """What decides, with the files and the tokenizer, what a corpus holds."""
+    """Settings that fix the content of a corpus, together with its files and tokenizer."""
 
     field: str = "text"
     validation: float = 0.0
@@ -54,7 +60,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """What all units of a corpus share; goes to the workers."""
+    """The arguments that all work items of a corpus share."""
 
     folder: Path
     options: Options
@@ -62,30 +68,57 @@ class Job:
     tokenizer_json: str | None
 
 
+@dataclass
+class Faults:
+    """The number of faults in the input, and the places of the first."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, place: str) -> None:
+        self.count += 1
+        if self.count <= LISTED:
+            self.first.append(place)
+
+
+@dataclass
+class Counts:
+    """Counts over the files of a work item."""
+
+    lines: int = 0
+    empty: int = 0
+    malformed: Faults = field(default_factory=Faults)
+    damaged: Faults = field(default_factory=Faults)
+
+
 def document_part(head: bytes, options: Options) -> str:
-    """The part of the corpus for a document that begins with `head`, by that and the seed alone."""
+    """The part of the corpus for a document, chosen by its first chunk and the seed alone."""
     digest = hashlib.sha256(f"{options.seed} ".encode() + head).digest()
     share = int.from_bytes(digest[:8], "big") / 2**64
     return "validation" if share < options.validation else "train"
 
 
-def sorted_documents(
-    sources: Iterable[Source], options: Options, advance: Advance
-) -> Iterator[tuple[str, Document | Malformed]]:
-    """What is in files, each with where it goes: train, validation, empty or malformed."""
+def read_by_part(
+    sources: Iterable[Source], options: Options, counts: Counts, advance: Advance
+) -> Iterator[tuple[str, Document]]:
+    """The documents of files, each with its part, "train" or "validation".
+
+    Malformed lines and empty documents are left out and added to `counts`.
+    """
     for source in sources:
-        for document in documents(source.path, options.field, advance):
+        for document in read_documents(source.path, options.field, advance):
+            counts.lines += isinstance(document, Malformed) or document.is_line
             if isinstance(document, Malformed):
-                yield "malformed", document
+                counts.malformed.add(f"{document.place} {document.reason}")
             elif head := next(document.chunks, b""):
                 whole = replace(document, chunks=chain([head], document.chunks))
                 yield source.part or document_part(head, options), whole
             else:
-                yield "empty", document
+                counts.empty += 1
 
 
 class Shards(ExitStack):
-    """The shards of one part of one unit; a new one begins when the last has enough tokens."""
+    """The shards of one part of a work item; a shard with enough tokens is followed by another."""
 
     def __init__(self, job: Job, tokenizer: Tokenizer, name: str):
         super().__init__()
@@ -96,30 +129,23 @@ class Shards(ExitStack):
         self.bytes = 0
 
     def write(self, document: Document) -> bool:
-        """Append a document; returns whether it was damaged."""
+        """Append a document; returns whether it had bytes that are no UTF-8."""
         if self.writer and self.writer.count >= self.job.options.shard_tokens:
-            self.finish()
+            self.end_shard()
         if not self.writer:
             path = self.job.folder / f"{self.name}.{len(self.records):05}.bin"
             self.writer = self.enter_context(TokenWriter(path, self.header))
-        utf8 = Utf8()
+        utf8 = Utf8Decoder()
         self.writer.start_document()
         self.writer.write(np.array([self.tokenizer.bos]))
-        for tokens, size in self.encoded(document.chunks, utf8):
+        for tokens, size in encode_chunks(self.tokenizer, document.chunks, utf8):
             self.writer.write(tokens)
             self.bytes += size
         self.writer.write(np.array([self.tokenizer.eos]))
         return utf8.damaged
 
-    def encoded(self, chunks: Iterable[bytes], utf8: Utf8) -> Iterator[tuple[np.ndarray, int]]:
-        """Tokens of a document piece by piece, and the bytes of text that they stand for."""
-        if isinstance(self.tokenizer, ByteTokenizer):
-            yield from ((np.frombuffer(chunk, np.uint8), len(chunk)) for chunk in chunks)
-        else:
-            for piece, tokens in self.tokenizer.encode_all(pieces(utf8.all(chunks), PIECE)):
-                yield np.array(tokens, np.int64), len(piece.encode())
-
-    def finish(self) -> None:
+    def end_shard(self) -> None:
+        """Close the open shard, if there is one, and add it to the records."""
         if self.writer:
             self.close()
             path, count = self.writer.path, self.writer.count
@@ -132,88 +158,73 @@ def record_path(folder: Path, number: int) -> Path:
     return folder / f"{number:05}.json"
 
 
-class Listed:
-    """Counts what is wrong, and keeps the first."""
-
-    def __init__(self):
-        self.count, self.first = 0, []
-
-    def add(self, place: str) -> None:
-        self.count += 1
-        self.first += [place] if self.count <= LISTED else []
-
-
-def do_unit(
+def prepare_item(
     job: Job, tokenizer: Tokenizer, number: int, sources: Sequence[Source], advance: Advance
 ) -> None:
-    """Turn the files of a unit into shards, then write its record."""
-    lines, empty, malformed, damaged = 0, 0, Listed(), Listed()
-    train = Shards(job, tokenizer, f"{number:05}.train")
-    validation = Shards(job, tokenizer, f"{number:05}.validation")
-    shards = {"train": train, "validation": validation}
-    with train, validation:
-        for goes, found in sorted_documents(sources, job.options, advance):
-            lines += goes == "malformed" or found.is_line
-            empty += goes == "empty"
-            if goes == "malformed":
-                malformed.add(f"{found.place} {found.reason}")
-            elif goes in shards and shards[goes].write(found):
-                damaged.add(found.place)
+    """Turn the files of a work item into shards, then write its record."""
+    counts = Counts()
+    names = ("train", "validation")
+    shards = {name: Shards(job, tokenizer, f"{number:05}.{name}") for name in names}
+    with shards["train"], shards["validation"]:
+        for part, document in read_by_part(sources, job.options, counts, advance):
+            if shards[part].write(document):
+                counts.damaged.add(document.place)
         for written in shards.values():
-            written.finish()
-    record = {
-        "shards": {part: written.records for part, written in shards.items()},
-        "lines": lines,
-        "empty": empty,
-        "malformed": vars(malformed),
-        "damaged": vars(damaged),
-    }
-    write_json(record_path(job.folder, number), record)
+            written.end_shard()
+    records = {part: written.records for part, written in shards.items()}
+    write_json(record_path(job.folder, number), {"shards": records, **asdict(counts)})
 
 
 def is_finished(folder: Path, number: int) -> bool:
-    """Whether a unit's record is there, with the shards that it names (or they were moved on).
+    """Whether a work item's record exists, and the shards it names are whole (or already moved).
 
-    A record that cannot be read is none: a power cut may leave it empty.
+    A record that cannot be read counts as missing: a power cut may leave it empty.
     """
     try:
-        shards = json.loads(record_path(folder, number).read_text(encoding="utf-8"))["shards"]
+        shards = read_json(record_path(folder, number), "")["shards"]
     except (FileNotFoundError, ValueError):
         return False
-    there = [
-        (folder / shard["file"], shard["sha256"]) for part in shards.values() for shard in part
-    ]
-    return all(file_hash(file) == sha256 for file, sha256 in there if file.exists())
+    listed = [(folder / s["file"], s["sha256"]) for part in shards.values() for s in part]
+    return all(file_hash(file) == sha256 for file, sha256 in listed if file.exists())
 
 
-def do_units(job: Job, units: dict[int, Sequence[Source]], workers: int, advance: Advance) -> None:
-    """Do units by number, in this process when one worker is enough, else in processes.
+def prepare_items(
+    job: Job, items: Mapping[int, Sequence[Source]], workers: int, advance: Advance
+) -> None:
+    """Prepare work items by number, in this process if one worker is enough, else in several.
 
-    Raises what a unit raises, and OSError when a process died.
+    Raises the error of a work item, and OSError when a process died.
     """
-    if min(workers, len(units)) <= 1:
-        tokenizer = load_tokenizer(job.tokenizer, job.tokenizer_json)
-        for number, sources in units.items():
-            do_unit(job, tokenizer, number, sources, advance)
+    if min(workers, len(items)) > 1:
+        prepare_in_processes(job, items, workers, advance)
         return
+    tokenizer = load_tokenizer(job.tokenizer, job.tokenizer_json)
+    for number, sources in items.items():
+        prepare_item(job, tokenizer, number, sources, advance)
+
+
+def prepare_in_processes(
+    job: Job, items: Mapping[int, Sequence[Source]], workers: int, advance: Advance
+) -> None:
     context = get_context("spawn")  # a fork may inherit locks that the progress bar holds
-    read, stop = context.Value("q"), context.Event()
-    pool = ProcessPoolExecutor(min(workers, len(units)), context, Worker.start, (job, read, stop))
+    bytes_read, stop = context.Value("q"), context.Event()
+    arguments = (job, bytes_read, stop)
+    pool = ProcessPoolExecutor(min(workers, len(items)), context, Worker.start, arguments)
     with pool:
         try:
-            waiting = {pool.submit(Worker.do, *unit) for unit in units.items()}
-            shown = 0
+            waiting = {pool.submit(Worker.prepare, *item) for item in items.items()}
+            reported = 0
             while waiting:
                 done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                now = read.value
-                advance(now - shown)
-                shown = now
-                for unit in done:
-                    unit.result()
+                now = bytes_read.value
+                advance(now - reported)
+                reported = now
+                for item in done:
+                    item.result()
         except BrokenProcessPool as error:
             raise OSError(
-                "a worker process died, perhaps for want of memory; start the command again to "
-                "go on, with fewer --workers"
+                "a worker process died, perhaps from lack of memory; run the command again with "
+                "fewer --workers to resume"
             ) from error
         finally:
             stop.set()
@@ -221,29 +232,36 @@ def do_units(job: Job, units: dict[int, Sequence[Source]], workers: int, advance
 
 
 class Worker:
-    """What a worker process holds."""
+    """The state of a worker process."""
+
+    job: ClassVar[Job]
+    tokenizer: ClassVar[Tokenizer]
+    bytes_read: ClassVar[Any]  # a number that all workers share, with its lock
+    stop: ClassVar[Any]  # an event, set when another work item failed
 
     @classmethod
-    def start(cls, job: Job, read: Any, stop: Any) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process says when to stop
+    def start(cls, job: Job, bytes_read: Any, stop: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops the workers
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
         threading.Thread(target=end_with_parent, daemon=True).start()
-        cls.job, cls.read, cls.stop = job, read, stop
+        cls.job, cls.bytes_read, cls.stop = job, bytes_read, stop
         cls.tokenizer = load_tokenizer(job.tokenizer, job.tokenizer_json)
 
     @classmethod
-    def do(cls, number: int, sources: Sequence[Source]) -> None:
-        do_unit(cls.job, cls.tokenizer, number, sources, cls.advance)
+    def prepare(cls, number: int, sources: Sequence[Source]) -> None:
+        prepare_item(cls.job, cls.tokenizer, number, sources, cls.advance)
 
     @classmethod
     def advance(cls, count: int) -> None:
         if cls.stop.is_set():
-            raise InterruptedError("another unit failed")
-        with cls.read.get_lock():
-            cls.read.value += count
+            raise InterruptedError("another work item failed")
+        with cls.bytes_read.get_lock():
+            cls.bytes_read.value += count
 
 
 def end_with_parent() -> None:
-    """A killed parent cannot stop its workers, and they would write beside those of the next."""
-    parent_process().join()
+    """End this process with its parent, or it would write beside the workers of the next run."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)

@@ -1,7 +1,7 @@
-"""Text files in: documents of .txt, .jsonl (also .gz and .zst) and .parquet files, as streams.
+"""Documents of .txt, .jsonl (also .gz and .zst) and .parquet files, as streams of bytes.
 
-A document comes as chunks of UTF-8, so that none has to fit into memory, except where its format
-asks for that: a line of JSON, or a cell of a table.
+A document is an iterator of chunks of UTF-8, so that it need not fit into memory, except where its
+format demands that: a line of JSON, or a cell of a table.
 """
 
 import codecs
@@ -9,24 +9,26 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from glob import glob, has_magic
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import numpy as np
+import zstandard
+
+from tttvideo.data.inputs import TEXT_SUFFIXES
 from tttvideo.data.tokens import Header
 
 from .tokenizer import ByteTokenizer, Tokenizer
 
 
-TEXT_SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 CHUNK = 1 << 20  # bytes of a document at a time
+PIECE = 1 << 20  # characters that are tokenised at once
 
 Advance = Callable[[int], None]
-Thing = TypeVar("Thing")
 
 
 def text_header(tokenizer: Tokenizer) -> Header:
-    """Header of a token file of text."""
+    """The header of a token file of text."""
     return Header(
         kind="text",
         tokenizer=tokenizer.name,
@@ -37,47 +39,6 @@ def text_header(tokenizer: Tokenizer) -> Header:
 
 
 BYTES = text_header(ByteTokenizer())
-
-
-def find_files(inputs: Iterable[str | Path], suffixes: tuple[str, ...]) -> list[Path]:
-    """The files named, and in sorted order those below folders, or of globs, that end in a suffix.
-
-    Each comes once, where it is named first.
-    Raises ValueError for a path that is not there, for an empty file, and for a folder or a glob
-    without such a file.
-    """
-    files: list[Path] = []
-    for path in map(Path, inputs):
-        if path.is_dir() or (not path.exists() and has_magic(str(path))):
-            found = path.rglob("*") if path.is_dir() else map(Path, glob(str(path), recursive=True))
-            fitting = sorted(file for file in found if fits(file, suffixes))
-            if not fitting:
-                what = "folder" if path.is_dir() else "pattern"
-                raise ValueError(
-                    f"the {what} {path} has no file that ends in {', '.join(suffixes)}"
-                )
-            files += fitting
-        elif not path.exists():
-            raise ValueError(f"there is no file or folder {path}")
-        elif not path.stat().st_size:
-            raise ValueError(f"{path} is empty; leave it out or put something into it")
-        else:
-            files.append(path)
-    return once(files, key=Path.resolve)
-
-
-def once(things: Iterable[Thing], key: Callable[[Thing], Any]) -> list[Thing]:
-    """The things without those whose key was there before."""
-    first: dict[Any, Thing] = {}
-    for thing in things:
-        first.setdefault(key(thing), thing)
-    return list(first.values())
-
-
-def fits(path: Path, suffixes: tuple[str, ...]) -> bool:
-    """A file of such a kind, and not the shadow that some systems write beside it."""
-    name = path.name.lower()
-    return name.endswith(suffixes) and path.is_file() and not name.startswith("._")
 
 
 @dataclass(frozen=True)
@@ -97,70 +58,68 @@ class Malformed:
     reason: str
 
 
-def documents(path: Path, field: str, advance: Advance) -> Iterator[Document | Malformed]:
-    """The documents of a file, one after another; each must be read before the next.
+def read_documents(path: Path, field: str, advance: Advance) -> Iterator[Document | Malformed]:
+    """The documents of a file, in order; each must be read before the next.
 
-    field: of the JSON objects, or column of the table, that holds the text.
-    advance: called with the bytes of the file as they are read.
-    Raises ValueError for a file that is not what its name says.
+    field: the key of the JSON objects, or the column of the table, that holds the text.
+    advance: called with the number of bytes of the file after each read.
+    Raises: ValueError for a file whose content is not what its suffix says.
     """
     name = path.name.lower()
     if name.endswith(".parquet"):
-        yield from rows(path, field, advance)
+        yield from parquet_documents(path, field, advance)
     elif name.endswith(TEXT_SUFFIXES[1:]):
-        for number, line in enumerate(lines(opened(path, advance)), 1):
+        for number, line in enumerate(split_lines(unpacked_chunks(path, advance)), 1):
             if line.strip():
-                yield from_line(line, field, f"{path}:{number}")
+                yield line_document(line, field, f"{path}:{number}")
     else:
-        yield Document(str(path), read(path, advance))
+        yield Document(str(path), read_chunks(path, advance))
 
 
-def read(path: Path, advance: Advance) -> Iterator[bytes]:
+def read_chunks(path: Path, advance: Advance) -> Iterator[bytes]:
+    """The content of a file, `CHUNK` bytes at a time."""
     with open(path, "rb") as file:
         while chunk := file.read(CHUNK):
             yield chunk
             advance(len(chunk))
 
 
-def opened(path: Path, advance: Advance) -> Iterator[bytes]:
-    """The content of a file, unpacked when its name says that it is packed."""
-    chunks = read(path, advance)
+def unpacked_chunks(path: Path, advance: Advance) -> Iterator[bytes]:
+    """The content of a file, decompressed if its suffix is .gz or .zst."""
+    chunks = read_chunks(path, advance)
     if path.name.lower().endswith(".gz"):
-        return unpacked(path, chunks, lambda: zlib.decompressobj(wbits=31), b"\0")
+        return decompress(path, chunks, lambda: zlib.decompressobj(wbits=31), b"\0")
     if path.name.lower().endswith(".zst"):
-        import zstandard
-
-        unpack = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj
-        return unpacked(path, chunks, unpack)
+        decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj
+        return decompress(path, chunks, decompressor)
     return chunks
 
 
-def unpacked(
+def decompress(
     path: Path, chunks: Iterable[bytes], new: Callable[[], Any], padding: bytes = b""
 ) -> Iterator[bytes]:
-    """Packed chunks unpacked; `new` makes an unpacker of one stream, and there may be several.
+    """The chunks, decompressed; they may hold several compressed streams.
 
+    new: makes a decompressor of one stream.
     padding: bytes that may follow a stream and are skipped.
     """
-    import zstandard
-
-    unpacker = new()
+    decompressor = new()
     try:
         for chunk in chunks:
-            while chunk := chunk.lstrip(padding) if unpacker.eof else chunk:
-                if unpacker.eof:
-                    unpacker = new()
-                head, chunk = chunk[: CHUNK >> 4], chunk[CHUNK >> 4 :]  # bounds what comes out
-                yield unpacker.decompress(head)
-                chunk = (unpacker.unused_data if unpacker.eof else b"") + chunk
+            while chunk := chunk.lstrip(padding) if decompressor.eof else chunk:
+                if decompressor.eof:
+                    decompressor = new()
+                head, chunk = chunk[: CHUNK >> 4], chunk[CHUNK >> 4 :]  # bounds the output
+                yield decompressor.decompress(head)
+                chunk = (decompressor.unused_data if decompressor.eof else b"") + chunk
     except (zlib.error, zstandard.ZstdError) as error:
         raise ValueError(f"{path} cannot be unpacked: {error}") from error
-    if not unpacker.eof:
+    if not decompressor.eof:
         raise ValueError(f"{path} is cut off: its packed stream has no end; fetch it again")
 
 
-def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines without their ends; \\n alone ends one, as in JSON lines."""
+def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines without their ends; only \\n ends one, as in JSON lines."""
     rest: list[bytes] = []
     for chunk in chunks:
         first, *others = chunk.split(b"\n")
@@ -172,7 +131,8 @@ def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join(rest)
 
 
-def from_line(line: bytes, field: str, place: str) -> Document | Malformed:
+def line_document(line: bytes, field: str, place: str) -> Document | Malformed:
+    """The document in a line of JSON."""
     try:
         record = json.loads(line.decode())
     except UnicodeDecodeError as error:
@@ -181,10 +141,11 @@ def from_line(line: bytes, field: str, place: str) -> Document | Malformed:
         return Malformed(place, f"is no JSON ({error})")
     if not isinstance(record, dict) or field not in record:
         return Malformed(place, f"has no field {field!r}")
-    return from_value(record[field], field, place)
+    return value_document(record[field], field, place)
 
 
-def from_value(value: Any, field: str, place: str) -> Document | Malformed:
+def value_document(value: Any, field: str, place: str) -> Document | Malformed:
+    """The document that is the value of a field."""
     if not isinstance(value, str):
         return Malformed(place, f"has no string in {field!r} but {type(value).__name__}")
     try:
@@ -194,7 +155,7 @@ def from_value(value: Any, field: str, place: str) -> Document | Malformed:
     return Document(place, (data[i : i + CHUNK] for i in range(0, len(data), CHUNK)), True)
 
 
-def rows(path: Path, field: str, advance: Advance) -> Iterator[Document | Malformed]:
+def parquet_documents(path: Path, field: str, advance: Advance) -> Iterator[Document | Malformed]:
     """The cells of a column of a parquet file."""
     try:
         import pyarrow
@@ -212,20 +173,20 @@ def rows(path: Path, field: str, advance: Advance) -> Iterator[Document | Malfor
                 batches = table.iter_batches(256, [group], [field], use_threads=False)
                 for cell in (cell for batch in batches for cell in batch.column(0)):
                     number += 1
-                    yield from_value(cell.as_py(), field, f"{path}:{number}")
+                    yield value_document(cell.as_py(), field, f"{path}:{number}")
                 advance(size * (group + 1) // count - size * group // count)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path} cannot be read as parquet: {reason}") from error
 
 
-class Utf8:
-    """Chunks of UTF-8 to text; what is none becomes U+FFFD, and `damaged` then says so."""
+class Utf8Decoder:
+    """Chunks of UTF-8 to text; wrong bytes become U+FFFD and set `damaged`."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.decoder, self.damaged = codecs.getincrementaldecoder("utf-8")("strict"), False
 
-    def __call__(self, chunk: bytes, final: bool = False) -> str:
+    def decode(self, chunk: bytes, final: bool = False) -> str:
         state = self.decoder.getstate()
         try:
             return self.decoder.decode(chunk, final)
@@ -235,30 +196,41 @@ class Utf8:
             self.decoder.setstate(state)
             return self.decoder.decode(chunk, final)
 
-    def all(self, chunks: Iterable[bytes]) -> Iterator[str]:
-        yield from map(self, chunks)
-        yield self(b"", final=True)
+    def decode_all(self, chunks: Iterable[bytes]) -> Iterator[str]:
+        yield from map(self.decode, chunks)
+        yield self.decode(b"", final=True)
 
 
-def pieces(texts: Iterable[str], size: int) -> Iterator[str]:
-    """A text that comes in parts, in pieces of at most `size` characters that depend on it alone.
+def encode_chunks(
+    tokenizer: Tokenizer, chunks: Iterable[bytes], utf8: Utf8Decoder
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Tokens of a document, `PIECE` characters at a time, and the bytes of text they stand for."""
+    if isinstance(tokenizer, ByteTokenizer):
+        yield from ((np.frombuffer(chunk, np.uint8), len(chunk)) for chunk in chunks)
+    else:
+        for piece, tokens in tokenizer.encode_all(split_text(utf8.decode_all(chunks), PIECE)):
+            yield np.array(tokens, np.int64), len(piece.encode())
 
-    They are cut after the last line end that stands between two visible characters, where a
-    tokenizer begins a new word anyway; failing that, after any white space.
+
+def split_text(texts: Iterable[str], size: int) -> Iterator[str]:
+    """The joined texts in pieces of at most `size` characters, which depend on the whole alone.
+
+    A piece ends after the last line end between two visible characters, where a tokenizer begins
+    a new word anyway; without such a place, after any white space.
     """
     rest = ""
     for text in texts:
         rest += text
         while len(rest) > size:
-            end = last_cut(rest, size)
+            end = piece_end(rest, size)
             yield rest[:end]
             rest = rest[end:]
     if rest:
         yield rest
 
 
-def last_cut(text: str, size: int) -> int:
-    """Where to cut the first `size` characters or fewer off a longer text."""
+def piece_end(text: str, size: int) -> int:
+    """The number of characters, at most `size`, of the first piece of a longer text."""
     end = text.rfind("\n", 1, size)
     while end > 0:
         if not text[end - 1].isspace() and not text[end + 1].isspace():

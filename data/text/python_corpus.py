@@ -1,6 +1,6 @@
-"""The built-in corpus: the library sources of the Python that runs, so nothing is downloaded.
+"""The built-in corpus: the library sources of the running Python; nothing is downloaded.
 
-They differ between versions of Python: compare results only where the manifest's hash is the same.
+They differ between versions of Python: compare results only if the manifests have the same hash.
 """
 
 import sysconfig
@@ -33,19 +33,19 @@ HELD_OUT = (
     "urllib/request.py",
     "xml/dom/minidom.py",
 )
-"""Documents to measure on: long (32 KiB or more in Python 3.11 to 3.13), and of many topics."""
+"""The validation documents: long (32 KiB or more in Python 3.11 to 3.13), and of many topics."""
 
-# tests, other people's packages, tables, and what stands there a second time
-LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
-LEFT_OUT |= {"lib2to3", "encodings", "pydoc_data", "_pydecimal.py"}
-OF_THE_MACHINE = ("config-", "_sysconfigdata", "sitecustomize")  # written when Python was built
+# tests, installed packages, tables, and duplicates
+EXCLUDED = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
+EXCLUDED |= {"lib2to3", "encodings", "pydoc_data", "_pydecimal.py"}
+BUILD_FILES = ("config-", "_sysconfigdata", "sitecustomize")  # they differ between machines
 
 
 def stdlib_files() -> tuple[list[Path], list[Path]]:
-    """Files to learn from and files to measure on, sorted; ValueError when there are none."""
+    """The training files and the validation files, sorted. Raises ValueError if there are none."""
     root = Path(sysconfig.get_path("stdlib"))
     held_out = {root / name for name in HELD_OUT}
-    files = sorted(path for path in root.rglob("*.py") if kept(path.relative_to(root)))
+    files = sorted(path for path in root.rglob("*.py") if is_included(path.relative_to(root)))
     train = [path for path in files if path not in held_out]
     validation = [path for path in files if path in held_out]
     if not train or not validation:
@@ -53,6 +53,6 @@ def stdlib_files() -> tuple[list[Path], list[Path]]:
     return train, validation
 
 
-def kept(path: Path) -> bool:
-    """Whether a path inside the library is part of the corpus."""
-    return not any(part in LEFT_OUT or part.startswith(OF_THE_MACHINE) for part in path.parts)
+def is_included(path: Path) -> bool:
+    """Whether a file of the library is part of the corpus."""
+    return not any(part in EXCLUDED or part.startswith(BUILD_FILES) for part in path.parts)

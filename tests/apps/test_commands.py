@@ -17,7 +17,8 @@ from tttvideo.apps import demo, fit
 from tttvideo.apps.cli import COMMANDS, main
 from tttvideo.data.tokens import TokenFile, open_tokens
 from tttvideo.data.video.drawn import bouncing_glyphs
-from tttvideo.data.video.reader import VideoReader, write_video
+from tttvideo.data.video.reader import VideoReader
+from tttvideo.data.video.writer import write_video
 
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,6 @@ from tttvideo.apps import generate
 from tttvideo.apps.cli import main
 from tttvideo.apps.show.stream_text import StreamedText, print_texts
 from tttvideo.backbone import Backbone, BackboneConfig
-from tttvideo.data.text import corpus_workers as units
 from tttvideo.data.text import documents as text
 from tttvideo.data.text.tokenizer import ByteTokenizer, JsonTokenizer, train_bpe
 from tttvideo.mixers.ttt import TTTConfig
@@ -105,13 +104,13 @@ def test_a_file_of_prompts_has_one_in_each_line(said):
 def test_a_file_read_in_pieces_is_the_text_read_at_once(said, name, monkeypatch):
     whole = said(f"{name}.ckpt", "--prompt", BOOK, *SEEDED)
     monkeypatch.setattr(text, "CHUNK", 7)
-    monkeypatch.setattr(units, "PIECE", 100)
+    monkeypatch.setattr(text, "PIECE", 100)
     monkeypatch.setattr(texts, "CHUNK", 48)
     assert BOOK + said(f"{name}.ckpt", "--prompt-file", "book.txt", *SEEDED) == whole
 
 
 def test_tokens_do_not_depend_on_how_a_text_comes(monkeypatch):
-    monkeypatch.setattr(units, "PIECE", 100)
+    monkeypatch.setattr(text, "PIECE", 100)
     data = BOOK.encode()
     for size in (1, 64, len(data)):
         chunks = [data[i : i + size] for i in range(0, len(data), size)]

@@ -17,10 +17,9 @@ import pytest
 import zstandard
 
 from tttvideo.apps.cli import main
-from tttvideo.data.text import corpus
-from tttvideo.data.text import corpus_workers as units
-from tttvideo.data.text import python_corpus as stdlib
-from tttvideo.data.text.documents import find_files
+from tttvideo.data.inputs import find_files
+from tttvideo.data.text import corpus, python_corpus
+from tttvideo.data.text import corpus_workers as workers
 from tttvideo.data.text.tokenizer import train_bpe
 from tttvideo.data.tokens import open_tokens
 
@@ -32,7 +31,7 @@ ALL = ["train", "validation"]
 @pytest.fixture(autouse=True)
 def inside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(corpus, "UNIT_BYTES", 600)
+    monkeypatch.setattr(corpus, "ITEM_BYTES", 600)
 
 
 def prepare(line, out="out"):
@@ -158,8 +157,8 @@ def test_a_gz_file_may_be_padded_with_zeros_as_gzip_allows(monkeypatch):
 def test_the_number_of_workers_changes_nothing(vocabulary):
     write_texts()
     line = f"books {vocabulary} --validation 0.3 --shard-tokens 200"
-    for workers in (1, 2):
-        manifest = prepare(f"{line} --workers {workers}", f"out{workers}")
+    for count in (1, 2):
+        manifest = prepare(f"{line} --workers {count}", f"out{count}")
     assert len(manifest["shards"]) > 10
     assert snapshot("out1") == snapshot("out2")
     assert manifest["tokenizer"] == open_tokens("out1/train").header.tokenizer
@@ -227,17 +226,17 @@ def test_a_killed_run_that_is_started_again_gives_the_same_bit_for_bit(monkeypat
             (job.folder / f"{number:05}.train.00000.bin.partial").write_text("half")
             raise Killed
         done.append(number)
-        do_unit(job, tokenizer, number, sources, advance)
+        prepare_item(job, tokenizer, number, sources, advance)
 
-    do_unit = units.do_unit
+    prepare_item = workers.prepare_item
     with monkeypatch.context() as patch:
-        patch.setattr(units, "do_unit", do_then_die)
+        patch.setattr(workers, "prepare_item", do_then_die)
         with pytest.raises(Killed):
             prepare(line, "cut")
     assert not Path("cut/train").exists()
     repeated = []
     with monkeypatch.context() as patch:
-        patch.setattr(units, "do_unit", lambda *a: (repeated.append(a[2]), do_unit(*a)))
+        patch.setattr(workers, "prepare_item", lambda *a: (repeated.append(a[2]), prepare_item(*a)))
         patch.setattr(corpus, "train_bpe", None)  # it was trained
         prepare(line, "cut")
     assert not set(done) & set(repeated)
@@ -291,8 +290,10 @@ def test_a_record_that_a_power_cut_left_unreadable_costs_its_unit_alone(monkeypa
         with pytest.raises(Killed):
             prepare("books --workers 1", "cut")
     Path("cut/working/00002.json").write_bytes(left)
-    repeated, do_unit = [], units.do_unit
-    monkeypatch.setattr(units, "do_unit", lambda *a: (repeated.append(a[2]), do_unit(*a)))
+    repeated, prepare_item = [], workers.prepare_item
+    monkeypatch.setattr(
+        workers, "prepare_item", lambda *a: (repeated.append(a[2]), prepare_item(*a))
+    )
     prepare("books --workers 1", "cut")
     assert repeated == [2]
     assert snapshot("cut") == snapshot("whole")
@@ -324,18 +325,18 @@ KILLS_ITSELF = """
 import os, signal, sys
 from multiprocessing import active_children
 from tttvideo.apps.cli import main
-from tttvideo.data.text import corpus, corpus_workers as units
+from tttvideo.data.text import corpus, corpus_workers as workers
 
-corpus.UNIT_BYTES = 600
+corpus.ITEM_BYTES = 600
 
-def wait_then_die(*arguments, wait=units.wait, **options):
+def wait_then_die(*arguments, wait=workers.wait, **options):
     found = wait(*arguments, **options)
     if found.done:
         print(*(child.pid for child in active_children()), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     return found
 
-units.wait = wait_then_die
+workers.wait = wait_then_die
 main(sys.argv[1:])
 """
 
@@ -370,15 +371,15 @@ def test_workers_end_when_their_parent_is_killed_and_the_next_run_goes_on():
 
 def test_a_worker_that_dies_is_told_of_and_what_is_done_is_kept(monkeypatch):
     write_texts()
-    real = units.wait
+    real = workers.wait
 
     def kill_a_worker(*arguments, **options):
-        for child in units.get_context("spawn").active_children():
+        for child in workers.get_context("spawn").active_children():
             child.kill()
         return real(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(units, "wait", kill_a_worker)
+        patch.setattr(workers, "wait", kill_a_worker)
         assert "a worker process died" in message_of("books --workers 2")
     assert Path("out/working/plan.json").exists()
     prepare("books --workers 1")
@@ -403,7 +404,7 @@ def test_another_corpus_is_not_mixed_with_what_is_there(monkeypatch):
     Path("books/00.txt").write_text("other")
     assert "(files were added, removed or changed since)" in message_of("books")
     with monkeypatch.context() as patch:
-        patch.setattr(corpus, "do_rest", lambda *_: (_ for _ in ()).throw(Killed))
+        patch.setattr(corpus, "prepare_sources", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             prepare("books", "begun")
     assert "begun holds another corpus (field is 'text' there" in message_of(
@@ -414,7 +415,7 @@ def test_another_corpus_is_not_mixed_with_what_is_there(monkeypatch):
         prepare("books", "old")
     assert "old holds another corpus (version is 1 there and" in message_of("books", "old")
     Path("taken/train").mkdir(parents=True)
-    assert "taken/train is there already" in message_of("books", "taken")
+    assert "taken/train exists already" in message_of("books", "taken")
     assert "books/01.txt is a file; name a folder" in message_of("books", "books/01.txt")
     assert snapshot("taken") == {}
 
@@ -464,7 +465,7 @@ def test_malformed_lines_are_counted_and_named(line, capsys):
     message = message_of("a.jsonl --workers 1 --max-bad 0.09", "none")
     said = "1 of 11 lines hold no text, a larger share than --max-bad 0.09: a.jsonl:10 "
     assert said + MALFORMED[line] in message
-    assert "what is done is kept, and a larger --max-bad goes on from there" in message
+    assert "the finished work is kept, and a larger --max-bad resumes it" in message
     assert not set(os.listdir("none")) & {"manifest.json", *ALL}
 
 
@@ -478,7 +479,7 @@ def test_a_larger_share_of_malformed_lines_goes_on_from_what_is_done(monkeypatch
             f"{line} {share}"
         )
     with monkeypatch.context() as patch:
-        patch.setattr(units, "do_unit", None)
+        patch.setattr(workers, "prepare_item", None)
         prepare(f"{line} 0.02")
     assert snapshot("out") == snapshot("whole")
 
@@ -536,7 +537,7 @@ def test_a_long_document_is_read_in_pieces_that_change_nothing(monkeypatch, voca
     Path("a.txt").write_text(text)
     prepare(f"a.txt {vocabulary} --workers 1", "whole")
     monkeypatch.setattr("tttvideo.data.text.documents.CHUNK", 1000)
-    monkeypatch.setattr(units, "PIECE", 700)
+    monkeypatch.setattr("tttvideo.data.text.documents.PIECE", 700)
     prepare(f"a.txt {vocabulary} --workers 1", "pieces")
     assert open_tokens("pieces/train").fingerprint == open_tokens("whole/train").fingerprint
 
@@ -553,7 +554,7 @@ def test_memory_does_not_grow_with_the_document():
 
 
 def test_the_built_in_corpus_holds_out_long_documents_of_its_own():
-    train, held_out = stdlib.stdlib_files()
+    train, held_out = python_corpus.stdlib_files()
     assert not set(train) & set(held_out) and len(train) > 300
     assert len(held_out) > 18 and min(path.stat().st_size for path in held_out) >= 32 << 10
     names = {path.name for path in train}
@@ -565,8 +566,8 @@ def test_the_built_in_corpus_holds_out_long_documents_of_its_own():
 
 
 def test_the_built_in_corpus_is_prepared_with_its_own_validation(monkeypatch):
-    monkeypatch.setattr(corpus, "UNIT_BYTES", 1 << 24)
-    train, held_out = stdlib.stdlib_files()
+    monkeypatch.setattr(corpus, "ITEM_BYTES", 1 << 24)
+    train, held_out = python_corpus.stdlib_files()
     manifest = prepare("stdlib --workers 1")
     assert manifest["totals"]["validation"]["documents"] == len(held_out)
     assert read_back(part="validation") == [path.read_bytes().decode() for path in held_out]

@@ -14,15 +14,10 @@ import av
 import numpy as np
 import pytest
 
-from tttvideo.data.video import reader as frames
-from tttvideo.data.video.reader import (
-    VideoError,
-    VideoReader,
-    VideoWriter,
-    open_decord,
-    probe,
-    write_video,
-)
+from tttvideo.data.video import reader as reader_room
+from tttvideo.data.video.probe import VideoError, probe
+from tttvideo.data.video.reader import VideoReader, open_decord
+from tttvideo.data.video.writer import VideoWriter, write_video
 
 
 WIDTH, HEIGHT, SIZE = 96, 64, 64
@@ -180,7 +175,7 @@ def test_a_reader_can_be_iterated_again_and_left_early(tmp_path):
 
 def test_a_file_that_decord_would_hold_in_memory_is_read_by_pyav(tmp_path, monkeypatch):
     path = make(tmp_path / "a.mp4")
-    monkeypatch.setattr(frames, "AHEAD", 40 * HEIGHT * WIDTH * 3)
+    monkeypatch.setattr(reader_room, "MOST_BYTES", 40 * HEIGHT * WIDTH * 3)
     reader = VideoReader(path, SIZE)
     assert reader.backend == "pyav" and "may come to hold" in reader.reason
 
@@ -411,7 +406,7 @@ def test_arguments_that_make_no_sense_are_refused(tmp_path, arguments, message):
 
 
 def test_without_decord_pyav_reads_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(frames, "find_spec", lambda name: None)
+    monkeypatch.setattr(reader_room, "find_spec", lambda name: None)
     reader = VideoReader(make(tmp_path / "a.mp4", count=3), SIZE)
     assert (reader.backend, reader.reason) == ("pyav", "decord is not installed")
 

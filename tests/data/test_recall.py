@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from tttvideo.apps.evaluate import recall as app
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.data.recall import texts as recall
-from tttvideo.data.recall.questions import HOPS, PAIRS, TASKS, Questions, chance, encode
+from tttvideo.data.recall.questions import HOPS, PAIRS, TASKS, Questions, chance, encode_sample
 from tttvideo.data.recall.texts import byte_length, mqar, needle, recall_documents, variables
 from tttvideo.data.text.tokenizer import ByteTokenizer
 from tttvideo.measures.recall import score_answers
@@ -103,7 +103,7 @@ def test_documents_to_train_on_are_short_and_long_and_ask_often():
 
 
 def test_a_given_text_serves_as_haystack():
-    hay = recall.taken("Vögel sangen. Es war spät? Ja!")
+    hay = recall.text_haystack("Vögel sangen. Es war spät? Ja!")
     sample = needle(np.random.default_rng(0), 400, [0.5], haystack=hay)
     assert "Vögel sangen. " in sample.text and "Es war spät? " in sample.text
     (answer,) = sample.answers
@@ -111,7 +111,7 @@ def test_a_given_text_serves_as_haystack():
     value = data[answer.start : answer.end]
     assert data[answer.source :].startswith(value) and value.isdigit()
     with pytest.raises(ValueError, match="full stops"):
-        recall.taken("no end")
+        recall.text_haystack("no end")
 
 
 def test_what_has_no_room_is_refused():
@@ -126,10 +126,10 @@ def test_what_has_no_room_is_refused():
 
 def test_tokens_of_an_answer_are_those_that_hold_a_part_of_it():
     sample = mqar(np.random.default_rng(0), 300, 4)
-    tokens, spans = encode(sample, ByteTokenizer())
+    tokens, spans = encode_sample(sample, ByteTokenizer())
     assert [(a.start, a.end) for a in sample.answers] == spans
     assert ByteTokenizer().decode(tokens) == sample.text
-    _, spans = encode(sample, Pairs())
+    _, spans = encode_sample(sample, Pairs())
     for (first, last), answer in zip(spans, sample.answers, strict=True):
         assert first == answer.start // 2 and last == (answer.end + 1) // 2
 
@@ -140,7 +140,7 @@ def test_a_tokenizer_that_loses_bytes_is_refused():
             return np.array([1] * 1000)
 
     with pytest.raises(ValueError, match="keeps every byte"):
-        encode(mqar(np.random.default_rng(0), 300, 4), Loses())
+        encode_sample(mqar(np.random.default_rng(0), 300, 4), Loses())
 
 
 CONFIG = BackboneConfig(vocab_size=11, width=16, depth=2, heads=2, mlp_width=24)

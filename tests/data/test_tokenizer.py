@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from tttvideo.data.text import tokenizer as tokenizers_room
-from tttvideo.data.text.documents import Utf8, pieces
+from tttvideo.data.text.documents import Utf8Decoder, split_text
 from tttvideo.data.text.tokenizer import (
     ByteTokenizer,
     JsonTokenizer,
@@ -152,7 +152,9 @@ def test_marks_are_found_by_their_usual_names(names, marks):
 
 def test_a_tokenizer_that_cannot_serve_is_named(tmp_path):
     path = tmp_path / "tokenizer.json"
-    with pytest.raises(ValueError, match="there is no tokenizer .*tokenizer.json; say bytes, or"):
+    with pytest.raises(
+        ValueError, match="there is no tokenizer .*tokenizer.json; choose bytes, or"
+    ):
         read_tokenizer(path)
     path.write_text('{"model": 3')
     with pytest.raises(
@@ -175,7 +177,7 @@ def test_a_name_and_a_json_give_the_tokenizer_again_and_no_other():
     assert isinstance(load_tokenizer("bytes"), ByteTokenizer)
     with pytest.raises(ValueError, match="needs its tokenizer.json"):
         load_tokenizer(bpe.name)
-    with pytest.raises(ValueError, match=f"is {bpe.name}, and the tokens are of other"):
+    with pytest.raises(ValueError, match=f"is {bpe.name}, but the tokens are of other"):
         load_tokenizer("other", bpe.to_json())
 
 
@@ -198,11 +200,11 @@ def cut_anyhow(data, rng):
 
 def test_pieces_depend_on_the_text_alone_and_cut_no_token():
     rng, text = np.random.default_rng(0), (ENGLISH + HARD + "Wisdom.\nTimes.\n\nIt\n\n" * 40) * 5
-    expected = list(pieces([text], 200))
+    expected = list(split_text([text], 200))
     assert "".join(expected) == text and max(map(len, expected)) <= 200 and len(expected) > 20
     for _ in range(5):
         chunks = cut_anyhow(text.encode(), rng)
-        assert list(pieces(Utf8().all(chunks), 200)) == expected
+        assert list(split_text(Utf8Decoder().decode_all(chunks), 200)) == expected
     tokenizer = TOKENIZERS["bpe"]
     assert sum(map(tokenizer.encode, expected), []) == tokenizer.encode(text)
 
@@ -234,9 +236,9 @@ SPACED = {
 @pytest.mark.parametrize("size", [60, 200])
 @pytest.mark.parametrize("tokenizer", SPACED.values(), ids=SPACED)
 def test_a_text_in_pieces_has_the_tokens_of_the_whole(monkeypatch, tokenizer, size):
-    monkeypatch.setattr(tokenizers_room, "REACH", 50)
+    monkeypatch.setattr(tokenizers_room, "CONTEXT", 50)
     text = "".join(line + HARD * (n % 9 == 0) for n, line in enumerate(ENGLISH.splitlines(True)))
-    found = list(tokenizer.encode_all(pieces([text], size)))
+    found = list(tokenizer.encode_all(split_text([text], size)))
     assert "".join(piece for piece, _ in found) == text and len(found) > 5
     assert [token for _, tokens in found for token in tokens] == tokenizer.encode(text)
     assert list(tokenizer.encode_all([])) == [("", [])]
@@ -244,7 +246,7 @@ def test_a_text_in_pieces_has_the_tokens_of_the_whole(monkeypatch, tokenizer, si
 
 
 def test_pieces_encoded_alone_would_have_other_tokens():
-    cut = list(pieces([ENGLISH], 60))
+    cut = list(split_text([ENGLISH], 60))
     for tokenizer in (SPACED["llama"], SPACED["metaspace first"], SPACED["byte level"]):
         assert sum(map(tokenizer.encode, cut), []) != tokenizer.encode(ENGLISH)
 
@@ -253,7 +255,7 @@ def test_pieces_encoded_alone_would_have_other_tokens():
     "text", ["x" * 50, "x y" * 20, "\n" * 50, "\n\nx" * 20, "x\n" * 20], ids=ascii
 )
 def test_a_text_without_good_places_is_cut_all_the_same(text):
-    cut = list(pieces([text], 7))
+    cut = list(split_text([text], 7))
     assert "".join(cut) == text
     assert min(map(len, cut)) > 0 and max(map(len, cut)) <= 7
 
@@ -263,8 +265,8 @@ def test_a_text_without_good_places_is_cut_all_the_same(text):
 )
 def test_bytes_that_are_no_text_are_replaced_and_noticed(data):
     for size in (1, 2, 3, 10):
-        utf8 = Utf8()
-        text = "".join(utf8.all(data[i : i + size] for i in range(0, len(data), size)))
+        utf8 = Utf8Decoder()
+        text = "".join(utf8.decode_all(data[i : i + size] for i in range(0, len(data), size)))
         assert text == data.decode(errors="replace")
         assert utf8.damaged == ("�" in text)
 

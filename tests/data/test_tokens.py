@@ -64,7 +64,7 @@ def test_a_file_that_is_no_token_file_is_named(tmp_path):
     write(path, BYTES, [[1, 2, 3]])
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match="bytes long and its header says"):
+    with pytest.raises(ValueError, match="bytes, but its header asks for"):
         TokenFile(path)
     path.write_bytes(whole.replace(b'"tokens"', b'"takens"'))
     with pytest.raises(ValueError, match="damaged header"):
@@ -146,7 +146,7 @@ def test_a_folder_that_is_not_what_the_manifest_lists_is_refused(corpus):
     shard = corpus / "train/00001.bin"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-1])
-    with pytest.raises(ValueError, match="00001.bin is .* bytes long and its header says"):
+    with pytest.raises(ValueError, match="00001.bin has .* bytes, but its header asks for"):
         open_tokens(corpus / "train")
     write(shard, BYTES, [[5, 6]])
     with pytest.raises(ValueError, match="does not hold the shards that .*manifest.json lists"):

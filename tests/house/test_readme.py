@@ -9,7 +9,7 @@ import pytest
 from tttvideo.apps import demo
 from tttvideo.apps.cli import main
 from tttvideo.data.video.drawn import bouncing_glyphs
-from tttvideo.data.video.reader import write_video
+from tttvideo.data.video.writer import write_video
 
 
 README = (Path(__file__).parents[2] / "README.md").read_text()

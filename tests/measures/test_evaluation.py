@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tttvideo.backbone import Backbone, BackboneConfig
-from tttvideo.data import eval_targets as spans
+from tttvideo.data import eval_targets
 from tttvideo.kernels import Packed, inner, reference
 from tttvideo.measures.costs import reset_costs, token_costs
 from tttvideo.measures.document_stats import Tally, log_bins, ratio, tally
@@ -198,22 +198,22 @@ def test_a_model_without_an_inner_loop_has_no_inner_losses():
 
 def test_documents_long_enough_are_taken_evenly():
     starts = np.array([0, 10, 15, 40, 60])  # sizes 10 5 25 20 40
-    begins, sizes = spans.documents(starts, 100, 10, most=3)
+    begins, sizes = eval_targets.choose_documents(starts, 100, 10, most=3)
     assert begins.tolist() == [0, 40, 60] and sizes.tolist() == [10, 20, 40]
     with pytest.raises(ValueError, match="the longest has 40; choose --length 39 or less, or --jo"):
-        spans.documents(starts, 100, 41, most=3)
+        eval_targets.choose_documents(starts, 100, 41, most=3)
 
 
 def test_joined_documents_begin_with_one_and_share_no_token():
     starts = np.array([0, 10, 15, 40, 60])
-    begins, sizes = spans.documents(starts, 100, 30, most=9, join=True)
+    begins, sizes = eval_targets.choose_documents(starts, 100, 30, most=9, join=True)
     assert begins.tolist() == [0, 40] and sizes.tolist() == [30, 30]
     with pytest.raises(ValueError, match="choose --length 99 or less$"):
-        spans.documents(starts, 100, 101, most=9, join=True)
+        eval_targets.choose_documents(starts, 100, 101, most=9, join=True)
 
 
 def test_targets_have_their_context_and_do_not_overlap():
-    owners, places = spans.targets([20, 28, 100], context=16, span=4, most=3)
+    owners, places = eval_targets.place_targets([20, 28, 100], context=16, span=4, most=3)
     assert owners.tolist() == [0, 1, 1, 1, 2, 2, 2]
     assert places.tolist() == [16, 16, 20, 24, 16, 56, 96]
 
@@ -222,13 +222,13 @@ def test_targets_have_their_context_and_do_not_overlap():
 def test_shuffled_contexts_hold_the_same_pieces_and_none_of_their_own_document(context):
     owners = np.array([0, 0, 1, 1, 1, 2, 3])
     contexts = np.arange(7 * context).reshape(7, context)
-    found = spans.shuffled(contexts, owners, piece=8)
+    found = eval_targets.shuffle_pieces(contexts, owners, piece=8)
     assert sorted(found.flat) == list(range(7 * context))
     assert (owners[found // context] != owners[:, None]).all()
     pieces = found[:, context % 8 :].reshape(-1, 8)
     assert (np.diff(pieces, axis=1) == 1).all()
-    assert not spans.can_shuffle(np.array([0, 0, 1]))
+    assert not eval_targets.can_shuffle(np.array([0, 0, 1]))
 
 
 def test_gathered_rows_are_tokens_and_zeros_behind_the_last():
-    assert spans.gather(np.arange(10) + 1, [0, 8], 3).tolist() == [[1, 2, 3], [9, 10, 0]]
+    assert eval_targets.read_rows(np.arange(10) + 1, [0, 8], 3).tolist() == [[1, 2, 3], [9, 10, 0]]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from tttvideo.data.eval_targets import gather, shuffled
+from tttvideo.data.eval_targets import read_rows, shuffle_pieces
 from tttvideo.files import read_json, write_json
 
 from .costs import reset_costs, token_costs
@@ -108,7 +108,7 @@ class Meter:
         rows, edges = max(1, self.plan.batch // length), log_bins(length)
         parts = []
         for first in range(0, len(begins), rows):
-            tokens = gather(self.data.tokens, begins[first : first + rows], length + 1)
+            tokens = read_rows(self.data.tokens, begins[first : first + rows], length + 1)
             found = self.noted(name, costs(tokens))
             parts.append(self.tally(found, tokens[:, 1:], edges))
         return Tally.stack(parts)
@@ -118,9 +118,9 @@ class Meter:
         plan, read = self.plan, max(context, 1)
         name = f"shuffled context {context:,}" if other else f"context {context:,}"
         begins = plan.begins[plan.owners] + plan.places - read
-        tokens = gather(self.data.tokens, begins, read + plan.span)
+        tokens = read_rows(self.data.tokens, begins, read + plan.span)
         if other:
-            tokens[:, :read] = shuffled(tokens[:, :read], plan.owners, plan.reset)
+            tokens[:, :read] = shuffle_pieces(tokens[:, :read], plan.owners, plan.reset)
         costs = self.noted(name, self.costs(tokens, plan.span), first=read)
         return self.grouped(costs, tokens[:, read:])
 
@@ -128,7 +128,7 @@ class Meter:
         plan = self.plan
         since = (plan.places - 1) % plan.reset  # tokens of the target's piece before its first one
         begins = plan.begins[plan.owners] + plan.places - 1 - since
-        tokens = gather(self.data.tokens, begins, plan.reset_pieces * plan.reset + 1)
+        tokens = read_rows(self.data.tokens, begins, plan.reset_pieces * plan.reset + 1)
         columns = since[:, None] + np.arange(plan.span)
         costs = self.noted("reset of the targets", self.costs_of_pieces(tokens))
         costs = np.take_along_axis(costs, columns, axis=1)
@@ -136,7 +136,7 @@ class Meter:
 
     def inner(self) -> list[Losses]:
         begins = self.plan.begins[: self.plan.inner_documents]
-        tokens = gather(self.data.tokens, begins, self.plan.inner_length)
+        tokens = read_rows(self.data.tokens, begins, self.plan.inner_length)
         return inner_losses(self.backbone, torch.from_numpy(tokens), self.advance)
 
     def noted(self, name: str, costs: np.ndarray, first: int = 1) -> np.ndarray:

@@ -6,7 +6,7 @@ from argparse import Namespace
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from tttvideo.data import eval_targets as spans
+from tttvideo.data.eval_targets import can_shuffle, choose_documents, place_targets
 
 
 if TYPE_CHECKING:
@@ -90,8 +90,9 @@ def make_plan(options: Namespace, data: "Tokens", window: int | None) -> Plan:
         raise ValueError(
             f"--contexts must be from 0 to {full}: --length {length} less targets of {span}"
         )
-    begins, sizes = spans.documents(data.starts, total, length + 1, options.documents, options.join)
-    owners, places = spans.targets(sizes, contexts[-1], span, options.targets)
+    found = choose_documents(data.starts, total, length + 1, options.documents, options.join)
+    begins, sizes = found
+    owners, places = place_targets(sizes, contexts[-1], span, options.targets)
     return Plan(
         begins=begins,
         length=length,
@@ -100,7 +101,7 @@ def make_plan(options: Namespace, data: "Tokens", window: int | None) -> Plan:
         contexts=tuple(contexts),
         owners=owners,
         places=places,
-        shuffle=spans.can_shuffle(owners),
+        shuffle=can_shuffle(owners),
         batch=options.batch,
         join=options.join,
     )

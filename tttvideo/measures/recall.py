@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tttvideo.backbone import Backbone
-from tttvideo.data.recall.questions import Cell, batch
+from tttvideo.data.recall.questions import Cell, encode_batch
 from tttvideo.data.text.tokenizer import Tokenizer
 from tttvideo.reading import CHUNK, read, score_hidden
 
@@ -38,7 +38,7 @@ def recall_cells(
         exact, bits = [], []
         for start in range(0, len(cell.samples), BATCH):
             samples = cell.samples[start : start + BATCH]
-            arrays = batch(samples, tokenizer, bos)
+            arrays = encode_batch(samples, tokenizer, bos)
             tokens, answers = (torch.from_numpy(array).to(device) for array in arrays)
             found = score_answers(backbone, tokens, answers, chunk=CALL // len(samples))
             exact += (found[0] & found[1].isfinite()).tolist()

@@ -1,0 +1,93 @@
+"""Frames into an mp4."""
+
+import os
+from collections.abc import Iterable
+from contextlib import ExitStack
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Self
+
+import av
+import numpy as np
+
+from tttvideo.files import replacing
+
+
+def write_video(
+    path: str | os.PathLike, frames: Iterable[np.ndarray], fps: float, lossless: bool = False
+) -> None:
+    """Write all frames, uint8 (H, W, 3), into one mp4; see VideoWriter."""
+    with VideoWriter(path, fps, lossless) as writer:
+        for frame in frames:
+            writer.write(frame)
+
+
+class VideoWriter:
+    """A context that writes frames into an mp4; the file appears when the context ends well.
+
+    Arguments:
+        path: the file to write; ends in .mp4.
+        fps: frames per second, such as 30 or 29.97.
+        lossless: keep every bit (RGB, which few players show). Otherwise small files that browsers
+            play; their sizes are even: odd frames repeat their last row or column.
+    """
+
+    def __init__(self, path: str | os.PathLike, fps: float, lossless: bool = False) -> None:
+        self.path, self.lossless = Path(path), lossless
+        if self.path.suffix != ".mp4":
+            raise ValueError(f"{path} does not end in .mp4, the only format that is written")
+        if not self.path.parent.is_dir():
+            raise ValueError(f"the folder {self.path.parent} does not exist; make it first")
+        if not 0.01 <= fps <= 1000:  # NaN too
+            raise ValueError(f"fps is {fps}; it must be from 0.01 to 1000 frames per second")
+        self.rate = Fraction(fps).limit_denominator(1001)  # 29.97002997 is 30000 / 1001
+        self.stream: Any = None
+        self.shape: tuple[int, ...] = ()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            partial = stack.enter_context(replacing(self.path))
+            options = {"movflags": "+faststart"}
+            file = av.open(os.path.abspath(partial), "w", format="mp4", options=options)
+            self.container = stack.enter_context(file)
+            stack.push(self.end_stream)
+            self.opened = stack.pop_all()
+        return self
+
+    def write(self, frame: np.ndarray) -> None:
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+            raise ValueError(f"frame is {frame.dtype} {frame.shape}; it must be uint8 (H, W, 3)")
+        self.shape = self.shape or frame.shape
+        if frame.shape != self.shape:
+            raise ValueError(f"frame is {frame.shape}; the first one was {self.shape}")
+        frame = frame if self.lossless else pad_to_even(frame)
+        self.stream = self.stream or self.new_stream(*frame.shape[:2])
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        self.container.mux(self.stream.encode(picture))
+
+    def new_stream(self, height: int, width: int) -> Any:
+        """Lossless: short closed GOPs without B-frames, which every reader gets right."""
+        if self.lossless:
+            codec, pixels, options = "libx264rgb", "rgb24", {"qp": "0", "bf": "0", "g": "30"}
+        else:
+            codec, pixels, options = "libx264", "yuv420p", {"crf": "16"}
+        stream: Any = self.container.add_stream(codec, rate=self.rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, pixels
+        return stream
+
+    def __exit__(self, *failure: Any) -> None:
+        self.opened.__exit__(*failure)
+
+    def end_stream(self, kind: type | None, *_: Any) -> None:
+        """Write the frames that the encoder still holds, unless an error ends the context."""
+        if kind is not None:
+            return
+        if self.stream is None:
+            raise ValueError(f"no frame was written to {self.path}; write at least one")
+        self.container.mux(self.stream.encode(None))
+
+
+def pad_to_even(frame: np.ndarray) -> np.ndarray:
+    """The frame with its last row or column repeated where their number is odd."""
+    height, width = frame.shape[:2]
+    return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
