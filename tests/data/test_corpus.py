@@ -69,7 +69,7 @@ def message_of(line, out="out"):
     with pytest.raises(SystemExit) as stopped:
         prepare(line, out)
     message = str(stopped.value)
-    assert message.startswith("tttvideo prepare: ") and "\n" not in message
+    assert message.startswith("tttvideo prepare text: ") and "\n" not in message
     return message
 
 
@@ -393,7 +393,7 @@ def test_a_finished_corpus_is_left_as_it_is(capsys):
     first = capsys.readouterr().out
     prepare("books --workers 2 --max-bad 0.5")
     assert {path: path.stat().st_mtime_ns for path in Path("out").rglob("*")} == before
-    assert capsys.readouterr().out == "out was prepared before\n" + first
+    assert capsys.readouterr().out == "out is already prepared\n" + first
     assert first.splitlines()[-1].startswith("hash ")
 
 
