@@ -89,6 +89,7 @@ class FitCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("data.header", "model.init_args.header", apply_on="instantiate")
         parser.add_argument("--out", default="out/run", help="folder of all that the run writes")
         parser.add_argument(
             "--wandb", choices=["off", "online", "offline"], default="off", help="log to wandb too"

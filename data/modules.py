@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import chain, takewhile
 
 import numpy as np
@@ -16,7 +17,7 @@ from tttvideo.progress import progress
 
 from .inputs import VIDEO_SUFFIXES, find_files
 from .order import Frames, ResumableLoader, Windows, collate
-from .tokens import Header, open_tokens
+from .tokens import Header, Tokens, open_tokens
 
 
 class TokenData(LightningDataModule):
@@ -57,6 +58,11 @@ class TokenData(LightningDataModule):
         self.lanes, self.share_fresh = lanes, share_fresh
         self.reset_at_documents = reset_at_documents
 
+    @cached_property
+    def file(self) -> Tokens:
+        """The training tokens, opened at their first use."""
+        return open_tokens(self.train)
+
     @property
     def header(self) -> Header:
         """The header of the training tokens."""
@@ -66,7 +72,7 @@ class TokenData(LightningDataModule):
         check_counts(window=self.window, batch_size=self.batch_size)
         if not 0 <= self.share_fresh <= 1:
             raise ValueError(f"data.share_fresh is {self.share_fresh}; it must be from 0 to 1")
-        self.file = self.validation_file = open_tokens(self.train)
+        self.validation_file = self.file
         self.tokenizer_json: str | None = None  # of text whose tokens are not bytes
         if self.header.kind == "text":
             self.tokenizer_json = tokenizer_of(self.train, self.header.tokenizer).to_json()

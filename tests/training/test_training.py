@@ -11,24 +11,26 @@ from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.data.order import Window
 from tttvideo.data.text.documents import BYTES
 from tttvideo.data.tokens import Header
+from tttvideo.measures.video import psnr
 from tttvideo.mixers.mamba import MambaConfig
 from tttvideo.mixers.registry import MIXERS as MIXER_ENTRIES
 from tttvideo.mixers.ttt import TTTConfig
-from tttvideo.training.tokens import OptimConfig, TokenModel, psnr
+from tttvideo.training.outer_loop import OptimConfig
+from tttvideo.training.tokens import TokenModel
 from tttvideo.video.frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
 from tttvideo.weights.checkpoints import save_tokens_model
 
 
-def model(inner="linear", header=BYTES, mixer="ttt", start_from=None, **optim):
-    """A TokenModel as Lightning would set it up for a run of 100 steps."""
+def model(inner="linear", mixer="ttt", header=BYTES, tokenizer=None, start_from=None, **optim):
+    """A TokenModel, attached to a trainer of 100 steps."""
     torch.manual_seed(0)
     ttt = TTTConfig(inner=inner, mini_batch_size=4)
     sizes = {"width": 16, "depth": 2, "heads": 2, "mlp_width": 24, "window_frames": 1}
     mamba = MambaConfig(head_dim=8)
     config = BackboneConfig(**sizes, mixer=mixer, ttt=ttt, mamba=mamba)
-    module = TokenModel(config, OptimConfig(**optim), start_from=start_from)
-    data = SimpleNamespace(header=header, lanes=False, share_fresh=0.3, tokenizer_json=None)
-    trainer = SimpleNamespace(
+    module = TokenModel(config, header, OptimConfig(**optim), tokenizer, start_from)
+    data = SimpleNamespace(lanes=False, share_fresh=0.3, tokenizer_json=None)
+    module._trainer = SimpleNamespace(
         datamodule=data,
         estimated_stepping_batches=100,
         global_step=0,
@@ -36,9 +38,6 @@ def model(inner="linear", header=BYTES, mixer="ttt", start_from=None, **optim):
         world_size=1,
         state=SimpleNamespace(fn="fit"),
     )
-    module._trainer = trainer
-    if header.kind == "text":
-        module.configure_model()
     return module
 
 
@@ -208,44 +207,42 @@ def test_carried_lanes_follow_the_model_to_its_device():
     assert all(x.device.type == "meta" for state in module.carried for x in leaves(state))
 
 
-def test_tokens_of_another_frame_tokenizer_are_refused(tmp_path):
+@pytest.fixture
+def frame_tokenizer(tmp_path):
+    """A frame tokenizer and its checkpoint."""
+    torch.manual_seed(0)
     config = FrameTokenizerConfig(size=16, width=8, blocks=1)
-    tokenizer = FrameTokenizer(config)
+    tokenizer, path = FrameTokenizer(config), str(tmp_path / "t.ckpt")
     about = {"model": "frame tokenizer", "frame_tokenizer": vars(config)}
     weights = {f"tokenizer.{name}": tensor for name, tensor in tokenizer.state_dict().items()}
-    torch.save({"tttvideo": about, "state_dict": weights}, tmp_path / "t.ckpt")
+    torch.save({"tttvideo": about, "state_dict": weights}, path)
+    return tokenizer, path
+
+
+def test_tokens_of_another_frame_tokenizer_are_refused(frame_tokenizer):
+    tokenizer, path = frame_tokenizer
     right = Header("video", tokenizer.fingerprint(), 1000, grid=(2, 2))
-    for header, message in (
-        (right, "set model.frame_tokenizer"),
-        (Header("video", "other", 1000, grid=(2, 2)), "made by frame tokenizer other"),
-    ):
-        module = model(header=header)
-        if header is not right:
-            module.frame_tokenizer_path = str(tmp_path / "t.ckpt")
-        with pytest.raises(ValueError, match=message):
-            module.configure_model()
-    module = model(header=right)
-    module.frame_tokenizer_path = str(tmp_path / "t.ckpt")
-    module.configure_model()
+    with pytest.raises(ValueError, match="set model.frame_tokenizer"):
+        model(header=right)
+    with pytest.raises(ValueError, match="made by frame tokenizer other"):
+        model(header=Header("video", "other", 1000, grid=(2, 2)), tokenizer=path)
+    module = model(header=right, tokenizer=path)
     assert module.backbone.config.grid == (2, 2)
     assert not any(p.requires_grad for p in module.frame_tokenizer.parameters())
 
 
 def test_psnr_is_of_each_frame():
-    difference = torch.zeros(2, 4, 4, 3)
-    difference[0] = 0.1
-    assert psnr(difference).tolist() == pytest.approx([20, 100])
+    truth = torch.zeros(2, 4, 4, 3)
+    frames = truth.clone()
+    frames[0] = 0.1
+    assert psnr(frames, truth).tolist() == pytest.approx([20, 100])
 
 
-def test_embeddings_of_near_codes_begin_alike():
-    torch.manual_seed(0)
-    config = FrameTokenizerConfig(size=16, width=8, blocks=1)
-    module = model(header=Header("video", "x", 1000, grid=(2, 2)))
-    module.header = module._trainer.datamodule.header
-    module.frame_tokenizer = FrameTokenizer(config)
-    module.backbone = Backbone(BackboneConfig(1000, 16, 1, 2, 24, grid=(2, 2), window_frames=1))
-    module.embed_alike()
-    codes = module.frame_tokenizer.fsq.to_codes(torch.arange(1000))
+def test_embeddings_of_near_codes_start_near_each_other(frame_tokenizer):
+    tokenizer, path = frame_tokenizer
+    header = Header("video", tokenizer.fingerprint(), 1000, grid=(2, 2))
+    module = model(header=header, tokenizer=path)
+    codes = tokenizer.fsq.to_codes(torch.arange(1000))
     for table in (module.backbone.embedding.weight, module.backbone.window.embedding.weight):
         apart = torch.cdist(table[:1000], table[:1000]).flatten()
         between = torch.cdist(codes, codes).flatten()

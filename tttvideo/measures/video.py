@@ -1,7 +1,9 @@
-"""How close a frame is to the true frame.
+"""How close predicted frames are to the true ones.
 
-S pixels of height and width.
+N frames, S pixels of height and width.
 """
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +18,22 @@ from torchmetrics.functional.image import (
 HIGHEST = 100.0  # dB; the PSNR of two equal frames is infinite
 
 
+def psnr(frames: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, at most 100, of each frame, (N,).
+
+    frames, truth: (N, S, S, 3) or (N, 3, S, S), floats from 0 to 1.
+    """
+    each_frame: Any = {"reduction": "none", "dim": (1, 2, 3)}
+    return peak_signal_noise_ratio(frames, truth, 1.0, **each_frame).clamp_max(HIGHEST)
+
+
 def frame_quality(image: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """PSNR in dB, at most 100, and SSIM of one frame (S, S, 3) uint8 against the true frame."""
     frame, true = to_batch(image), to_batch(truth)
     if torch.equal(frame, true):
         return HIGHEST, 1.0
-    psnr = peak_signal_noise_ratio(frame, true, data_range=1.0)
     ssim = structural_similarity_index_measure(frame, true, data_range=1.0)
-    return min(psnr.item(), HIGHEST), ssim.item()
+    return psnr(frame, true).item(), ssim.item()
 
 
 def to_batch(image: np.ndarray) -> Tensor:

@@ -1,6 +1,7 @@
-"""The outer loop: what `tttvideo fit` trains."""
+"""The outer loop: the models that `tttvideo fit` trains."""
 
-from .tokens import FrameTokenizerModel, TokenModel
+from .frames import FrameTokenizerModel
+from .tokens import TokenModel
 
 
 __all__ = ["FrameTokenizerModel", "TokenModel"]

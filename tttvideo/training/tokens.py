@@ -1,102 +1,59 @@
-"""The outer loop: a LightningModule for models of tokens, text or video, and one for frames.
+"""Training of models of tokens, text or video.
 
-The model's vocabulary and frame grid come from the data module's token file, so that they cannot
-disagree with it.
+The vocabulary and the frame grid come from the header of the token file, so that a config cannot
+contradict the data.
+
+B batch, T tokens, V vocabulary.
 """
 
 import math
-import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol, TypedDict
 
 import torch
 import torch.nn.functional as F
-from lightning import LightningModule
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from tttvideo.backbone import Backbone, BackboneConfig, BackboneState
 from tttvideo.kernels import Packed
 from tttvideo.measures.flops import training_flops
+from tttvideo.mixers.mixer import Grid
 from tttvideo.mixers.registry import CONFIGS
 from tttvideo.mixers.ttt import TTTLayer
 from tttvideo.states import from_plain, same_structure, stack, to_plain, tree_map, unstack
-from tttvideo.video.frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
+from tttvideo.video.frame_tokenizer import FrameTokenizer
 from tttvideo.weights.checkpoints import load_frame_tokenizer, load_tokens_model
 
-
-@dataclass
-class OptimConfig:
-    lr: float = 3e-3
-    """Peak learning rate of AdamW."""
-    final_lr: float = 1e-5
-    """Learning rate at the last step, reached along a cosine."""
-    warmup: float = 0.1
-    """Share of all steps in which the learning rate rises linearly from 0."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's decay rates."""
-    weight_decay: float = 0.1
-    """On every parameter, norms and inner initial weights included, as in the paper."""
-    inner_lr_start: float | None = None
-    """Factor on the inner learning rate at step 0, rising to 1 with the warm-up; null: 0.1 for
-    TTT-MLP, which needs it, and 1 for TTT-Linear."""
+from .outer_loop import OptimConfig, OuterLoop
 
 
-class OuterLoop(LightningModule):
-    """AdamW, linear warm-up, cosine, and the speed in the progress bar."""
+class TokenHeader(Protocol):
+    """The header of a token file, as data.tokens.Header has it."""
 
-    def __init__(self, optim: OptimConfig):
-        super().__init__()
-        self.optim = optim
+    kind: str
+    tokenizer: str
+    vocab_size: int
+    grid: Grid | None
+    fps: float | None
+    bos: int | None
+    eos: int | None
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        if not self.optim.lr > 0:
-            raise ValueError(f"optim.lr is {self.optim.lr}; it must be above 0")
-        total = self.trainer.estimated_stepping_batches
-        if not math.isfinite(total):
-            raise ValueError("the cosine needs an end: set trainer.max_steps or trainer.max_epochs")
-        self.warmup_steps = max(1, round(self.optim.warmup * total))
-        floor = self.optim.final_lr / self.optim.lr
 
-        def factor(step: int) -> float:
-            if step < self.warmup_steps:
-                return (step + 1) / self.warmup_steps
-            done = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
-            return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+class TrainedBefore(TypedDict):
+    tokens: int
+    flops: float
 
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            parameters, self.optim.lr, self.optim.betas, weight_decay=self.optim.weight_decay
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        done, most = checkpoint["global_step"], self.trainer.max_steps
-        if self.trainer.state.fn == TrainerFn.FITTING and 0 <= most < done:
-            raise ValueError(
-                f"the run in --out has {done} steps behind it, and trainer.max_steps is {most}; "
-                "choose another --out"
-            )
+class Trained(TypedDict):
+    """The record of training in a checkpoint; `before` is the share that `start_from` brought."""
 
-    def on_train_start(self) -> None:
-        self.clock, self.units = time.monotonic(), 0
-
-    def count(self, units: int, name: str) -> None:
-        """Show units per second, over spans of at least half a second."""
-        self.units += units
-        seconds = time.monotonic() - self.clock
-        if seconds >= 0.5:
-            rate = self.units / seconds * self.trainer.world_size
-            self.log(name, rate, prog_bar=True, on_step=True)
-            self.clock, self.units = time.monotonic(), 0
-
-    def on_validation_end(self) -> None:
-        self.clock, self.units = time.monotonic(), 0  # validation is no training time
+    tokens: int
+    flops: float
+    window: int
+    steps: int
+    before: TrainedBefore
 
 
 class TokenModel(OuterLoop):
@@ -104,57 +61,56 @@ class TokenModel(OuterLoop):
 
     Arguments:
         backbone: the model; vocab_size and grid come from the data.
-        optim: the outer loop's optimiser.
-        frame_tokenizer: checkpoint of the frame tokenizer that made a video's tokens; it is kept in
-            this model's checkpoints, so that they can show what they predict.
-        start_from: checkpoint whose weights training begins with, for instance to go on at a longer
-            context; the schedule begins anew.
+        header: facts of the token file; `fit` takes it from the data.
+        optim: the outer loop's optimizer.
+        frame_tokenizer: checkpoint of the frame tokenizer that made a video's tokens; checkpoints
+            of this model keep it, so that they can show frames.
+        start_from: checkpoint whose weights training starts with, for instance to train at a longer
+            context; the schedule starts anew.
     """
 
     def __init__(
         self,
         backbone: BackboneConfig,
+        header: Any,  # a TokenHeader; jsonargparse cannot check a Protocol without methods
         optim: OptimConfig = OptimConfig(),  # noqa: B008 - jsonargparse copies it
         frame_tokenizer: str | None = None,
         start_from: str | None = None,
     ):
         super().__init__(optim)
-        self.config, self.frame_tokenizer_path = backbone, frame_tokenizer
+        self.header: TokenHeader = header
         self.start_from = start_from
-        self.backbone: Backbone | None = None
+        config = replace(backbone, vocab_size=header.vocab_size, grid=header.grid)
+        self.backbone = Backbone(config)
         self.frame_tokenizer: FrameTokenizer | None = None
+        if header.kind == "video":
+            self.frame_tokenizer = matching_frame_tokenizer(frame_tokenizer, header)
+            if not start_from:
+                self.embed_codes(self.frame_tokenizer)
         self.resumed = False
-        self.carried: list[BackboneState] = []  # by lane, what `Backbone.detach_carry` gave
-        self.trained = {"tokens": 0, "flops": 0.0, "window": 0, "steps": 0}
-        self.trained["before"] = {"tokens": 0, "flops": 0.0}  # brought along by `start_from`
+        self.carried: list[BackboneState] = []  # by lane, as Backbone.detach_carry gives them
+        before: TrainedBefore = {"tokens": 0, "flops": 0.0}
+        self.trained: Trained = {**before, "window": 0, "steps": 0, "before": before}
 
-    def configure_model(self) -> None:
-        if self.backbone is not None:
-            return
-        self.header = header = self.trainer.datamodule.header
-        self.backbone = Backbone(
-            replace(self.config, vocab_size=header.vocab_size, grid=header.grid)
-        )
-        if header.kind == "text":
-            return
-        if self.frame_tokenizer_path is None:
-            raise ValueError("these tokens are video: set model.frame_tokenizer to the checkpoint")
-        self.frame_tokenizer = load_frame_tokenizer(self.frame_tokenizer_path).requires_grad_(False)
-        fingerprint = self.frame_tokenizer.fingerprint()
-        if fingerprint != header.tokenizer:
-            raise ValueError(
-                f"the tokens were made by frame tokenizer {header.tokenizer}, and "
-                f"{self.frame_tokenizer_path} is {fingerprint}: prepare the video again with it"
-            )
-        if not self.start_from:
-            self.embed_alike()
+    @torch.no_grad()
+    def embed_codes(self, tokenizer: FrameTokenizer) -> None:
+        """Initialise embeddings so that tokens of near codes, with similar pixels, are near."""
+        fsq = tokenizer.fsq
+        codes = fsq.to_codes(torch.arange(self.header.vocab_size, device=fsq.counts.device))
+        features = torch.cat((codes, codes.square() - codes.square().mean(0)), dim=1)
+        tables = [self.backbone.embedding.weight]
+        if self.backbone.window:
+            tables.append(self.backbone.window.embedding.weight[: len(codes)])
+        for table in tables:
+            spread = torch.randn(features.shape[1], table.shape[1], device=features.device)
+            table += features @ spread * table.std()
 
     def on_fit_start(self) -> None:
-        """Once the model is on its device, and a checkpoint, if there is one, was read."""
+        """With the model on its device, after a checkpoint, if there is one, was loaded."""
         if self.start_from and not self.resumed:
-            self.begin_with(self.start_from)
-        self.carried = [tree_map(lambda x: x.to(self.device), one) for one in self.carried]
-        data, config = self.trainer.datamodule, self.backbone.config
+            self.load_start(self.start_from)
+        self.carried = [tree_map(lambda x: x.to(self.device), state) for state in self.carried]
+        data, config = self.data, self.backbone.config
         if data.lanes and self.trainer.world_size > 1:
             raise ValueError(
                 f"data.lanes is for one process, and there are {self.trainer.world_size}; set "
@@ -167,41 +123,29 @@ class TokenModel(OuterLoop):
                 "attention.window, or a share_fresh above 0"
             )
 
-    def begin_with(self, path: str) -> None:
-        """Take the weights and the record of training of a checkpoint."""
-        other = load_tokens_model(path)
-        ours = {**functional(self.backbone.config), "tokenizer": self.header.tokenizer}
-        theirs = {**functional(other.backbone.config), "tokenizer": other.tokenizer}
-        for name in ours:
-            if name not in theirs or ours[name] != theirs[name]:
+    def load_start(self, path: str) -> None:
+        """Load the weights and the record of training of a checkpoint."""
+        start = load_tokens_model(path)
+        here = {**functional(self.backbone.config), "tokenizer": self.header.tokenizer}
+        there = {**functional(start.backbone.config), "tokenizer": start.tokenizer}
+        for name in here:
+            if name not in there or here[name] != there[name]:
                 raise ValueError(
-                    f"model.start_from {path} has {name} {theirs.get(name)}, and this model "
-                    f"{ours[name]}; say the same in its config"
+                    f"model.start_from {path} has {name} {there.get(name)}, and this model "
+                    f"{here[name]}; set the same value in its config"
                 )
-        self.backbone.load_state_dict(other.backbone.state_dict())
-        if other.trained:
-            self.trained = dict(other.trained)
-            self.trained["before"] = {name: other.trained[name] for name in ("tokens", "flops")}
-
-    @torch.no_grad()
-    def embed_alike(self) -> None:
-        """Begin with embeddings in which tokens of near codes look alike, as their pixels do."""
-        fsq = self.frame_tokenizer.fsq
-        codes = fsq.to_codes(torch.arange(self.header.vocab_size, device=fsq.counts.device))
-        features = torch.cat((codes, codes.square() - codes.square().mean(0)), dim=1)
-        tables = [self.backbone.embedding.weight]
-        if self.backbone.window:
-            tables.append(self.backbone.window.embedding.weight[: len(codes)])
-        for table in tables:
-            spread = torch.randn(features.shape[1], table.shape[1], device=features.device)
-            table += features @ spread * table.std()
+        self.backbone.load_state_dict(start.backbone.state_dict())
+        if start.trained:
+            done: Any = start.trained
+            before: TrainedBefore = {"tokens": done["tokens"], "flops": done["flops"]}
+            self.trained = {**done, "before": before}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["tttvideo"] = {
             "model": "tokens",
             "backbone": asdict(self.backbone.config),
             "tokenizer": self.header.tokenizer,
-            "tokenizer_json": self.trainer.datamodule.tokenizer_json,
+            "tokenizer_json": self.data.tokenizer_json,
             "bos": self.header.bos,
             "eos": self.header.eos,
             "fps": self.header.fps,
@@ -214,18 +158,18 @@ class TokenModel(OuterLoop):
         super().on_load_checkpoint(checkpoint)
         try:
             self.carried = [from_plain(state) for state in checkpoint["lanes"]]
-            self.trained = dict(checkpoint["tttvideo"]["trained"])
+            trained: Any = dict(checkpoint["tttvideo"]["trained"])
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"the checkpoint was written by another version, without {error}; start a new run "
                 "with another --out"
             ) from error
-        self.resumed = True
+        self.trained, self.resumed = trained, True
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        inner = self.config.ttt.inner
         start = self.optim.inner_lr_start
-        start = (0.1 if inner == "mlp" else 1.0) if start is None else start
+        if start is None:
+            start = 0.1 if self.backbone.config.ttt.inner == "mlp" else 1.0
         rise = min(1.0, self.global_step / self.warmup_steps)
         self.set_inner_lr(start + (1 - start) * rise)
 
@@ -235,81 +179,94 @@ class TokenModel(OuterLoop):
     on_test_start = on_validation_start
 
     def set_inner_lr(self, factor: float) -> None:
-        for block in self.backbone.blocks:
-            if isinstance(block.mixer, TTTLayer):
-                block.mixer.lr_factor = factor
+        for module in self.backbone.modules():
+            if isinstance(module, TTTLayer):
+                module.lr_factor = factor
 
     def read(
-        self, tokens: Tensor, begins: Tensor | None, states: list[BackboneState] | None
+        self, tokens: Tensor, begins: Tensor | None, states: Sequence[BackboneState] | None
     ) -> tuple[Tensor, list[BackboneState]]:
         """Logits (B, T, V) of tokens (B, T), and the state after each row.
 
-        states: one of each row; None for fresh ones. begins: (B, T) where a document begins, there
-        the state is fresh too.
+        begins: (B, T), true where a document begins with a fresh state; None: nowhere.
+        states: one of batch 1 for each row; None: fresh ones.
         """
         if begins is None and (states is None or same_structure(states)):
-            logits, state = self.backbone(tokens, states and stack(states))
+            start = self.backbone.init_state(len(tokens)) if states is None else stack(states)
+            logits, state = self.backbone(tokens, start)
             return logits, unstack(state, len(tokens))
         states = states or [self.backbone.init_state(1)] * len(tokens)
         packed: list[BackboneState] = []
         lengths: list[int] = []
         last = []
-        for row, state in enumerate(states):
+        for row, before in enumerate(states):
             inside = [] if begins is None else begins[row].nonzero()[:, 0].tolist()
-            packed += [state] * (0 not in inside) + [self.backbone.init_state(1)] * len(inside)
+            packed += [before] * (0 not in inside) + [self.backbone.init_state(1)] * len(inside)
             borders = sorted({0, *inside, tokens.shape[1]})
             lengths += [end - begin for begin, end in pairwise(borders)]
             last.append(len(packed) - 1)
-        start = Packed(tuple(packed), tuple(lengths))
-        logits, after = self.backbone(tokens.reshape(1, -1), start)
+        logits, after = self.backbone(tokens.reshape(1, -1), Packed(tuple(packed), tuple(lengths)))
         return logits.view(*tokens.shape, -1), [after.states[place] for place in last]
 
     def lane_states(self, fresh: Tensor) -> list[BackboneState]:
-        """What each lane goes on from: what it carried, or the learned start."""
+        """The state that each lane continues from: the carried one, or the learned start."""
         start = self.backbone.init_state(1)
         carried = self.carried or [start] * len(fresh)
         lanes = zip(fresh.tolist(), carried, strict=True)
-        return [start if anew else self.backbone.attach_carry(state) for anew, state in lanes]
+        return [start if anew else self.backbone.attach_carry(carry) for anew, carry in lanes]
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean over the targets (B, T) of -log p, in nats, but for BOS, as in the paper."""
+        """Mean of -log p over the targets (B, T), in nats, excluding BOS, as in the paper."""
         ignored = -100 if self.header.bos is None else self.header.bos
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=ignored)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         states = None if batch.fresh is None else self.lane_states(batch.fresh)
-        logits, states = self.read(batch.tokens[:, :-1], batch.begins, states)
+        logits, after = self.read(batch.tokens[:, :-1], batch.begins, states)
         loss = self.loss(logits, batch.tokens[:, 1:])
         if batch.fresh is not None:
-            self.carried = [self.backbone.detach_carry(state) for state in states]
+            self.carried = [self.backbone.detach_carry(state) for state in after]
         self.log("train_loss", loss)
         self.log("train_bits", loss.detach() / math.log(2), prog_bar=True)
         self.record(batch.tokens[:, 1:])
         return loss
 
     def record(self, targets: Tensor) -> None:
-        """Count what was learned from, in all processes; targets (B, T).
+        """Add targets (B, T) of every process to the record of training.
 
-        Operations are those of windows of T tokens that begin with nothing, whatever lanes carry.
+        FLOPs are those of windows of T tokens from an empty state, also with lanes.
         """
         tokens, T = targets.numel() * self.trainer.world_size, targets.shape[1]
         self.trained["tokens"] += tokens
         self.trained["flops"] += training_flops(self.backbone.config, tokens, T)
         self.trained["window"], self.trained["steps"] = T, self.global_step + 1
-        self.count(targets.numel(), "tokens_per_s")
+        self.log_rate(targets.numel(), "tokens_per_s")
 
     def validation_step(self, batch: Any, batch_idx: int, name: str = "val") -> None:
         logits, _ = self.read(batch.tokens[:, :-1], batch.begins, None)
         loss = self.loss(logits, batch.tokens[:, 1:])
         bits = loss / math.log(2)
-        options = {"batch_size": len(batch.tokens), "sync_dist": True}
+        options: Any = {"batch_size": len(batch.tokens), "sync_dist": True}
         self.log(f"{name}_loss", loss, **options)
         self.log(f"{name}_bits", bits, prog_bar=True, **options)
         if self.header.grid:
-            self.log(f"{name}_bits_per_frame", bits * self.header.frame, **options)
+            self.log(f"{name}_bits_per_frame", bits * math.prod(self.header.grid), **options)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx, "test")
+
+
+def matching_frame_tokenizer(path: str | None, header: TokenHeader) -> FrameTokenizer:
+    """The frozen frame tokenizer that made the tokens; ValueError for any other."""
+    if path is None:
+        raise ValueError("these tokens are video: set model.frame_tokenizer to the checkpoint")
+    tokenizer = load_frame_tokenizer(path).requires_grad_(False)
+    if tokenizer.fingerprint() != header.tokenizer:
+        raise ValueError(
+            f"the tokens were made by frame tokenizer {header.tokenizer}, and {path} is "
+            f"{tokenizer.fingerprint()}: prepare the video again with it"
+        )
+    return tokenizer
 
 
 def functional(config: BackboneConfig) -> dict[str, Any]:
@@ -322,56 +279,3 @@ def functional(config: BackboneConfig) -> dict[str, Any]:
         if name not in entry.free
     }
     return shared | own
-
-
-class FrameTokenizerModel(OuterLoop):
-    """Learn to bring frames back from their tokens.
-
-    Arguments:
-        tokenizer: the autoencoder.
-        optim: the outer loop's optimiser.
-    """
-
-    def __init__(
-        self,
-        tokenizer: FrameTokenizerConfig,
-        optim: OptimConfig = OptimConfig(),  # noqa: B008 - jsonargparse copies it
-    ):
-        super().__init__(optim)
-        self.tokenizer = FrameTokenizer(tokenizer)
-
-    def setup(self, stage: str) -> None:
-        ours, theirs = self.tokenizer.config.size, self.trainer.datamodule.size
-        if ours != theirs:
-            raise ValueError(
-                f"model.tokenizer.size is {ours} and data.size {theirs}; say both alike"
-            )
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["tttvideo"] = {
-            "model": "frame tokenizer",
-            "frame_tokenizer": asdict(self.tokenizer.config),
-        }
-
-    def training_step(self, frames: Tensor, batch_idx: int) -> Tensor:
-        pixels, _ = self.tokenizer(frames)
-        difference = pixels - frames / 255
-        loss = difference.abs().mean() + difference.square().mean()
-        self.log("train_loss", loss)
-        self.log("train_psnr", psnr(difference).mean(), prog_bar=True)
-        self.count(len(frames), "frames_per_s")
-        return loss
-
-    def validation_step(self, frames: Tensor, batch_idx: int, name: str = "val") -> None:
-        pixels, _ = self.tokenizer(frames)
-        difference = pixels.clamp(0, 1) - frames / 255
-        options = {"batch_size": len(frames), "sync_dist": True, "prog_bar": True}
-        self.log(f"{name}_psnr", psnr(difference).mean(), **options)
-
-    def test_step(self, frames: Tensor, batch_idx: int) -> None:
-        self.validation_step(frames, batch_idx, "test")
-
-
-def psnr(difference: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each frame, from differences (N, S, S, 3) of [0, 1]."""
-    return -10 * difference.detach().square().mean(dim=(1, 2, 3)).clamp_min(1e-10).log10()

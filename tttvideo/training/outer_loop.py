@@ -1,0 +1,89 @@
+"""The outer loop: AdamW with a warm-up and a cosine, for every model that `tttvideo fit` trains."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+
+
+@dataclass
+class OptimConfig:
+    lr: float = 3e-3
+    """Peak learning rate of AdamW."""
+    final_lr: float = 1e-5
+    """Learning rate at the last step, reached along a cosine."""
+    warmup: float = 0.1
+    """Share of all steps in which the learning rate rises linearly from 0."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates."""
+    weight_decay: float = 0.1
+    """On every parameter, norms and inner initial weights included, as in the paper."""
+    inner_lr_start: float | None = None
+    """Factor on the inner learning rate at step 0, rising to 1 with the warm-up; null: 0.1 for
+    TTT-MLP, which needs it, and 1 for TTT-Linear."""
+
+
+class OuterLoop(LightningModule):
+    """The optimizer, its schedule, and the speed for the progress bar."""
+
+    def __init__(self, optim: OptimConfig):
+        super().__init__()
+        self.optim = optim
+
+    @property
+    def data(self) -> Any:
+        """The data module of the run."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        if not self.optim.lr > 0:
+            raise ValueError(f"optim.lr is {self.optim.lr}; it must be above 0")
+        total = self.trainer.estimated_stepping_batches
+        if not math.isfinite(total):
+            raise ValueError("the cosine needs an end: set trainer.max_steps or trainer.max_epochs")
+        self.warmup_steps = max(1, round(self.optim.warmup * total))
+        floor = self.optim.final_lr / self.optim.lr
+
+        def factor(step: int) -> float:
+            if step < self.warmup_steps:
+                return (step + 1) / self.warmup_steps
+            done = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
+            return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            parameters, self.optim.lr, self.optim.betas, weight_decay=self.optim.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        done, most = checkpoint["global_step"], self.trainer.max_steps
+        if self.trainer.state.fn == TrainerFn.FITTING and 0 <= most < done:
+            raise ValueError(
+                f"the run in --out has {done} steps behind it, and trainer.max_steps is {most}; "
+                "choose another --out"
+            )
+
+    def on_train_start(self) -> None:
+        self.clock, self.units = time.monotonic(), 0
+
+    def on_validation_end(self) -> None:
+        self.clock, self.units = time.monotonic(), 0  # validation is not training time
+
+    def log_rate(self, units: int, name: str) -> None:
+        """Log units per second, over at least half a second."""
+        self.units += units
+        seconds = time.monotonic() - self.clock
+        if seconds >= 0.5:
+            rate = self.units / seconds * self.trainer.world_size
+            self.log(name, rate, prog_bar=True, on_step=True)
+            self.clock, self.units = time.monotonic(), 0
