@@ -7,6 +7,7 @@ B batch, T tokens, C width, V vocabulary, P tokens per frame.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
@@ -107,11 +108,19 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, state: B) -> tuple[Tensor, B]:
         """x (B, T, C) from one state, or a row (1, T, C) of packed sequences from theirs."""
+        mix = self.mixer.forward_packed if isinstance(state, Packed) else self.mixer
+        return self.residuals(x, state, mix)
+
+    def decode_(self, x: Tensor, state: BlockState) -> tuple[Tensor, BlockState]:
+        """As `forward` for one token of each sequence; may change `state` in place."""
+        return self.residuals(x, state, self.mixer.decode_)
+
+    def residuals(self, x: Tensor, state: B, mix: Callable[..., Any]) -> tuple[Tensor, B]:
+        """The sums of the block, with `mix` of its mixer."""
         tail = combine(lambda block: block.tail, state)
         if self.conv:
             y, tail = run(self.conv, self.conv_norm(x), tail)
             x = x + y
-        mix = self.mixer.forward_packed if isinstance(state, Packed) else self.mixer
         y, mixer = mix(self.mixer_norm(x), combine(lambda block: block.mixer, state))
         x = x + y
         if self.mlp:
@@ -178,12 +187,18 @@ class Backbone(nn.Module):
                 f"tokens are {tuple(tokens.shape)}; the packed lengths {state.lengths} need "
                 f"(1, {sum(state.lengths)})"
             )
+        return self.through(self.blocks, tokens, state)
+
+    def through(
+        self, blocks: Iterable[Callable[..., Any]], tokens: Tensor, state: S
+    ) -> tuple[Tensor, S]:
+        """The inputs of `head` (B, T, C) by these functions of the blocks, and the state after."""
         x, state = run(self.embed, tokens, state)
-        blocks = []
-        for i, block in enumerate(self.blocks):
+        states = []
+        for i, block in enumerate(blocks):
             x, after = block(x, combine(lambda one, i=i: one.blocks[i], state))
-            blocks.append(after)
-        return self.norm(x), combine(with_blocks, state, *blocks)
+            states.append(after)
+        return self.norm(x), combine(with_blocks, state, *states)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) with the embedding's weights, in float32 or float64."""
@@ -200,6 +215,20 @@ class Backbone(nn.Module):
             near, recent = self.window(tokens, recent, state.place)
             x = x + near
         return x, BackboneState(state.blocks, place, recent)
+
+    def start_decoding(self, state: BackboneState) -> BackboneState:
+        """The state for `decode_`, which changes no memory of `state`."""
+        return self.map_mixers("start_decoding", state)
+
+    @torch.no_grad()
+    def decode_(self, tokens: Tensor, state: BackboneState) -> tuple[Tensor, BackboneState]:
+        """As `forward` for one token of each sequence, (B, 1); may change `state` in place."""
+        hidden, state = self.through([block.decode_ for block in self.blocks], tokens, state)
+        return self.head(hidden), state
+
+    def finish_decoding(self, state: BackboneState) -> BackboneState:
+        """The state for `forward`, a copy, after the tokens that `decode_` read."""
+        return self.map_mixers("finish_decoding", state)
 
     def detach_carry(self, state: BackboneState) -> BackboneState:
         """The part of a state that a lane carries to the next window, without its history."""

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 def rotary_table(places: Tensor, pairs: int, theta: float) -> Tensor:
     """Angles (len(places), pairs), float32: place * theta^(-i / pairs) for pair i."""
     speeds = theta ** (-torch.arange(pairs, device=places.device, dtype=torch.float32) / pairs)
-    return places[:, None].float() * speeds
+    return places[..., None].float() * speeds
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Rotate adjacent pairs of features of x (B, T, H, D) through angles (T, D // 2)."""
     cos, sin = angles.cos(), angles.sin()
     cos, sin = (
-        torch.stack(both, dim=-1).flatten(-2)[:, None].to(x.dtype)
+        torch.stack(both, dim=-1).flatten(-2)[..., None, :].to(x.dtype)
         for both in ((cos, cos), (-sin, sin))
     )
     swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)

@@ -56,7 +56,7 @@ def decode_(
         if unseen is not None:
             mix, S = mix.masked_fill_(unseen, 0), S.masked_fill(unseen.mT, 0)
         z_read = z_read - scale * (mix @ S)
-    count_(slots, token_scale[-1].item())
+    count_(slots, token_scale, places)
     return (q + inner.layer_norm(z_read, norm)).transpose(1, 2).to(dtype)
 
 
@@ -65,16 +65,17 @@ def put(rows: Tensor, x: Tensor, places: list[int]) -> None:
     if len(set(places)) == 1:
         rows[:, :, places[0]] = x[:, :, 0]
     else:
-        for i, place in enumerate(places):
-            rows[i, :, place] = x[i, :, 0]
+        rows[torch.arange(len(rows)), :, torch.tensor(places)] = x[:, :, 0]
 
 
-def count_(slots: Slots, scale: float) -> None:
+def count_(slots: Slots, token_scale: Tensor, places: list[int]) -> None:
     """Count the token; where that fills the mini-batch, W -= scale X^T S, b -= scale sum S."""
-    M = slots.rows[0].shape[2]
     slots.places.add_(1)
-    full = (slots.filled == M).nonzero()[:, 0].tolist()
-    slots.places.remainder_(M)
+    full = [i for i, place in enumerate(places) if place == len(token_scale) - 1]
+    if not full:
+        return
+    slots.places.remainder_(len(token_scale))
+    scale = token_scale[-1].item()
     sequences = [slice(i, i + 1) for i in full]
     for i in [slice(None)] if len(full) == len(slots.places) else sequences:
         layers = zip(pairs(slots.weights), pairs(slots.rows), strict=True)

@@ -21,7 +21,7 @@ def decode(decoding, count, choose):
 def test_decoding_continues_from_a_file_as_from_the_state_itself(name, tmp_path):
     model, prompt = small(**MIXERS[name]), torch.randint(31, (1, 14))
     choose = Chooser(seed=5)
-    decoding = Decoding.start(model, [prefill(model, prompt)])
+    decoding = Decoding.start(model, prefill(model, prompt))
     assert len(list(decode(decoding, 3, choose))) == 3
     prefix, draws = decoding.prefix(), choose.generator(0).get_state()
     save_state_file(SavedState(prefix, 17, draws), model, tmp_path / "state")
@@ -29,7 +29,7 @@ def test_decoding_continues_from_a_file_as_from_the_state_itself(name, tmp_path)
     saved, again = load_state_file(tmp_path / "state", model), Chooser()
     again.generator(0).set_state(saved.draws)
     assert saved.tokens == 17
-    loaded = Decoding.start(model, [saved.prefix])
+    loaded = Decoding.start(model, saved.prefix)
     for here, there in zip(decode(decoding, 9, choose), decode(loaded, 9, again), strict=True):
         assert torch.equal(here[0], there[0]) and torch.equal(here[1], there[1])
 

@@ -15,7 +15,7 @@ SEED = 5
 def alone(model, prompt, count, temperature, row):
     """Tokens of a text by itself, and the logits after each of them."""
     choose = Chooser(temperature, seed=SEED + row)
-    decoding, tokens, logits = Decoding.start(model, [prefill(model, prompt)]), [], []
+    decoding, tokens, logits = Decoding.start(model, prefill(model, prompt)), [], []
     for _ in range(count):
         token = choose(decoding.logits)
         decoding.read(token)
@@ -41,14 +41,21 @@ def test_each_of_several_texts_equals_the_text_decoded_alone(name, lengths, temp
         torch.testing.assert_close(texts.ended[row].logits, logits[-1], rtol=1e-5, atol=1e-5)
 
 
-def test_texts_of_one_structure_share_their_calls():
-    model, calls = small(), []
-    model.register_forward_hook(lambda _, inputs, __: calls.append(tuple(inputs[0].shape)))
-    for lengths, wanted in (((4, 8, 12), [(3, 1)]), ((4, 5, 6, 7), [(1, 4)])):
-        prefixes = [prefill(model, torch.randint(31, (1, length))) for length in lengths]
-        calls.clear()
-        Texts(model, prefixes, Chooser()).step()
-        assert calls == wanted
+@pytest.mark.parametrize(
+    "mixer, lengths, call",
+    [
+        ("ttt", (4, 5, 6, 7), (4, 1)),  # at any places of their mini-batches
+        ("attention", (5, 5, 5), (3, 1)),
+        ("attention", (4, 5, 6, 7), (1, 4)),  # packed
+    ],
+)
+def test_texts_share_their_calls(mixer, lengths, call, monkeypatch):
+    model, calls = small(mixer=mixer), []
+    prefixes = [prefill(model, torch.randint(31, (1, length))) for length in lengths]
+    through = model.through
+    monkeypatch.setattr(model, "through", lambda *a: calls.append(tuple(a[1].shape)) or through(*a))
+    Texts(model, prefixes, Chooser()).step()
+    assert calls == [call]
 
 
 def test_a_text_that_ends_leaves_the_others_alone():

@@ -83,7 +83,7 @@ def decoding_by_context(
 
 def decoding_error(backbone: Backbone, prefix: Prefix, tokens: int) -> float:
     """Relative RMS error of the logits after greedy tokens, decoded and read at once."""
-    decoding, greedy, chosen = Decoding.start(backbone, [prefix]), Chooser(temperature=0), []
+    decoding, greedy, chosen = Decoding.start(backbone, prefix), Chooser(temperature=0), []
     for _ in range(tokens):
         chosen.append(greedy(decoding.logits))
         decoding.read(chosen[-1])

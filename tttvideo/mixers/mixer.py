@@ -37,6 +37,18 @@ class Mixer(nn.Module):
         """Read sequences that lie one after the other in a row x (1, T, C)."""
         return run_packed(self, x, packed)
 
+    def start_decoding(self, state: Any) -> Any:
+        """The state for `decode_`, which changes no memory of `state`."""
+        return state
+
+    def decode_(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """As `forward` for one token of each sequence, x (B, 1, C); may change `state` in place."""
+        return self(x, state)
+
+    def finish_decoding(self, state: Any) -> Any:
+        """The state for `forward`, a copy, after the tokens that `decode_` read."""
+        return state
+
     def detach_carry(self, state: S) -> S:
         """The part of a state that a lane carries to the next window, without its history."""
         return tree_map(Tensor.detach, state)

@@ -10,14 +10,22 @@ B batch, T tokens, M mini-batch size, H heads, D head dim, E inner hidden, C wid
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from tttvideo.kernels import Packed, State, ttt_linear, ttt_mlp, ttt_norm_free
+from tttvideo.kernels import (
+    Packed,
+    Slots,
+    State,
+    ttt_decode_,
+    ttt_linear,
+    ttt_mlp,
+    ttt_norm_free,
+)
 from tttvideo.kernels.baselines.linear_attention import CHUNK
 from tttvideo.layers import ShortConv, rotary_table, rotate
 from tttvideo.states import run_packed, state_dataclass, tree_map
@@ -114,6 +122,34 @@ class TTTState:
     tail: Tensor | None
     place: int
 
+    @property
+    def filled(self) -> int:
+        return self.inner.filled
+
+
+@state_dataclass
+class TTTDecoding:
+    """A TTTState in buffers that `decode_` changes; each sequence has its own place.
+
+    weights, rows, places: as in Slots. operands: as in Slots, empty where they are the weights.
+    """
+
+    weights: tuple[Tensor, ...]
+    operands: tuple[Tensor, ...]
+    rows: tuple[Tensor, ...]
+    places: Tensor
+    tail: Tensor | None
+    place: int
+
+    @property
+    def slots(self) -> Slots:
+        return Slots(self.weights, self.operands or self.weights[::2], self.rows, self.places)
+
+    @property
+    def filled(self) -> Tensor:
+        """(B, 1), the place of each sequence in its mini-batch."""
+        return self.places[:, :1]
+
 
 class TTTLayer(Mixer):
     """The mixer "ttt"."""
@@ -189,8 +225,39 @@ class TTTLayer(Mixer):
         y, inner = self.inner_loop(x, q, k, v, start)
         return self.output(x, y), self.after(packed, inner.states, tails)
 
+    def start_decoding(self, state: TTTState) -> TTTState | TTTDecoding:
+        """Slots, or the state itself for an inner model or a backend that has none.
+
+        A GPU decodes in them without waiting for the host. On a CPU they are as fast as States for
+        sequences at one place of their mini-batches, measured from 0.93 to 1.05 of the time, and
+        two to six times as fast as packed States for 8 to 32 sequences at different places.
+        """
+        if not self.config.norm or self.config.backend == "reference":
+            return state
+        device, dtype = self.q_proj.weight.device.type, self.q_proj.weight.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        slots = Slots.of(state.inner, self.config.mini_batch_size, dtype)
+        operands = () if dtype == slots.weights[0].dtype else slots.operands
+        buffers = slots.weights, operands, slots.rows, slots.places
+        return TTTDecoding(*buffers, state.tail, state.place)
+
+    def decode_(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        if isinstance(state, TTTState):
+            return self(x, state)
+        q, k, v, tails = self.views(x, Packed((state,), (1,)))
+        norm, backend = (self.norm_weight, self.norm_bias), self.config.backend
+        tokens = q, k, v, self.eta(x)
+        y = ttt_decode_(*tokens, self.token_scale(), *norm, state.slots, backend=backend)
+        return self.output(x, y), replace(state, tail=tails.states[0], place=self.place(state, 1))
+
+    def finish_decoding(self, state: TTTState | TTTDecoding) -> TTTState:
+        if isinstance(state, TTTState):
+            return state
+        return TTTState(state.slots.to_state(), state.tail, state.place)
+
     def views(
-        self, x: Tensor, packed: Packed[TTTState]
+        self, x: Tensor, packed: Packed[TTTState] | Packed[TTTDecoding]
     ) -> tuple[Tensor, Tensor, Tensor, Packed[Tensor | None]]:
         """q, k, v (B, T, H, D), q and k rotated, and the new tails of the convolutions."""
         q, v = self.q_proj(x), self.v_proj(x)
@@ -230,18 +297,18 @@ class TTTLayer(Mixer):
         states = map(TTTState, inner, tails.states, places)
         return Packed(tuple(states), packed.lengths)
 
-    def angles(self, state: TTTState, length: int, device: torch.device) -> Tensor:
-        """Rotary angles (T, D // 2): by place in the mini-batch, or by row and column."""
+    def angles(self, state: TTTState | TTTDecoding, length: int, device: torch.device) -> Tensor:
+        """Rotary angles (..., T, D // 2): by place in the mini-batch, or by row and column."""
         steps = torch.arange(length, device=device)
         theta = self.config.rope_theta
         if self.grid is None:
-            places = (state.inner.filled + steps) % self.config.mini_batch_size
+            places = (state.filled + steps) % self.config.mini_batch_size
             return rotary_table(places, self.head_dim // 2, theta)
         places = (state.place + steps) % (self.grid[0] * self.grid[1])
         axes = (places // self.grid[1], places % self.grid[1])
         return torch.cat([rotary_table(axis, self.head_dim // 4, theta) for axis in axes], dim=1)
 
-    def place(self, state: TTTState, length: int) -> int:
+    def place(self, state: TTTState | TTTDecoding, length: int) -> int:
         """Place in the frame of the token after `length` more; 0 for text."""
         return (state.place + length) % (self.grid[0] * self.grid[1]) if self.grid else 0
 

@@ -81,7 +81,8 @@ def start(backbone: Backbone, batch: int) -> Prefix:
 class Decoding:
     """Sequences that are decoded side by side: logits (B, V) for the next tokens, and the state.
 
-    The state is that of a batch, or a Packed of the sequences' states.
+    The state belongs to this object, which changes it in place; or it is a Packed of the states of
+    sequences of different structure.
     """
 
     def __init__(
@@ -91,14 +92,24 @@ class Decoding:
 
     @classmethod
     @torch.inference_mode()
-    def start(
-        cls, backbone: Backbone, prefixes: Sequence[Prefix], packed: bool = False
-    ) -> "Decoding":
-        if not packed:
-            prefix = stack(prefixes)
-            return cls(backbone, prefix.logits, prefix.state)
+    def start(cls, backbone: Backbone, prefix: Prefix) -> "Decoding":
+        """Decode the sequences of a prefix, which is not changed."""
+        return cls(backbone, prefix.logits, backbone.start_decoding(prefix.state))
+
+    @classmethod
+    @torch.inference_mode()
+    def join(cls, parts: "Sequence[Decoding]") -> "Decoding":
+        """One batch of the sequences of parts whose states have one structure."""
+        logits = torch.cat([part.logits for part in parts])
+        return cls(parts[0].backbone, logits, stack([part.state for part in parts]))
+
+    @classmethod
+    @torch.inference_mode()
+    def pack(cls, backbone: Backbone, prefixes: Sequence[Prefix]) -> "Decoding":
+        """Decode prefixes of one sequence each, of any structure."""
         logits = torch.cat([prefix.logits for prefix in prefixes])
-        return cls(backbone, logits, pack([prefix.state for prefix in prefixes]))
+        states = tuple(prefix.state for prefix in prefixes)
+        return cls(backbone, logits, Packed(states, (1,) * len(states)))
 
     @torch.inference_mode()
     def read(self, tokens: Tensor) -> None:
@@ -107,7 +118,7 @@ class Decoding:
             logits, self.state = self.backbone(tokens[None], self.state)
             self.logits = logits[0]
         else:
-            logits, self.state = self.backbone(tokens[:, None], self.state)
+            logits, self.state = self.backbone.decode_(tokens[:, None], self.state)
             self.logits = logits[:, -1]
 
     @torch.inference_mode()
@@ -115,25 +126,23 @@ class Decoding:
         """A copy of the sequences at these places of the batch."""
         index = torch.tensor(places, device=self.logits.device)
         if isinstance(self.state, Packed):
-            packed = pack([self.state.states[place] for place in places])
+            states = tuple(self.state.states[place] for place in places)
+            packed = Packed(states, (1,) * len(states))
             return Decoding(self.backbone, self.logits[index], packed)
         state = tree_map(lambda x: x[index], self.state)
         return Decoding(self.backbone, self.logits[index], state)
 
+    @torch.inference_mode()
     def prefix(self) -> Prefix:
-        """The prefix of all sequences with the tokens that were read."""
-        packed = isinstance(self.state, Packed)
-        return Prefix(self.logits, stack(self.state.states) if packed else self.state)
-
-
-def pack(states: Sequence[BackboneState]) -> Packed[BackboneState]:
-    """Sequences of one token each."""
-    return Packed(tuple(states), (1,) * len(states))
+        """The prefix of all sequences, of one structure, with the tokens that were read."""
+        if isinstance(self.state, Packed):
+            return Prefix(self.logits, stack(self.state.states))
+        return Prefix(self.logits, self.backbone.finish_decoding(self.state))
 
 
 def decode(backbone: Backbone, prefix: Prefix, count: int, choose: Choose) -> Iterator[Tensor]:
     """Decode `count` tokens after `prefix`: yields tokens (B,)."""
-    decoding = Decoding.start(backbone, [prefix])
+    decoding = Decoding.start(backbone, prefix)
     for _ in range(count):
         tokens = choose(decoding.logits)
         decoding.read(tokens)
