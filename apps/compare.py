@@ -1,7 +1,7 @@
-"""`tttvideo compare TRAIN VALIDATION --out DIR`: mixers trained on equal tokens, and measured.
+"""`tttvideo compare`: train mixers on equal tokens and measure them.
 
-Each run is trained in short windows first and then at the whole context, and is a folder of its
-own, DIR/MIXER_SEED. What is finished is not done again, and what was cut off goes on.
+Each run is trained in short windows first and then at the whole context, in a folder of its own,
+DIR/MIXER_SEED. A finished stage is not trained again, and a stopped one resumes.
 """
 
 import argparse
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from tttvideo.apps.commands import invoke, parse
+from tttvideo.apps.commands import invoke
+from tttvideo.data.tokens import open_tokens
 from tttvideo.files import read_json, write_json
 from tttvideo.progress import progress
 
@@ -27,7 +28,7 @@ MIXERS = "ttt_linear", "ttt_mlp", "attention", "sliding_window"
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a run: `tokens` tokens in windows of `window`, `batch` windows to a step."""
+    """A part of a run: `tokens` tokens, in windows of `window`, `batch` windows per step."""
 
     window: int
     batch: int
@@ -41,7 +42,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """What fits a device: packaged configs, and the two stages of every run."""
+    """Packaged configs and two stages for every run, as they suit a device."""
 
     size: str
     mixers: tuple[str, ...]
@@ -65,107 +66,57 @@ PLANS = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="tttvideo compare",
-        description="Train mixers on equal tokens and draw their loss by token index and on fixed "
-        "targets. Started again, it goes on where it stopped.",
-        epilog="example: tttvideo compare out/stdlib/train out/stdlib/validation --out out/compare",
-    )
-    top.add_argument("train", metavar="TRAIN", help="tokens to learn from, of `tttvideo prepare`")
-    top.add_argument("validation", metavar="VALIDATION", help="tokens to measure on")
-    top.add_argument("--out", required=True, metavar="DIR", help="folder of all runs and results")
-    top.add_argument(
-        "--mixers",
-        nargs="+",
-        metavar="NAME",
-        help=f"packaged configs mixer/NAME (default: {' '.join(MIXERS)}, and Mamba)",
-    )
-    top.add_argument(
-        "--seeds", nargs="+", type=int, default=[0, 1], metavar="N", help="(default: 0 1)"
-    )
-    top.add_argument(
-        "--tokens",
-        nargs=2,
-        type=int,
-        metavar=("SHORT", "LONG"),
-        help="tokens of each run in short windows and at the whole context (default: 1.6M and 1.5M "
-        "on a CPU, where the models have about 1M parameters; 105M and 94M on a GPU, where they "
-        "have 125M)",
-    )
-    top.add_argument(
-        "--windows",
-        nargs=2,
-        type=int,
-        metavar=("SHORT", "LONG"),
-        help="their sizes in tokens (default: 1024 8192)",
-    )
-    top.add_argument(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help="runs at once, one CPU thread each (default: 2 on a CPU, 1 on a GPU)",
-    )
-    return top
-
-
 def run(options: argparse.Namespace) -> None:
-    plan = new_plan(options)
-    seeds = dict.fromkeys(options.seeds)
-    pairs = [(mixer, seed) for seed in seeds for mixer in plan.mixers]
-    measure = [
-        *(f"{mixer}={checkpoint(options, mixer, seed, plan)}" for mixer, seed in pairs),
-        *(options.validation, "--out", options.out),
-        *("--length", str(plan.stages[1].window), "--reset", str(plan.stages[0].window)),
-        *("--targets", "2"),  # in each document; more take longer than they tell
-    ]
-    data = check(options, plan, measure)
-    runs = [Run(mixer, seed, options, plan, data) for mixer, seed in pairs]
+    plan = new_plan(options, best_device())
+    data = [open_tokens(path).fingerprint for path in (options.train, options.validation)]
+    runs = [Run(*pair, options, plan, data) for pair in pairs(options, plan)]
     total = len(runs) * sum(stage.tokens for stage in plan.stages)
+    steps = sum(stage.steps for stage in plan.stages)
+    print(f"{len(runs)} runs of {steps:,} steps, {plan.jobs} at once", flush=True)
     with ThreadPoolExecutor(plan.jobs) as pool, progress("training", total, "tokens") as advance:
         for _ in pool.map(lambda run: run.train(advance), runs):
             pass
-    invoke("evaluate text", measure)
+    invoke("evaluate text", measurement(options, plan))
 
 
-def new_plan(options: argparse.Namespace) -> Plan:
-    plan = PLANS[best_device()]
-    tokens = options.tokens or [stage.tokens for stage in plan.stages]
-    windows = options.windows or [stage.window for stage in plan.stages]
-    jobs = plan.jobs if options.jobs is None else options.jobs
-    for name, counts in (("tokens", tokens), ("windows", windows), ("jobs", [jobs])):
-        if min(counts) < 1:
-            raise ValueError(f"--{name} {' '.join(map(str, counts))} must be 1 or more")
+def new_plan(options: argparse.Namespace, device: str) -> Plan:
+    """The plan of a device, "cpu" or "cuda", with the numbers in the options."""
+    plan = PLANS[device]
     stages = tuple(
         Stage(window, stage.batch, count, stage.lr)
-        for stage, window, count in zip(plan.stages, windows, tokens, strict=True)
+        for stage, window, count in zip(
+            plan.stages,
+            options.windows or [stage.window for stage in plan.stages],
+            options.tokens or [stage.tokens for stage in plan.stages],
+            strict=True,
+        )
     )
     mixers = tuple(dict.fromkeys(options.mixers or plan.mixers))
-    return Plan(plan.size, mixers, stages, jobs)
+    return Plan(plan.size, mixers, stages, options.jobs or plan.jobs)
 
 
-def checkpoint(options: argparse.Namespace, mixer: str, seed: int, plan: Plan) -> Path:
-    last = len(plan.stages) - 1
-    return Path(options.out) / f"{mixer}_{seed}" / f"stage_{last}" / "last.ckpt"
+def pairs(options: argparse.Namespace, plan: Plan) -> list[tuple[str, int]]:
+    """Mixer and seed of each run."""
+    return [(mixer, seed) for seed in dict.fromkeys(options.seeds) for mixer in plan.mixers]
 
 
-def check(options: argparse.Namespace, plan: Plan, measure: list[str]) -> list[str]:
-    """Find out before hours of training what would stop it or the measuring; what the data is."""
-    from tttvideo.data.tokens import open_tokens
-    from tttvideo.measures.plan import make_plan
-
-    from .config_files import find_config
-
-    for name in (plan.size, *(f"mixer/{mixer}" for mixer in plan.mixers)):
-        find_config(name)
-    train, validation = open_tokens(options.train), open_tokens(options.validation)
-    make_plan(parse("evaluate text", measure), validation, plan.stages[1].window)
-    return [train.fingerprint, validation.fingerprint]
+def measurement(options: argparse.Namespace, plan: Plan) -> list[str]:
+    """Arguments of `evaluate text` for all runs."""
+    last = f"stage_{len(plan.stages) - 1}/last.ckpt"
+    folders = [
+        (mixer, Path(options.out) / f"{mixer}_{seed}") for mixer, seed in pairs(options, plan)
+    ]
+    return [
+        *(f"{mixer}={folder / last}" for mixer, folder in folders),
+        *(options.validation, "--out", options.out),
+        *("--length", str(plan.stages[1].window), "--reset", str(plan.stages[0].window)),
+        *("--targets", "2"),  # in each document; more take long and add little
+    ]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One mixer with one seed; `data`: fingerprints of what is learned from and measured on."""
+    """One mixer with one seed; `data`: fingerprints of the training and validation tokens."""
 
     mixer: str
     seed: int
@@ -178,42 +129,39 @@ class Run:
         return Path(self.options.out) / f"{self.mixer}_{self.seed}"
 
     def train(self, advance: Callable[[int], None]) -> None:
-        """Train what is not done yet; `advance` hears of the tokens of each stage at its end."""
-        told = list(self.data)
+        """Train the stages that are not finished; `advance` gets the tokens of each at its end."""
+        settings = list(self.data)
         for number, stage in enumerate(self.plan.stages):
-            told = told + self.arguments(number, stage)
+            settings = settings + self.arguments(number, stage)
             record = self.folder / f"stage_{number}.json"
-            if self.begun(record, told):
-                print(f"{self.folder}, stage {number}: done before", flush=True)
+            words = f"{self.folder}, stage {number}:"
+            if self.is_done(record, settings):
+                print(f"{words} done before", flush=True)
                 advance(stage.tokens)
                 continue
-            write_record(record, told, done=False)
+            write_record(record, settings, done=False)
             start = time.monotonic()
             self.fit(self.arguments(number, stage), self.folder / f"stage_{number}.log")
-            write_record(record, told, done=True)
-            print(
-                f"{self.folder}, stage {number}: {stage.steps} steps of {stage.batch} x "
-                f"{stage.window} tokens, {time.monotonic() - start:,.0f} s",
-                flush=True,
-            )
+            write_record(record, settings, done=True)
+            words += f" {stage.steps:,} steps of {stage.batch} x {stage.window:,} tokens"
+            print(f"{words} in {time.monotonic() - start:,.0f} s", flush=True)
             advance(stage.tokens)
 
-    def begun(self, record: Path, told: list[str]) -> bool:
-        """Is this stage done? ValueError if it was begun in another way."""
+    def is_done(self, record: Path, settings: list[str]) -> bool:
+        """Is this stage finished? ValueError if it was started with other settings."""
         if not record.is_file():
             return False
         before = read_json(record, f"delete {self.folder}")
-        if before["told"] != told:
-            old, new = next(
-                pair for pair in zip_longest(before["told"], told) if len(set(pair)) > 1
-            )
+        if before["told"] != settings:
+            both = zip_longest(before["told"], settings)
+            old, new = next(pair for pair in both if len(set(pair)) > 1)
             raise ValueError(
-                f"{self.folder} holds a run that was told {old} and not {new}; choose another --out"
+                f"{self.folder} holds a run with {old}, not {new}; choose another --out"
             )
         return before["done"]
 
     def arguments(self, number: int, stage: Stage) -> list[str]:
-        """Of `tttvideo fit`."""
+        """Arguments of `tttvideo fit` for a stage."""
         found = ["--config", self.plan.size, "--config", f"mixer/{self.mixer}"]
         found += [f"--seed_everything={self.seed}", f"--data.seed={self.seed}"]
         found += [f"--data.train={self.options.train}"]
@@ -230,7 +178,7 @@ class Run:
         return found
 
     def fit(self, arguments: list[str], log: Path) -> None:
-        """Train in a process of its own; ValueError with its last words."""
+        """Train in a process of its own. Raises ValueError with the last line of its log."""
         command = [sys.executable, "-P", "-m", "tttvideo.apps.cli", "fit", *arguments]
         with open(log, "w") as file:
             done = subprocess.run(
@@ -244,5 +192,6 @@ class Run:
             raise ValueError(f"the run {self.folder} failed: {last} (see {log})")
 
 
-def write_record(path: Path, told: list[str], done: bool) -> None:
-    write_json(path, {"told": told, "done": done})
+def write_record(path: Path, settings: list[str], done: bool) -> None:
+    """Record a stage; "told" is the name of the settings in files of earlier versions too."""
+    write_json(path, {"told": settings, "done": done})

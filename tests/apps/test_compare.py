@@ -1,4 +1,4 @@
-"""The comparison of mixers: trains what is missing, and measures all."""
+"""`tttvideo compare` trains the stages that are missing and measures all runs."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ SMALL = ["--tokens", "512", "256", "--windows", "64", "128", "--seeds", "3", "--
 
 
 @pytest.mark.slow
-def test_a_comparison_trains_each_run_once_and_draws_all(tmp_path, monkeypatch, capsys):
+def test_each_stage_is_trained_once_and_all_runs_are_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("books").mkdir()
     for name in "abc":
@@ -36,7 +36,7 @@ def test_a_comparison_trains_each_run_once_and_draws_all(tmp_path, monkeypatch, 
     assert trained["tokens"] == 512 + 256 and trained["before"]["tokens"] == 512
 
     wrong = [
-        (["--tokens", "256", "256"], "holds a run that was told --trainer.max_steps=4 and not"),
+        (["--tokens", "256", "256"], "holds a run with --trainer.max_steps=4, not"),
         (["--mixers", "broken"], "there is no config file mixer/broken"),
         (["--windows", "64", "9999"], "no document of .* is long enough|has"),
         (["--windows", "128", "128"], "--reset 128 must be"),
