@@ -120,7 +120,7 @@ def open_video(path: str | os.PathLike) -> Iterator[tuple[Any, Any]]:
         with av.open(
             os.path.abspath(path), options=options, metadata_errors="replace"
         ) as container:
-            stream = container.streams.best("video")
+            stream: Any = container.streams.best("video")
             if container.format.name in TEXT_ART:
                 raise VideoError(f"{path} is text, not video; leave it out")
             if stream is None or stream.disposition & Disposition.attached_pic:

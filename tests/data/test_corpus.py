@@ -353,10 +353,10 @@ def test_workers_end_when_their_parent_is_killed_and_the_next_run_goes_on():
     write_texts()
     line = "books --validation 0.3 --shard-tokens 200 --workers 2"
     command = [sys.executable, "-Pc", KILLS_ITSELF, "prepare", "text", *line.split()]
-    with open("said", "w") as said:  # a pipe would stay open for as long as the workers live
-        killed = subprocess.run([*command, "--out", "cut"], stdout=said, stderr=said)
+    with open("pids", "w") as pids:  # a pipe would stay open for as long as the workers live
+        killed = subprocess.run([*command, "--out", "cut"], stdout=pids, stderr=subprocess.DEVNULL)
     assert killed.returncode == -signal.SIGKILL
-    workers = [int(process) for process in Path("said").read_text().split()]
+    workers = [int(process) for process in Path("pids").read_text().split()]
     deadline = time.monotonic() + 10
     while (alive := list(filter(is_alive, workers))) and time.monotonic() < deadline:
         time.sleep(0.05)
