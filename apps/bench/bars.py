@@ -1,8 +1,8 @@
-"""The bars: figures that must be reached, on a CPU or on a GPU, and what they are measured by.
+"""The bars: the required figures on a CPU and on a GPU, and how each is measured.
 
-On a CPU they are ratios to the loop that autograd differentiates and to a decoder with dense sums,
-growth over the context, and peak memory. On a GPU they are shares of what memory and matrix units
-of an H100 allow, and the distances to others' kernels that follow from what those move and compute.
+On a CPU they are ratios to a plain autograd loop and to a decoder with dense sums, growth with the
+context, and peak memory. On a GPU they are shares of the memory and matrix speed of an H100, and
+ratios to the kernels of other projects that follow from the bytes and operations of both.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GPU_DECODE = replace(GPU_FULL, batch=512)
 
 @dataclass(frozen=True)
 class Versus:
-    """A peer's time over ours: `must` at the least, `aim` at best."""
+    """A peer's time over our time: at least `must`, at best `aim`."""
 
     case: Case
     what: str
@@ -98,12 +98,12 @@ GPU = [
 
 
 def ratios(peer: Row, ours: Row) -> list[float]:
-    """Round by round, since what disturbs a round disturbs both."""
+    """Ratios round by round: a disturbance in a round affects both."""
     return [a / b for a, b in zip(peer.values, ours.values, strict=False)]
 
 
 def reach(bar: Bar, values: list[float], *rows: Row) -> Bar:
-    """The bar with what was reached, void if a row's gate failed."""
+    """The bar with its reached value, void if the gate of a row failed."""
     bar.reached = median(values)
     if len(values) > 1:
         cuts = quantiles(values, n=5, method="inclusive")
@@ -113,7 +113,7 @@ def reach(bar: Bar, values: list[float], *rows: Row) -> Bar:
 
 
 def measure_all(bench: Bench, plan: Iterable[Versus], ours: str) -> None:
-    """Each case and direction once, with all peers that it is compared with; bars as they come."""
+    """Measure each case and direction once, with all its peers, and add the bars."""
     cells: dict[tuple[Case, str], list[Versus]] = {}
     for versus in plan:
         cells.setdefault((versus.case, versus.what), []).append(versus)
@@ -123,7 +123,7 @@ def measure_all(bench: Bench, plan: Iterable[Versus], ours: str) -> None:
 
 
 def cell_rows(bench: Bench, case: Case, what: str, wanted: set[str]) -> dict[str, Row]:
-    """By name, of those that ran."""
+    """The rows by name, of contenders that ran."""
     name = f"TTT-{NAMES[case.inner]} {what} at {case.shape}"
     return bench.cell(name, run_cell, bench, case, what, wanted) or {}
 
@@ -138,7 +138,7 @@ def run_cell(bench: Bench, case: Case, what: str, wanted: set[str]) -> dict[str,
 
 
 def count_bar_runs(device: str) -> int:
-    """How many contenders are timed, all in all."""
+    """Number of timed contenders."""
     plan, more = (CPU, 6) if device == "cpu" else (GPU, 5)
     return len({(versus.case, versus.what) for versus in plan}) + len(plan) + more
 
@@ -153,7 +153,7 @@ def measure_cpu_bars(bench: Bench) -> None:
 
 
 def training_step_bar(bench: Bench) -> None:
-    """A training step of text_tiny, with the plain loop in place of the dual form's own."""
+    """A training step of text_tiny, against one with the plain autograd loop."""
     config = load_config("text_tiny")["model"]["init_args"]["backbone"]
     data = load_config("text_tiny")["data"]["init_args"]
     window, batch = data["window"], data["batch_size"]
@@ -174,9 +174,10 @@ def training_step_bar(bench: Bench) -> None:
             ours()
 
     gradients = []
-    for run in (ours, plain):  # at the same weights: a step begins by forgetting gradients
+    for run in (ours, plain):  # at the same weights: a step begins by clearing gradients
         run()
-        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        grads = (p.grad for p in model.parameters())
+        gradients.append(torch.cat([grad.flatten() for grad in grads if grad is not None]))
         model.load_state_dict(start)
     error = ((gradients[0] - gradients[1]).norm() / gradients[1].norm()).item()
     runs = {"ours": ours, "plain loop": plain}
@@ -189,7 +190,7 @@ def training_step_bar(bench: Bench) -> None:
 
 
 def growth_bar(bench: Bench, inner: str) -> None:
-    """Both lengths in turn, since the machine may be slower at one time than at another."""
+    """Growth of time with the tokens; both lengths in turn, as the machine's speed may vary."""
     short, long = (at(CPU_A, case.tokens, inner) for case in (CPU_A, CPU_E))
     dual = next(one for one in kernel_contenders(short) if one.name == "dual")
     runs = {
@@ -287,7 +288,7 @@ def floor_share_bar(bench: Bench, case: Case, what: str, must: float, aim: float
 
 
 def latency_bar(bench: Bench) -> None:
-    """With 32 heads in flight the chain of one mini-batch after the other is what takes time."""
+    """With 32 heads in flight the chain of mini-batches takes the time."""
     row = own_row(bench, GPU_FEW, FORWARD)
     steps = GPU_FEW.tokens / GPU_FEW.mini_batch
     hertz = 1e3 * sm_kilohertz()

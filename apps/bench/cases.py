@@ -1,4 +1,4 @@
-"""What is measured: sizes, random inputs for them, and what a computation costs at the least.
+"""Cases of a benchmark: sizes, random inputs, and the least work of a computation.
 
 B batch, T tokens, H heads, D head dim, E = 4 D inner hidden, M mini-batch size.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -33,7 +34,7 @@ class Case:
 
     @property
     def sizes(self) -> str:
-        """All but the tokens."""
+        """All sizes except the tokens."""
         found = f"B{self.batch} H{self.heads} D{self.head_dim} M{self.mini_batch}"
         return found + (f" {self.dtype}" if self.dtype != "float32" else "")
 
@@ -47,7 +48,7 @@ class Case:
         return self.batch * self.tokens * self.heads * self.head_dim * size
 
     def small(self) -> Case:
-        """The same kernel's share of work on little data, to be checked in float64."""
+        """A smaller case of the same kernel, to be checked in float64."""
         tokens = min(self.tokens, 32 * self.mini_batch)
         return replace(self, batch=min(self.batch, 2), heads=min(self.heads, 4), tokens=tokens)
 
@@ -74,7 +75,7 @@ class Inputs:
         return self.norm_weight, self.norm_bias
 
     def leaves(self, *names: str) -> dict[str, Tensor]:
-        """What gradients are taken for, by name; all of it unless named."""
+        """The tensors whose gradients are taken, by name; all unless named."""
         found = {name: x for name, x in vars(self).items() if name != "weights"}
         found |= {f"weights[{i}]": w for i, w in enumerate(self.weights)}
         return {name: found[name] for name in names or found}
@@ -90,7 +91,7 @@ class Inputs:
 
 
 def draw_inputs(case: Case, same_eta: bool = False) -> Inputs:
-    """Inputs as a trained layer sees them: rates of a few percent, q and k of unit features.
+    """Inputs like those of a trained layer: rates of a few percent, q and k of unit features.
 
     same_eta: one learning rate for all writers.
     """
@@ -114,11 +115,13 @@ def draw_inputs(case: Case, same_eta: bool = False) -> Inputs:
         for before, after in zip(widths[:-1], widths[1:], strict=True)
         for rows in (before, 1)
     ]
-    x = (q, k, v, eta, token_scale, norm_weight, norm_bias)
-    return Inputs(*(y.requires_grad_() for y in x), tuple(w.requires_grad_() for w in weights))
+    inputs = Inputs(q, k, v, eta, token_scale, norm_weight, norm_bias, tuple(weights))
+    for leaf in inputs.leaves().values():
+        leaf.requires_grad_()
+    return inputs
 
 
-def load_config(name: str) -> dict:
+def load_config(name: str) -> dict[str, Any]:
     return yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
 
 
@@ -129,7 +132,7 @@ def backbone_size(size: str) -> dict[str, int]:
 
 
 def least_work(case: Case, direction: str) -> tuple[float, float]:
-    """Floating point operations and bytes that whole mini-batches need, state kept on the chip.
+    """The least floating point operations and bytes of whole mini-batches, the state on the chip.
 
     Counted for the design of kernels/: backward takes the steps S from memory, forward leaves them
     there. A product of a row with the state is 2 D^2 (MLP: two layers of 2 D E), one inside a
@@ -157,7 +160,7 @@ def attention_work(case: Case, direction: str) -> tuple[float, float]:
 
 
 def decode_bytes(case: Case) -> float:
-    """Bytes that a token moves at the least when steps are put off to the end of a mini-batch.
+    """The least bytes that a token moves when steps wait for the end of a mini-batch.
 
     The operands of products and half of the open rows are read and a row is written. Once in M
     tokens float32 weights are written; where operands are copies of lower precision, the

@@ -1,4 +1,4 @@
-"""Who takes part in a benchmark, and why some cannot: ours, and those of peers.py.
+"""The contenders of a benchmark: our backends and peers, and why some cannot run.
 
 B batch, T tokens, H heads, D head dim, M mini-batch size, C tokens of context.
 """
@@ -22,28 +22,28 @@ from .cases import DTYPES, Case, Inputs, attention_work, decode_bytes, draw_inpu
 
 
 CAVEATS = (
-    "fla has one learning rate for all that a mini-batch writes, so its gate draws such an eta; "
+    "fla has one learning rate for all writers of a mini-batch, so its gate draws such an eta; "
     "times do not depend on it",
-    "Mamba-2's scan has as many groups as heads here; its layers have fewer, and read less",
-    "decoding replays a CUDA graph of a mini-batch of tokens, but for dual, which asks the GPU for "
-    "places and so runs eagerly",
-    "rooflines, and bars on memory's speed, are shares of what a copy and a matmul reached in "
-    "this run, not of a data sheet",
+    "Mamba-2's scan has as many groups as heads here; its layers have fewer and read less",
+    "decoding replays a CUDA graph of a mini-batch of tokens, except dual, which reads places "
+    "from the GPU and so runs eagerly",
+    "rooflines and bars on memory speed are shares of the speed of a copy and a matmul in this "
+    "run, not of a data sheet",
 )
 REFERENCE_TOKENS = 64  # token by token, with torch.func.grad: a second for each thousand
-LOOP_TOKENS = 8192  # of a loop that autograd differentiates, on a GPU: for its memory
+LOOP_TOKENS = 8192  # of the autograd loop on a GPU, because of its memory
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Who is timed.
+    """An implementation to be timed.
 
-    prepare: makes the Run that is timed; truth: the same in float64, by other code.
-    own: ours, held to stricter limits.
-    work: operations and bytes needed at the least, or None where they are not comparable.
-    tensors: how many of q it holds at once, forward and back; forward alone, half as many.
-    obstacle: why it cannot run here.
-    same_eta: it cannot say that writers have learning rates of their own.
+    prepare: makes the Run to time; truth: the same in float64, by other code.
+    own: one of our backends, with stricter limits.
+    work: the least operations and bytes, or None where they are not comparable.
+    tensors: size of all tensors held at once, in units of q; forward alone, half as many.
+    obstacle: why it cannot run here; empty if it can.
+    same_eta: it has one learning rate for all writers.
     """
 
     name: str
@@ -60,14 +60,14 @@ class Contender:
 
 
 def caveats(case: Case) -> list[str]:
-    """What to bear in mind when numbers of a GPU are read."""
+    """Notes for readers of GPU figures."""
     if case.device != "cuda":
         return []
     backends = peers.attention_backends(draw_inputs(replace(case, batch=1, heads=1, tokens=1)).q)
     return [f"attention is PyTorch's {backends}", *CAVEATS]
 
 
-def operator(inputs: Inputs) -> Callable:
+def operator(inputs: Inputs) -> Callable[..., tuple[Tensor, State]]:
     return ttt_linear if len(inputs.weights) == 2 else ttt_mlp
 
 
@@ -122,24 +122,27 @@ def kernel_contenders(case: Case) -> list[Contender]:
     ]
     for name in ("fused_chunk", "chunk") if linear else ():
         prepare = functools.partial(peers.fla_run, name=f"{name}_ttt_linear")
-        options = {"obstacle": obstacle_to("fla", case), "same_eta": True}
-        found.append(Contender(f"fla {name.split('_')[0]}", prepare, peers.fla_truth, **options))
-    options = {"obstacle": obstacle_to("mamba_ssm", case), "work": None}
-    return [*found, Contender("Mamba-2 scan", peers.mamba_run, peers.mamba_truth, **options)]
+        short, missing = f"fla {name.split('_')[0]}", obstacle_to("fla", case)
+        fla = Contender(short, prepare, peers.fla_truth, obstacle=missing, same_eta=True)
+        found.append(fla)
+    missing, runs = obstacle_to("mamba_ssm", case), (peers.mamba_run, peers.mamba_truth)
+    return [*found, Contender("Mamba-2 scan", *runs, work=None, obstacle=missing)]
 
 
 def decode_run(inputs: Inputs, backend: str) -> Run:
-    """Slots, a token at a time; one CUDA graph but for the dual form, which asks for places."""
-    shared = (inputs.token_scale.detach(), *(x.detach() for x in inputs.norm))
+    """Slots, a token at a time; one CUDA graph, except for the dual form, which reads places."""
+    scale, weight, bias = (x.detach() for x in (inputs.token_scale, *inputs.norm))
     state = State(tuple(w.detach() for w in inputs.weights))
     slots = Slots.of(state, len(inputs.token_scale), inputs.q.dtype)
 
     @torch.no_grad()
     def call() -> Tensor:
         tokens = zip(*(x.detach().split(1, dim=1) for x in inputs.tokens), strict=True)
-        return torch.cat(
-            [ttt_decode_(*token, *shared, slots, backend=backend) for token in tokens], dim=1
-        )
+        ys = [
+            ttt_decode_(q, k, v, eta, scale, weight, bias, slots, backend=backend)
+            for q, k, v, eta in tokens
+        ]
+        return torch.cat(ys, dim=1)
 
     if backend == "dual" or not inputs.q.is_cuda:
         return Run(call, {})
@@ -149,10 +152,10 @@ def decode_run(inputs: Inputs, backend: str) -> Run:
 
 
 class Replay:
-    """A call as a CUDA graph; it has run once, to compile."""
+    """A call as a CUDA graph, after one run to compile."""
 
     def __init__(self, call: Callable[[], Tensor]):
-        self.call = call  # kept, since it holds what the graph reads, and the graph does not
+        self.call = call  # keeps the inputs of the graph alive
         call()
         torch.cuda.synchronize()
         self.graph = torch.cuda.CUDAGraph()
@@ -165,7 +168,7 @@ class Replay:
 
 
 def graph_run(inputs: Inputs, prepare: Callable[[Inputs], Run]) -> Run:
-    """What `prepare` gives, on a GPU as one CUDA graph, so that none waits for the host."""
+    """The prepared run, on a GPU as one CUDA graph, so that it does not wait for the host."""
     run = prepare(inputs)
     return run._replace(call=Replay(run.call)) if inputs.q.is_cuda else run
 
@@ -174,14 +177,14 @@ def decode_contenders(case: Case) -> list[Contender]:
     B, H, C, D = case.batch, case.heads, case.tokens, case.head_dim
     slots = obstacle_to_triton(case)
 
-    def cached(inputs: Inputs, run: Callable) -> Run:
-        """With a KV cache of the case's tokens; little of one where it is only checked."""
+    def cached(inputs: Inputs, run: Callable[..., Run]) -> Run:
+        """With a KV cache of the case's tokens; a small cache for the gate."""
         batch, heads = inputs.q.shape[0], inputs.q.shape[2]
         context = C if (batch, heads) == (B, H) else 64
         generator = torch.Generator(case.device).manual_seed(2)
-        options = {"device": case.device, "dtype": DTYPES[case.dtype]}
-        shape = batch, heads, context, D
-        return run(inputs, *(torch.randn(shape, generator=generator, **options) for _ in "kv"))
+        shape, dtype = (2, batch, heads, context, D), DTYPES[case.dtype]
+        cache = torch.randn(shape, generator=generator, device=case.device, dtype=dtype)
+        return run(inputs, *cache.unbind())
 
     def work(case: Case, what: str) -> tuple[float, float]:
         return 0.0, case.mini_batch * decode_bytes(case)
@@ -195,10 +198,9 @@ def decode_contenders(case: Case) -> list[Contender]:
         functools.partial(graph_run, prepare=one) for one in (peers.dense_decode_run, cache)
     )
     triton, dual = (functools.partial(decode_run, backend=name) for name in ("triton", "dual"))
-    options = {"truth": dual_run, "own": True, "work": work, "tensors": 0}
     return [
-        Contender("triton", triton, **options, obstacle=slots),
-        Contender("dual", dual, **options),
+        Contender("triton", triton, dual_run, own=True, work=work, tensors=0, obstacle=slots),
+        Contender("dual", dual, dual_run, own=True, work=work, tensors=0),
         Contender("dense sum", dense, dual_run, work=work, tensors=0),
         Contender("attention", attention, truth, work=cache_work, tensors=2),
     ]

@@ -85,11 +85,12 @@ def point_rows(backbone: Backbone, points: Iterable[Point]) -> list[Row]:
             mini_batch=config.ttt.resolved(None).mini_batch_size,
             device=device,
         )
-        gate = {"error": point.error}
+        decode = Row(case, "decode", "generate", point.seconds, tokens=point.tokens)
+        decode.error = point.error
         if point.error > LIMIT:
-            gate["wrong"] = f"logits are off by {point.error:.1e}, more than {LIMIT:.1e}"
+            decode.wrong = f"logits are off by {point.error:.1e}, more than {LIMIT:.1e}"
         found += [
-            Row(case, "decode", "generate", point.seconds, tokens=point.tokens, **gate),
+            decode,
             Row(case, "state", "generate", [point.state / 1024], "KiB of state"),
         ]
     return found

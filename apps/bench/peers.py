@@ -1,6 +1,6 @@
-"""What the inner loop is compared with: the same function done otherwise, and other mixers.
+"""The peers of the inner loop: other forms of the same function, and other mixers.
 
-Each `..._run` prepares a Run from Inputs: what is to be timed is in its call, all else before it.
+Each `..._run` prepares a Run from Inputs: the call is timed, its preparation is not.
 The dense decoder keeps a sum of gradients, where `ttt_decode_` keeps open rows.
 
 B batch, T tokens, H heads, D head dim, M mini-batch size, N whole mini-batches, T = N M, C tokens
@@ -38,18 +38,19 @@ def plain_run(inputs: Inputs, whole: Callable = autograd_loop.whole) -> Run:
 def compiled_run(inputs: Inputs) -> Run:
     """The plain loop by torch.compile, a mini-batch at a time.
 
-    The whole loop as one graph takes it minutes for 16 mini-batches; 2,048 tokens have 128.
+    The whole loop as one graph takes minutes to compile for 16 mini-batches; 2,048 tokens have 128.
     """
-    torch.compiler.reset()  # sizes seen before would make it compile for any size
-    parts = {"write": autograd_loop.write_mini_batch, "read": read}
-    parts = {name: torch.compile(part, dynamic=False) for name, part in parts.items()}
-    return plain_run(inputs, partial(autograd_loop.whole, **parts))
+    torch.compiler.reset()  # after other sizes it would compile for any size
+    write_one, read_all = (
+        torch.compile(part, dynamic=False) for part in (autograd_loop.write_mini_batch, read)
+    )
+    return plain_run(inputs, partial(autograd_loop.whole, write=write_one, read=read_all))
 
 
 class RoundedProducts(TorchFunctionMode):
-    """Matmuls take operands of a lower precision, there and back: PyTorch's own form in bfloat16.
+    """Matmuls round their operands to a lower precision: PyTorch's own form in bfloat16.
 
-    All else, sums of products included, stays in float32, as it does in the kernels.
+    All else, including sums of products, stays in float32, as in the kernels.
     """
 
     def __init__(self, dtype: torch.dtype):
@@ -74,7 +75,7 @@ def rounded_run(inputs: Inputs) -> Run:
 
 
 def attention_run(inputs: Inputs) -> Run:
-    """Causal softmax attention, by whichever kernel PyTorch prefers."""
+    """Causal softmax attention, with the kernel that PyTorch chooses."""
 
     def call() -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in inputs.tokens[:3])
@@ -84,7 +85,7 @@ def attention_run(inputs: Inputs) -> Run:
 
 
 def attention_backends(like: Tensor) -> str:
-    """Which kernels PyTorch takes for attention_run and cached_run, by its own names."""
+    """The kernels that PyTorch chooses for attention_run and cached_run."""
     x = like.new_empty(1, 1, 1024, like.shape[-1])
     whole = attention_kernel(x, x, x, is_causal=True)
     return f"{whole}, in decoding {attention_kernel(x[:, :, :1], x, x)}"
@@ -103,8 +104,8 @@ def attention_truth(inputs: Inputs) -> Run:
 def fla_run(inputs: Inputs, name: str) -> Run:
     """fla's TTT-Linear, `chunk_ttt_linear` or `fused_chunk_ttt_linear`.
 
-    Its eta belongs to the reader, whose last one also scales the step, so only an eta that is the
-    same for all writers can be said in it, and its output adds z where ours adds q.
+    Its eta belongs to the reader, and the last one also scales the step, so it can express only an
+    eta that is the same for all writers. Its output adds z in place of q.
     """
     import fla.ops.ttt
 
@@ -125,9 +126,9 @@ def fla_run(inputs: Inputs, name: str) -> Run:
 
 def fla_truth(inputs: Inputs) -> Run:
     def call() -> Tensor:
-        q, *tokens = inputs.tokens
+        q, k, v, eta = inputs.tokens
         shared = inputs.token_scale, *inputs.norm
-        (W, b), (X, S), _ = autograd_loop.loop(*tokens, *shared, State(inputs.weights))
+        (W, b), (X, S), _ = autograd_loop.loop(k, v, eta, *shared, State(inputs.weights))
         q = autograd_loop.by_mini_batch(q, len(inputs.token_scale))
         norm = autograd_loop.by_head(*inputs.norm, len(inputs.q))
         z = q @ W + b - inputs.token_scale[:, None] * (torch.tril(q @ X.mT + 1) @ S)
@@ -164,7 +165,7 @@ def mamba_truth(inputs: Inputs) -> Run:
 
 def dense_decode_run(inputs: Inputs) -> Run:
     """A token at a time through W - token_scale * (sum of gradients), from no open rows on."""
-    norm = tuple(n[:, None] for n in inputs.norm)
+    norm = inputs.norm_weight[:, None], inputs.norm_bias[:, None]
     scale, full = inputs.token_scale.tolist(), inputs.weights[0].dtype
     sums = [torch.zeros_like(w) for w in inputs.weights]
 

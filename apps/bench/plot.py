@@ -79,10 +79,10 @@ def draw_panel(panel: Axes, rows: list[Row]) -> None:
             strict=True,
         )
         failed = any(r.wrong for r in curve)
-        style = {"color": COLOURS.get(who, "#333333"), "linestyle": ":" if failed else "-"}
+        colour, line = COLOURS.get(who, "#333333"), "o:" if failed else "o-"
         label = f"{who} (gate failed)" if failed else who
-        panel.plot(x, y, marker="o", markersize=4, linewidth=1.6, label=label, **style)
-        panel.fill_between(x, low, high, alpha=0.2, color=style["color"], linewidth=0)
+        panel.plot(x, y, line, color=colour, markersize=4, linewidth=1.6, label=label)
+        panel.fill_between(x, low, high, alpha=0.2, color=colour, linewidth=0)
     panel.set_xscale("log", base=2)
     panel.set_yscale("log")
     ticks = sorted({row.case.tokens for row in rows})
@@ -101,8 +101,8 @@ def draw_bars(bars: list[Bar]) -> Figure:
     figure = Figure(figsize=(10, 1.4 + 0.42 * len(bars)), layout="constrained")
     panel = figure.subplots()
     for place, bar in enumerate(reversed(bars)):
-        name = f"{bar.what}\n{bar.shape}"
-        panel.text(-0.01, place, name, transform=panel.get_yaxis_transform(), **LEFT)
+        name, left = f"{bar.what}\n{bar.shape}", panel.get_yaxis_transform()
+        panel.text(-0.01, place, name, transform=left, fontsize=7, ha="right", va="center")
         aim = bar.must / bar.aim if bar.most else bar.aim / bar.must
         panel.plot([aim, aim], [place - 0.36, place + 0.36], color="#333333", linewidth=1.5)
         if bar.reached is None or bar.wrong:
@@ -118,6 +118,3 @@ def draw_bars(bars: list[Bar]) -> Figure:
     panel.tick_params(labelsize=8)
     panel.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-LEFT = {"fontsize": 7, "ha": "right", "va": "center"}

@@ -4,6 +4,7 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -60,7 +61,7 @@ def run_benchmark(options: argparse.Namespace) -> None:
 def choose_cases(options: argparse.Namespace) -> tuple[list[Case], int]:
     """Cases from the options, else the preset, else the device; and the width of a SwiGLU."""
     key = options.device, options.what
-    preset = PRESETS[options.what] if options.preset else {}
+    preset: dict[str, Any] = PRESETS[options.what] if options.preset else {}
     cuda = options.device == "cuda"
     size = backbone_size(options.size or preset.get("size") or ("1.3b" if cuda else "125m"))
     heads = options.heads or size["heads"]

@@ -1,4 +1,4 @@
-"""The benchmarks: kernels, decoding, layers and memory, each contender checked before it is timed.
+"""The benchmarks of kernels, decoding, layers and memory; contenders are checked, then timed.
 
 B batch, T tokens, H heads, D head dim, M mini-batch size, C width.
 """
@@ -10,7 +10,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,10 +30,10 @@ from .records import Report, Row
 
 @dataclass
 class Bench:
-    """What all measurements share.
+    """The settings of all measurements, and the report to which they add.
 
-    repeats, seconds: runs of each contender, fewer when they take longer than this.
-    limit: a contender whose run takes longer, in seconds, is left out where more tokens come.
+    repeats, seconds: runs of each contender, and the time after which there are fewer.
+    limit: seconds; a contender with a longer run is left out at longer contexts.
     """
 
     report: Report
@@ -49,16 +49,16 @@ class Bench:
         self.clock = Clock(self.report.device)
 
     def usable(self, case: Case, contenders: Iterable[Contender], what: str) -> list[Contender]:
-        """Those that can run this case; of the others the report says why not."""
+        """The contenders that can run this case; the report gets the reasons for the others."""
         usable = []
         for one in contenders:
             reason = one.obstacle
             if one.name in self.skip:
-                reason = "asked for with --skip"
+                reason = "skipped by --skip"
             elif not reason and (held := one.held(what)) * case.q_bytes > available_bytes(
                 case.device
             ):
-                reason = f"{held:g} times the memory of q at {case.shape} is not there"
+                reason = f"{held:g} times the memory of q at {case.shape} is not available"
             elif not reason and (one.name, case.inner, what) in self.slow:
                 reason = f"TTT-{case.inner} contexts beyond {self.limit:g} s a run (--limit)"
             if reason:
@@ -67,19 +67,19 @@ class Bench:
                 usable.append(one)
         return usable
 
-    def cell(self, name: str, work: Callable, *arguments) -> Any:
-        """What `work` gives, or None if it fails; the report then says why, and others go on."""
+    def cell(self, name: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        """The result of `work`, or None when it fails; the report then gets the reason."""
         try:
             if self.report.device == "cuda":
                 torch.cuda.empty_cache()
             return work(*arguments)
         except torch.OutOfMemoryError:
             self.report.leave_out(f"{name} is out of memory")
-        except Exception as problem:  # others' kernels, above all, on GPUs new to them
+        except Exception as problem:  # for example kernels of other projects on a new GPU
             self.report.broke(name, problem)
 
     def check(self, one: Contender, case: Case, what: str) -> tuple[float, str]:
-        """The worst relative error on a small case of this kind, and what is wrong with it."""
+        """The worst relative error on a small case of this kind, and why it fails, if it does."""
         small = case.small()
         key = (one.name, what == "decode", small)
         if key not in self.checked:
@@ -89,7 +89,7 @@ class Bench:
     def measure(
         self, case: Case, what: str, contenders: Iterable[Contender], inputs: Inputs
     ) -> dict[str, Row]:
-        """Check and time all that can run, in turn; their rows, by name, also in the report."""
+        """Check and time all that can run, in turn; their rows by name, also in the report."""
         contenders = list(contenders)
         rows, runs = {}, {}
         for one in self.usable(case, contenders, what):
@@ -106,7 +106,7 @@ class Bench:
         return rows
 
     def ready(self, one: Contender, case: Case, what: str, inputs: Inputs) -> tuple[Callable, Row]:
-        """What is timed, checked and warm, and its row."""
+        """The call to time, checked and called once, and its row."""
         error, wrong = self.check(one, case, what)
         run = timed(one.prepare(inputs), what)
         run()  # compiles, and chooses launch options
@@ -116,7 +116,7 @@ class Bench:
         return run, Row(case, what, one.name, tokens=tokens, error=error, wrong=wrong)
 
     def roofline(self, one: Contender, case: Case, what: str, row: Row) -> float | None:
-        """The least time that the ceilings allow, as a share of the time."""
+        """The least time that the ceilings allow, over the measured time."""
         if one.work is None:
             return None
         flop, moved = one.work(case, what)
@@ -137,7 +137,7 @@ def check_gate(one: Contender, case: Case) -> tuple[float, str]:
 
 
 def available_bytes(device: str) -> float:
-    """Bytes that a contender may take: half of what the machine has, or 0.9 of a free GPU."""
+    """Bytes that a contender may use: half of the machine's, or 0.9 of the free ones of a GPU."""
     if device == "cuda":
         kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return 0.9 * (torch.cuda.mem_get_info()[0] + kept)
@@ -176,15 +176,16 @@ def measure_decode(bench: Bench, cases: list[Case]) -> None:
         bench.cell(f"decode at {case.shape}", cell, case)
 
 
+INNER: dict[str, Literal["linear", "mlp"]] = {"linear": "linear", "mlp": "mlp"}
 LAYERS = "TTT layer", "TTT block", "attention block", "mamba block", "mamba2 block"
 
 
 class Layer(nn.Module):
     """A block or a TTT layer alone, from inputs (B, T, C) to outputs, from a fresh state."""
 
-    def __init__(self, part: nn.Module):
+    def __init__(self, part: Block | TTTLayer):
         super().__init__()
-        self.part = part
+        self.part: Block | TTTLayer = part
 
     def forward(self, x: Tensor) -> Tensor:
         return self.part(x, self.part.init_state(len(x)))[0]
@@ -217,7 +218,7 @@ def measure_layers(bench: Bench, cases: list[Case], mlp_width: int) -> None:
 
 
 def layer_contenders(case: Case, mlp_width: int) -> list[Contender]:
-    """They are checked at the width of their little case, 4 heads or less."""
+    """Blocks and the TTT layer; checked at the width of the small case, at most 4 heads."""
 
     def part(heads: int, name: str) -> Layer:
         torch.manual_seed(3)
@@ -226,7 +227,9 @@ def layer_contenders(case: Case, mlp_width: int) -> list[Contender]:
             heads=heads,
             mlp_width=mlp_width,
             mixer=name.split()[0].lower(),
-            ttt=TTTConfig(inner=case.inner, mini_batch_size=case.mini_batch),
+            ttt=TTTConfig(
+                "mlp" if case.inner == "mlp" else "linear", mini_batch_size=case.mini_batch
+            ),
             mamba=MambaConfig(head_dim=case.head_dim),
         )
         if name == "TTT layer":
@@ -244,7 +247,7 @@ def layer_contenders(case: Case, mlp_width: int) -> list[Contender]:
 
 
 def measure_memory(bench: Bench, cases: list[Case]) -> None:
-    """Forward and backward in q tensors; the state that a decoder carries, beside a KV cache."""
+    """Peak memory in q tensors; and the size of a decoder's state beside a KV cache."""
     for case in cases:
         kernels = [c for c in kernel_contenders(case) if c.name in ("triton", "dual", "plain loop")]
         for one in bench.usable(case, kernels, BOTH):
@@ -273,7 +276,7 @@ def measure_peak(bench: Bench, one: Contender, case: Case) -> Row:
 
 
 def count_runs(what: str, cases: list[Case]) -> int:
-    """How many contenders are timed, all in all; peaks of memory count as one a case."""
+    """Number of timed contenders; peak memory counts as one per case."""
     if what == "kernels":
         return sum(len(DIRECTIONS) * len(kernel_contenders(case)) for case in cases)
     return (
@@ -288,7 +291,7 @@ def count_runs(what: str, cases: list[Case]) -> int:
 
 @torch.no_grad()
 def state_bytes(case: Case) -> int:
-    """Of the State after T tokens less one, when the open mini-batch holds the most rows."""
+    """Bytes of the State after T - 1 tokens, when the open mini-batch holds the most rows."""
     inputs = draw_inputs(case)
     tokens = (x[:, :-1] for x in inputs.tokens)
     shared = (inputs.token_scale, *inputs.norm)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from helpers.source import FILES, ROOT
 
-ROOT = Path(__file__).parents[2]
+
 FLOORS = {
     "tttvideo/files.py": 0,  # the standard library only
     "tttvideo/progress.py": 0,  # and rich
@@ -29,12 +30,6 @@ FLOORS = {
 }
 """Rooms by floor, from the bottom up; an import never points up."""
 SEES_DATA = ("apps", "data", "tttvideo/measures")
-FILES = sorted(
-    path
-    for room in ("apps", "data", "kernels", "tttvideo")
-    for path in (ROOT / room).rglob("*.py")
-    if not any(parent.is_symlink() for parent in path.parents if parent != ROOT)
-)
 
 
 def room(path):
@@ -80,15 +75,27 @@ def rooms_imported(path):
             yield room(MODULES[name])
 
 
-def test_no_file_imports_itself_by_a_circle():
+def check_acyclic(graph):
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"imports form a circle: {' -> '.join(error.args[1])}")
+
+
+def test_no_file_imports_itself_through_others():
     graph = {n: {i for i in imported(path) if i in MODULES} for n, path in MODULES.items()}
     packages = {name for name, path in MODULES.items() if path.stem == "__init__"}
     for name, others in graph.items():  # a package's public face stands above its files
         graph[name] = {o for o in others if not (o in packages and name.startswith(f"{o}."))}
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        pytest.fail(f"files import one another in a circle: {' -> '.join(error.args[1])}")
+    check_acyclic(graph)
+
+
+def test_no_room_imports_itself_through_others():
+    graph = {}
+    for path in FILES:
+        graph.setdefault(room(path), set()).update(set(rooms_imported(path)) - {room(path)})
+    graph.pop("tttvideo/__init__.py")
+    check_acyclic(graph)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())

@@ -6,6 +6,7 @@ that any other load of the machine falls on all contexts equally.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -54,7 +55,8 @@ def decoding_by_context(
     advance: called with the tokens of context as they are read, and with those of the runs.
     """
     device = next(backbone.parameters()).device.type
-    greedy, points, runs = Chooser(temperature=0), [], {}
+    greedy, points = Chooser(temperature=0), []
+    runs: dict[str, Callable[[], None]] = {}
     generator = torch.Generator().manual_seed(0)
     prefix: Prefix | None = None
     seen = 0
@@ -67,18 +69,18 @@ def decoding_by_context(
             advance(count)
 
         assert prefix
-
-        def run(prefix: Prefix = prefix) -> None:
-            for _ in decode(backbone, prefix, tokens, greedy):
-                pass
-
         error = decoding_error(backbone, prefix, tokens)
         points.append(Point(context, state_bytes(prefix), error, tokens, []))
-        runs[str(context)] = run
+        runs[str(context)] = partial(decode_all, backbone, prefix, tokens, greedy)
     times = interleave(Clock(device), runs, rounds, seconds, lambda n: advance(n * tokens))
     for point in points:
         point.seconds = times[str(point.context)]
     return points
+
+
+def decode_all(backbone: Backbone, prefix: Prefix, tokens: int, choose: Chooser) -> None:
+    for _ in decode(backbone, prefix, tokens, choose):
+        pass
 
 
 def decoding_error(backbone: Backbone, prefix: Prefix, tokens: int) -> float:

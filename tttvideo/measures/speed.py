@@ -54,12 +54,12 @@ class Clock:
             return self.now() - start
         self.flushed.zero_()
         gpu_sleep(AHEAD)  # otherwise a short run is timed as its launches from the host
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before.record()
         run()
-        end.record()
+        after.record()
         torch.cuda.synchronize()
-        return start.elapsed_time(end) / 1000
+        return before.elapsed_time(after) / 1000
 
 
 def interleave(
