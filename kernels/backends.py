@@ -1,4 +1,4 @@
-"""Which backend serves a call, and why."""
+"""The choice of a backend for a call, and its reason."""
 
 import functools
 import importlib.util
@@ -13,15 +13,15 @@ INSTALLED = importlib.util.find_spec("triton") is not None
 BACKENDS = ("auto", "dual", "reference", "triton")
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 SIZES = {1: ((16, 32, 64, 96, 128), (16, 32, 64)), 2: ((32, 64), (16, 32, 64))}
-"""Head dims and mini-batch sizes that the Triton kernels are built for, by inner depth."""
+"""Head dims and mini-batch sizes of the Triton kernels, by inner depth."""
 
 
 def choose_backend(
     backend: str, tokens: tuple[Tensor, Tensor, Tensor], weights: tuple[Tensor, ...], M: int
 ) -> tuple[str, str]:
-    """The backend that serves q, k, v (B, T, H, D) with such fast weights, and the reason.
+    """The backend for q, k, v (B, T, H, D) and fast weights of these shapes, and the reason.
 
-    Raises: ValueError for an unknown name, or with the reason when the one asked for cannot serve.
+    Raises: ValueError for an unknown name, or with the reason why the named one cannot be used.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
@@ -38,7 +38,7 @@ def choose_backend(
 def triton_obstacle(
     tokens: tuple[Tensor, Tensor, Tensor], weights: tuple[Tensor, ...], M: int, interpreter: bool
 ) -> str | None:
-    """Why the Triton kernels cannot serve, or None; on a CPU only its interpreter runs them."""
+    """Why the Triton kernels cannot be used, or None; on a CPU only the interpreter runs them."""
     q, depth = tokens[0], len(weights) // 2
     if not depth:
         return "the inner model without a norm has no kernels"

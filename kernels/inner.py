@@ -53,11 +53,13 @@ def affine(x: Tensor, weights: Sequence[Tensor]) -> Tensor:
 
 def forward(x: Tensor, weights: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """The inputs and the outputs of each affine map; the last output is F(x)."""
-    return onward(x, affine(x, weights), weights)
+    return forward_from(x, affine(x, weights), weights)
 
 
-def onward(x: Tensor, z: Tensor, weights: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """As `forward`, from the first map's output on."""
+def forward_from(
+    x: Tensor, z: Tensor, weights: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """As `forward`, given the first map's output z."""
     inputs, outputs = [x], [z]
     for W, b in pairs(weights)[1:]:
         inputs.append(gelu(outputs[-1]))
@@ -70,9 +72,9 @@ def gradient(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Inputs X and gradients G per inner layer: the loss has the gradient X^T G in W, G in b.
 
-    z = affine(k, weights) is the caller's, who has other rows to multiply with the same matrix.
+    z = affine(k, weights); the caller computes it together with other rows.
     """
-    inputs, outputs = onward(k, z, weights)
+    inputs, outputs = forward_from(k, z, weights)
     grads = [layer_norm_gradient(outputs[-1], v - k, norm)]
     for W, z in zip(weights[-2:0:-2], outputs[-2::-1], strict=True):
         grads.insert(0, (grads[0] @ W.mT) * gelu_slope(z))

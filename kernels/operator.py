@@ -1,54 +1,51 @@
-"""Operators that torch.compile sees whole: registration with torch.library, and their autograd.
+"""Operators that torch.compile does not look into: registration with torch.library, and autograd.
 
-A backend is a module with three functions and the number of open rows that it returns, ROWS, by
-the number of fast weights:
+A backend has three functions, `inputs` being q, k, v, eta, token_scale, norm_weight, norm_bias:
 
-    forward(operands, weights, spans, keep) -> results
-    like(operands, weights, spans, keep) -> results, empty, of the right shapes and dtypes
-    backward(grads, operands, weights, results, spans) -> gradients of operands, then of weights
+    forward(*inputs, weights, token_ranges, save) -> results
+    like(*inputs, weights, token_ranges, save) -> results, empty, of the right shapes and dtypes
+    backward(grads, *inputs, weights, results, token_ranges) -> gradients of inputs, then of weights
 
-operands: q, k, v, eta, token_scale, and gain and shift, the inner norm's weight and bias.
-results: y, the weights after, the open rows, and, if `keep`, what backward wants besides.
-spans: (S, 2) int32, first and last token plus one of S sequences packed into one, or None.
-grads: gradients of y, of the weights after and of the open rows; to backward results have no y.
+results: y, the weights after, open rows, and, if `save`, what backward needs besides.
+token_ranges: (S, 2) int32, first token and last plus one of S sequences packed into one row, or
+    None. It may be None only, where a backend says so.
+grads: gradients of y, of the weights after and of the open rows; backward gets results without y.
 """
 
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 
-def operator(name: str, backend: ModuleType) -> torch.library.CustomOpDef:
-    """torch.ops.tttvideo.NAME(operands, weights, spans, keep), differentiable once."""
-    forward = torch.library.custom_op(
-        f"tttvideo::{name}",
-        backend.forward,
-        mutates_args=(),
-        schema="(Tensor[] operands, Tensor[] weights, Tensor? spans, bool keep) -> Tensor[]",
-    )
-    ascend = torch.library.custom_op(
-        f"tttvideo::{name}_backward",
-        backend.backward,
-        mutates_args=(),
-        schema="(Tensor[] grads, Tensor[] operands, Tensor[] weights, Tensor[] results, "
-        "Tensor? spans) -> Tensor[]",
-    )
+INPUTS = "q", "k", "v", "eta", "token_scale", "norm_weight", "norm_bias"
+ARGUMENTS = ", ".join(f"Tensor {name}" for name in INPUTS) + ", Tensor[] weights"
 
-    def like_inputs(
-        grads: list[Tensor],
-        operands: list[Tensor],
-        weights: list[Tensor],
-        results: list[Tensor],
-        spans: Tensor | None,
-    ) -> list[Tensor]:
-        return [x.new_empty(x.shape) for x in (*operands, *weights)]
+
+def operator(
+    name: str, forward: Callable, like: Callable, backward: Callable, open_rows: int
+) -> torch.library.CustomOpDef:
+    """torch.ops.tttvideo.NAME(*inputs, weights, token_ranges, save), differentiable once.
+
+    open_rows: how many of the results are open rows.
+    """
+    run = torch.library.custom_op(
+        f"tttvideo::{name}",
+        forward,
+        mutates_args=(),
+        schema=f"({ARGUMENTS}, Tensor? token_ranges, bool save) -> Tensor[]",
+    )
+    run_backward = torch.library.custom_op(
+        f"tttvideo::{name}_backward",
+        backward,
+        mutates_args=(),
+        schema=f"(Tensor[] grads, {ARGUMENTS}, Tensor[] results, Tensor? token_ranges) -> Tensor[]",
+    )
 
     def setup_context(ctx, inputs: tuple, output: list[Tensor]) -> None:
-        operands, weights, ctx.spans, _ = inputs
-        ctx.lengths = len(operands), len(weights)
-        ctx.set_materialize_grads(False)  # those of kept tensors would be as large as these
+        *operands, weights, ctx.token_ranges, _ = inputs
+        ctx.weights = len(weights)
+        ctx.set_materialize_grads(False)  # those of saved tensors would be as large as these
         ctx.save_for_backward(*operands, *weights, *output[1:])
 
     def differentiate(ctx, grads: Sequence[Tensor | None]) -> tuple:
@@ -58,18 +55,28 @@ def operator(name: str, backend: ModuleType) -> torch.library.CustomOpDef:
                 "the fast forms differentiate whole mini-batches once; use backend='reference' "
                 "where create_graph=True is needed"
             )
-        tensors, (n, m) = list(ctx.saved_tensors), ctx.lengths
-        operands, weights, results = tensors[:n], tensors[n : n + m], tensors[n + m :]
-        primals = operands[0], *results[: m + backend.ROWS[m]]
+        tensors, n, end = list(ctx.saved_tensors), len(INPUTS), len(INPUTS) + ctx.weights
+        inputs, weights, results = tensors[:n], tensors[n:end], tensors[end:]
+        primals = inputs[0], *results[: ctx.weights + open_rows]
         grads = [
             torch.zeros_like(x) if grad is None else grad
             for x, grad in zip(primals, grads[: len(primals)], strict=True)
         ]
         with torch.autocast(grads[0].device.type, enabled=False):
-            grads = ascend(grads, operands, weights, results, ctx.spans)
-        return grads[:n], grads[n:], None, None
+            grads = run_backward(grads, *inputs, weights, results, ctx.token_ranges)
+        return *grads[:n], grads[n:], None, None
 
-    forward.register_fake(backend.like)
-    ascend.register_fake(like_inputs)
-    forward.register_autograd(differentiate, setup_context=setup_context)
-    return forward
+    run.register_fake(like)
+    run_backward.register_fake(like_inputs)
+    run.register_autograd(differentiate, setup_context=setup_context)
+    return run
+
+
+def like_inputs(grads: list[Tensor], *operands) -> list[Tensor]:
+    """Empty gradients of inputs and weights, which stand before results and token_ranges."""
+    *inputs, weights, _, _ = operands
+    return [x.new_empty(x.shape) for x in (*inputs, *weights)]
+
+
+def needs_backward(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)

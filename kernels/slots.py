@@ -1,8 +1,8 @@
 """Slots: the state of B sequences that decode side by side, in buffers that never move.
 
-A State grows by a row with every token; a CUDA graph wants the same memory every time. So rows have
-room for a whole mini-batch, and how many of them count is kept on the device, for each sequence
-alone: sequences come and go at any place of their mini-batches.
+A State grows by a row with every token, but a CUDA graph needs the same memory every time. So the
+buffers hold the rows of a whole mini-batch, and the number of filled rows is on the device, one for
+each sequence: sequences start and end at any place of their mini-batches.
 
 B sequences, H heads, M mini-batch size.
 """
@@ -19,16 +19,16 @@ from .state import State
 
 @dataclass(frozen=True)
 class Slots:
-    """What decoding reads and changes in place; one State for each of B sequences.
+    """Buffers that decoding reads and updates in place; one State for each of B sequences.
 
     weights: W, b of each inner layer in turn, shaped as in State, float32: the exact fast weights.
-    operands: W of each inner layer as tokens are multiplied with it, in the tokens' dtype; the
-        very tensors of `weights` if that is float32. Only a step, once in M tokens, touches both.
+    operands: W of each inner layer as tokens are multiplied with it, in the tokens' dtype; the same
+        tensors as in `weights` if that is float32. Only a step, once in M tokens, writes both.
     rows: X, S of each inner layer in turn, (B, H, M, features), in the tokens' dtype: the kernels
-        round S once, when it is made, and use the rounded one for the output and the step alike.
-        Rows that are not filled yet hold anything.
-    places: (B, H) int32, tokens of the open mini-batch seen so far. The heads of a sequence agree;
-        each counts for itself, so that no program has to wait for another.
+        round S once and use the rounded values for both the output and the step. Rows that are not
+        filled yet have arbitrary values.
+    places: (B, H) int32, tokens of the open mini-batch seen so far. The heads of a sequence have
+        equal counts; each has its own, so that no program waits for another.
     """
 
     weights: tuple[Tensor, ...]
@@ -39,7 +39,7 @@ class Slots:
     @staticmethod
     @torch.no_grad()
     def of(state: State, mini_batch_size: int, dtype: torch.dtype) -> Slots:
-        """A copy of `state`, to be decoded with tokens of `dtype`: float32, float16 or bfloat16."""
+        """A copy of `state`, for tokens of `dtype`: float32, float16 or bfloat16."""
         B, H = state.weights[0].shape[:2]
         weights = tuple(torch.empty_like(w).contiguous() for w in state.weights)
         operands = tuple(W.to(dtype) for W in weights[::2])
@@ -57,14 +57,14 @@ class Slots:
 
     @torch.no_grad()
     def put(self, i: int | slice, state: State) -> None:
-        """Let sequence i, or sequences i, go on from `state`; i = 2 and slice(2, 3) are alike."""
+        """Continue sequence i, or the sequences of a slice i, from `state`; 2 means slice(2, 3)."""
         i = self.lane(i) if isinstance(i, int) else i
-        for mine, w in zip(self.weights, state.weights, strict=True):
-            mine[i] = w
-        for mine, W in zip(self.operands, state.weights[::2], strict=True):
-            mine[i] = W
-        for mine, x in zip(self.rows, state.open, strict=True) if state.filled else ():
-            mine[i, :, : state.filled] = x
+        for buffer, w in zip(self.weights, state.weights, strict=True):
+            buffer[i] = w
+        for buffer, W in zip(self.operands, state.weights[::2], strict=True):
+            buffer[i] = W
+        for buffer, x in zip(self.rows, state.open, strict=True) if state.filled else ():
+            buffer[i, :, : state.filled] = x
         self.places[i] = state.filled
 
     def lane(self, i: int) -> slice:
@@ -76,12 +76,15 @@ class Slots:
         return self.copy(self.lane(i), self.filled[i].item())
 
     def to_state(self) -> State:
-        """A copy of all sequences, which must be at the same place. Waits for the device."""
+        """A copy of all sequences. Waits for the device.
+
+        Raises: ValueError when sequences are at different places.
+        """
         filled = set(self.filled.tolist())
         if len(filled) > 1:
             raise ValueError(
                 f"sequences are at places {sorted(filled)} of their mini-batches, and a State has "
-                "one place; take them one by one with Slots.state(i)"
+                "one place; read them one by one with Slots.state(i)"
             )
         return self.copy(slice(None), filled.pop())
 

@@ -1,7 +1,7 @@
-"""Launch options of a Triton kernel: the fastest of those that the compile table allows.
+"""Launch options of a Triton kernel: the fastest of those in the compile table.
 
-Measured on the GPU at the first launch of a kind, and kept in Triton's cache folder for the next
-process. TTTVIDEO_AUTOTUNE=0 takes the first option instead, unmeasured.
+They are measured on the GPU at the first launch of a kind and kept in Triton's cache folder for the
+next process. With TTTVIDEO_AUTOTUNE=0 the first option is used, without a measurement.
 """
 
 import functools
@@ -21,8 +21,8 @@ known: dict[str, dict] = {}
 def fastest(kind: str, options: list[dict], launch: Callable[[dict], object]) -> dict:
     """The option with the shortest median; `launch` may run any number of times.
 
-    kind: what is launched and on what, so that one measurement serves all that is alike. While a
-    CUDA graph is recorded nothing can be measured: what is not known yet is the first option.
+    kind: names the launch and its sizes; launches of one kind share a measurement. While a CUDA
+    graph is recorded nothing can be measured, and an unknown kind gets the first option.
     """
     if len(options) == 1 or not wanted():
         return options[0]
@@ -48,7 +48,7 @@ def measure(launch: Callable[[], object]) -> float:
 
 @functools.cache
 def sources() -> str:
-    """A hash of the kernels, since another version of them may have another fastest option."""
+    """A hash of the files in gpu/, since another version may have another fastest option."""
     files = sorted((Path(__file__).parent / "gpu").glob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 

@@ -1,10 +1,10 @@
 """TTT-Linear and TTT-MLP for one token of each sequence, in place, as matmuls on any device.
 
-The dual form with the step put off, as in triton_decode.py: at place p of its mini-batch
+The dual form with a late step, as in gpu/decode.py: the token at place p of its mini-batch reads
 
     z = x W + b - t_p sum_{j <= p} (x X_j + 1) S_j          (arXiv 2407.04620, section 2.5)
 
-from the rows of the open mini-batch, and W is written once in M tokens.
+from the rows of the open mini-batch, layer by layer, and W is written once in M tokens.
 
 B sequences, H heads, D head dim, M mini-batch size, R rows of the fullest mini-batch.
 """
@@ -23,15 +23,16 @@ def decode_(
     v: Tensor,
     eta: Tensor,
     token_scale: Tensor,
-    gain: Tensor,
-    shift: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
     slots: Slots,
 ) -> Tensor:
-    """y (B, 1, H, D) of one token per sequence, in q's dtype; `slots` go on by it.
+    """y (B, 1, H, D) of one token per sequence, in q's dtype; `slots` are updated.
 
-    q, k, v: (B, 1, H, D); eta: (B, 1, H); token_scale (M,); gain and shift (H, D).
+    q, k, v: (B, 1, H, D); eta: (B, 1, H); token_scale (M,); norm_weight, norm_bias (H, D).
     """
-    dtype, exact, norm = q.dtype, slots.weights[0].dtype, (gain[:, None], shift[:, None])
+    dtype, exact = q.dtype, slots.weights[0].dtype
+    norm = norm_weight[:, None], norm_bias[:, None]
     q, k, v, eta = (x.to(exact).transpose(1, 2) for x in (q, k, v, eta[..., None]))
     z, z_read = inner.affine(torch.cat((k, q), dim=-2), slots.weights).split(1, dim=-2)
     inputs, grads = inner.gradient(k, z, v, slots.weights, norm)
@@ -61,7 +62,7 @@ def decode_(
 
 
 def put(rows: Tensor, x: Tensor, places: list[int]) -> None:
-    """Write x (B, H, 1, features), each sequence's at its place."""
+    """Write x (B, H, 1, features), the row of each sequence at its place."""
     if len(set(places)) == 1:
         rows[:, :, places[0]] = x[:, :, 0]
     else:

@@ -2,30 +2,27 @@
 
 Gradients are taken at the weights of the mini-batch's start, so all of its tokens can be computed
 at once; token t then reads through the causal sum of the gradients up to t (arXiv 2407.04620,
-section 2.5 and appendix A). A piece is open to plain autograd and to any depth; whole mini-batches,
-where training spends its time, have a walk of their own, forward and back: walk.py, adjoint.py.
+section 2.5 and appendix A). A piece takes any inner depth, and autograd differentiates it. Whole
+mini-batches, where training spends its time, have an operator with its own backward: forward.py,
+backward.py.
 
 B batch, H heads, L tokens of the piece, D head dim, M mini-batch size, N whole mini-batches.
 """
 
-import sys
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from tttvideo.kernels import inner
-from tttvideo.kernels import operator as library
+from tttvideo.kernels.operator import needs_backward
 from tttvideo.kernels.state import State, interleave, joined, pairs
 
-from . import backward as adjoint
-from . import forward as walk
-from . import linear as dual_linear
-from . import mlp as dual_mlp
+from . import linear, mlp
 
 
-MODELS = {2: dual_linear, 4: dual_mlp}  # by the number of fast weights
-ROWS = {2: 0, 4: 0}  # whole mini-batches leave none open
+OPERATORS = {2: linear.OPERATOR, 4: mlp.OPERATOR}
+"""By the number of fast weights."""
 
 
 def read_tokens(
@@ -99,40 +96,10 @@ def whole(
     state: State,
 ) -> tuple[Tensor, State]:
     """Whole mini-batches, from a state with none open; arguments as in `piece`, L = N M."""
-    operands = q, k, v, eta, token_scale, norm_weight, norm_bias
-    keep = torch.is_grad_enabled() and any(x.requires_grad for x in (*operands, *state.weights))
-    y, *weights = OPERATOR(operands, state.weights, None, keep)[: 1 + len(state.weights)]
-    return y, State(tuple(weights))
-
-
-def forward(operands: list[Tensor], weights: list[Tensor], spans: None, keep: bool) -> list[Tensor]:
-    """y, the weights after and, if `keep`, what the walk back starts from; library.py has more."""
-    tape = [] if keep else None
-    descend = MODELS[len(weights)].descend
-    y, after = walk.forward(descend, operands, weights, tape)
-    return [y, *after, *(tape or ())]
-
-
-def like(operands: list[Tensor], weights: list[Tensor], spans: None, keep: bool) -> list[Tensor]:
-    q, M = operands[0], len(operands[4])
-    B, T, H, D = q.shape
-    hidden = [W.shape[-1] for W in weights[:-2:2]]
-    tape = [(T // M, B, H, M, size) for size in (D, 1, D, 1, *hidden)] if keep else []
-    return [q.new_empty(shape) for shape in (q.shape, *(w.shape for w in weights), *tape)]
-
-
-def backward(
-    grads: list[Tensor],
-    operands: list[Tensor],
-    weights: list[Tensor],
-    results: list[Tensor],
-    spans: None,
-) -> list[Tensor]:
-    ascent, m = MODELS[len(weights)].Ascent, len(weights)
-    return adjoint.backward(ascent, grads, operands, results[:m], results[m:])
-
-
-OPERATOR = library.operator("dual", sys.modules[__name__])
+    inputs, weights = (q, k, v, eta, token_scale, norm_weight, norm_bias), state.weights
+    save = needs_backward(*inputs, *weights)
+    y, *results = OPERATORS[len(weights)](*inputs, weights, None, save)
+    return y, State(tuple(results[: len(weights)]))
 
 
 def scaled_gradient(
@@ -151,10 +118,10 @@ def read(
     scale: Tensor,
     norm: inner.Norm,
 ) -> Tensor:
-    """q + LayerNorm(F(q)) through what each token sees, W - scale_t sum_{j<=t} X_j^T S_j.
+    """q + LayerNorm(F(q)) with the weights that each token sees, W - scale_t sum_{j<=t} X_j^T S_j.
 
-    q (..., L, D); z = affine(q, weights); rows (..., R, features) with the last L of R rows written
-    by q's own tokens.
+    q (..., L, D); z = affine(q, weights); rows (..., R, features); the last L of R are of q's own
+    tokens.
     """
     x = q
     for layer, ((W, b), (X, S)) in enumerate(zip(pairs(weights), pairs(rows), strict=True)):

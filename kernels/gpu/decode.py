@@ -1,15 +1,15 @@
 """TTT-Linear and TTT-MLP for one token of each sequence, in place: decoding on a GPU.
 
-The dual form with the step put off (arXiv 2407.04620, section 2.5). The token at place p of its
+The dual form with a late step (arXiv 2407.04620, section 2.5). The token at place p of its
 mini-batch reads, layer by layer,
 
     z = x W + b - t_p sum_{j <= p} (x X_j + 1) S_j
 
-from the rows of the open mini-batch, its own included, and W is written once in M tokens. Less than
-half of the memory moves that W and a running sum of gradients would take.
+from the rows of the open mini-batch, its own included, and W is written once in M tokens. This
+moves less than half of the memory that W and a running sum of gradients would take.
 
-Everything a call depends on is on the device, each sequence's place too, and only y is allocated,
-so a CUDA graph can hold the call. Rows from p on are not read; they may hold anything.
+All inputs of a call are on the device, each sequence's place too, and only y is allocated, so a
+CUDA graph can hold the call. Rows from p on are not read; they may hold anything.
 
 B sequences, H heads, D head dim, E inner hidden, M mini-batch size.
 """
@@ -29,15 +29,15 @@ def decode_(
     v: Tensor,
     eta: Tensor,
     token_scale: Tensor,
-    gain: Tensor,
-    shift: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
     slots: Slots,
 ) -> Tensor:
-    """y (B, 1, H, D) of one token per sequence; `slots` go on by it.
+    """y (B, 1, H, D) of one token per sequence; `slots` are updated.
 
     q, k, v: (B, 1, H, D), any strides, in the dtype of the slots' rows. With two inner layers D and
     E are powers of two.
-    eta: (B, 1, H) float32, any strides; token_scale (M,), gain and shift (H, D) float32.
+    eta: (B, 1, H) float32, any strides; token_scale (M,), norm_weight and norm_bias (H, D) float32.
     """
     kernel = linear_kernel if len(slots.weights) == 2 else mlp_kernel
     B, _, H, D = q.shape
@@ -46,8 +46,8 @@ def decode_(
     kernel[(B * H,)](
         *((x, (x.stride(0), *x.stride()[2:])) for x in (q, k, v, eta)),
         token_scale,
-        gain,
-        shift,
+        norm_weight,
+        norm_bias,
         slots.weights,
         slots.operands,
         slots.rows,
@@ -73,8 +73,8 @@ def linear_kernel(
     v,
     eta,
     token_scale,
-    gain,
-    shift,
+    norm_weight,
+    norm_bias,
     weights,
     operands,
     rows,
@@ -104,16 +104,16 @@ def linear_kernel(
     v_p = token(v, sequence, head, d, inside)
     eta_p = tl.load(eta[0] + sequence.to(tl.int64) * eta[1][0] + head * eta[1][1])
     t_p = tl.load(token_scale + place)
-    g = tl.load(gain + head * D + d, inside, 0.0)
-    s = tl.load(shift + head * D + d, inside, 0.0)
+    weight = tl.load(norm_weight + head * D + d, inside, 0.0)
+    bias = tl.load(norm_bias + head * D + d, inside, 0.0)
 
     earlier = read(q_p, X_j, S_j)
     z_read = times(q_p, W_p) + b_p
     x, rstd = normalize(times(k_p, W_p) + b_p, D, 1)
-    G, _, _ = inner_gradient(x, rstd, k_p, v_p, g, s, D, 1)
+    G, _, _ = inner_gradient(x, rstd, k_p, v_p, weight, bias, D, 1)
     S_p = (eta_p * G).to(S_j.dtype).to(tl.float32)
     x, _ = normalize(z_read - t_p * (earlier + read(q_p, k_p, S_p)), D, 1)
-    tl.store(y + lane * D + d, q_p + s + g * x, inside)
+    tl.store(y + lane * D + d, q_p + bias + weight * x, inside)
     tl.store(X + place * D + d, k_p, inside)
     tl.store(S + place * D + d, S_p, inside)
 
@@ -130,8 +130,8 @@ def mlp_kernel(
     v,
     eta,
     token_scale,
-    gain,
-    shift,
+    norm_weight,
+    norm_bias,
     weights,
     operands,
     rows,
@@ -168,15 +168,15 @@ def mlp_kernel(
     v_p = token(v, sequence, head, d, inside)
     eta_p = tl.load(eta[0] + sequence.to(tl.int64) * eta[1][0] + head * eta[1][1])
     t_p = tl.load(token_scale + place)
-    g = tl.load(gain + head * D + d, inside, 0.0)
-    s = tl.load(shift + head * D + d, inside, 0.0)
+    weight = tl.load(norm_weight + head * D + d, inside, 0.0)
+    bias = tl.load(norm_bias + head * D + d, inside, 0.0)
 
     earlier = read(q_p, X1_j, S1_j)
     z_read = times(q_p, W1_p) + b1_p
     X2_p, slope = gelu_and_slope(times(k_p, W1_p) + b1_p, False)
     X2_p = X2_p.to(X2_j.dtype).to(tl.float32)
     x, rstd = normalize(times(X2_p, W2_p) + b2_p, D, 1)
-    G, _, _ = inner_gradient(x, rstd, k_p, v_p, g, s, D, 1)
+    G, _, _ = inner_gradient(x, rstd, k_p, v_p, weight, bias, D, 1)
     S2_p = (eta_p * G).to(S2_j.dtype).to(tl.float32)
     S1_p = (tl.sum(W2_p * S2_p, 1)[None, :] * slope).to(S1_j.dtype).to(tl.float32)
 
@@ -184,7 +184,7 @@ def mlp_kernel(
     earlier = read(x_read, X2_j, S2_j)
     z_read = times(x_read, W2_p) + b2_p
     x, _ = normalize(z_read - t_p * (earlier + read(x_read, X2_p, S2_p)), D, 1)
-    tl.store(y + lane * D + d, q_p + s + g * x)
+    tl.store(y + lane * D + d, q_p + bias + weight * x)
     tl.store(X1 + place * D + d, k_p)
     tl.store(S1 + place * E + e, S1_p)
     tl.store(X2 + place * E + e, X2_p)
@@ -199,7 +199,7 @@ def mlp_kernel(
 
 @triton.jit
 def token(x, sequence, head, d, inside):
-    """The token's row of q, k or v, (1, D) float32; x has the tensor, and strides but of tokens."""
+    """The token's row of q, k or v, (1, D) float32; x: the tensor and strides, without tokens'."""
     at = sequence.to(tl.int64) * x[1][0] + head * x[1][1] + d * x[1][2]
     return tl.load(x[0] + at, inside, 0.0).to(tl.float32)
 

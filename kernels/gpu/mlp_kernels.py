@@ -1,18 +1,18 @@
-"""The kernels of TTT-MLP on a GPU; triton_mlp.py launches them.
+"""The kernels of TTT-MLP on a GPU; mlp.py launches them.
 
-The formulas are those of dual_mlp.py and adjoint.py, and so are the names: X hidden rows of the
-writers, Y of the readers, U = S2 W2^T, dX the adjoint of X. Hidden tiles lie (HS, M), units down
+Formulas and names are those of dual/mlp.py and dual/backward.py: X hidden rows of the writers, Y of
+the readers, U = S2 W2^T, dX the gradient with respect to X. Hidden tiles are (HS, M), units down
 and tokens across: units fill the warps, which 16 tokens cannot. Others are (M, D), W (HS, D).
 
-The state of one head, 2 D E floats, is as large as half of a multiprocessor's registers. There it
-stays while `resident_kernel` walks a sequence. Where that cannot be, `streamed_kernel` leaves it in
-global memory, in practice in L2, and takes HS hidden units at a time, twice in a mini-batch: up to
-Z2, whose norm needs all of them, and from there on.
+The state of one head, 2 D E floats, is as large as half of a multiprocessor's registers. The
+resident kernels keep it there. The streamed kernels keep it in global memory, in practice in L2,
+and take HS hidden units at a time, twice in a mini-batch: up to Z2, whose norm needs all of them,
+and from there on.
 
-Backward has a part in which mini-batches do not wait for one another (`readers_kernel`), the chain
-through the states (`resident_chain_kernel` or `streamed_chain_kernel`), and what is left of dk
-(`keys_kernel`). Forward keeps the weights of each mini-batch's start as they were multiplied, so
-what is computed again is rounded alike.
+Backward has a part in which mini-batches do not wait for one another (`backward_readers_kernel`),
+the chain through the states (`backward_resident_kernel` or `backward_streamed_kernel`), and the
+rest of dk (`backward_keys_kernel`). Forward saves the weights at the start of each mini-batch as
+they were multiplied, so a second computation rounds the same way.
 
 S sequences, H heads, D head dim, E hidden units, M mini-batch size, N mini-batches in all.
 """
@@ -27,6 +27,7 @@ from .shared import (
     inner_adjoint,
     inner_gradient,
     normalize,
+    of_head,
     project,
 )
 
@@ -44,54 +45,37 @@ def tile(rows: tl.constexpr, columns: tl.constexpr, down, across):
 
 
 @triton.jit
-def of_head(x, strides, sequence, head):
-    """x (B, T, H, ...) at the first token of one head; packed sequences have batch stride 0."""
-    return x + sequence * strides[0] + head * strides[2]
-
-
-@triton.jit
-def inputs_of_head(inputs, strides, sequence, head):
-    """q, k, v, eta of one head."""
-    return (
-        of_head(inputs[0], strides[0], sequence, head),
-        of_head(inputs[1], strides[1], sequence, head),
-        of_head(inputs[2], strides[2], sequence, head),
-        of_head(inputs[3], strides[3], sequence, head),
-    )
-
-
-@triton.jit
-def bounds(spans, sequence):
+def token_range(token_ranges, sequence):
     """First token of a sequence, and last plus one."""
-    spans += sequence * 2
-    return tl.load(spans).to(tl.int64), tl.load(spans + 1).to(tl.int64)
+    token_ranges += sequence * 2
+    return tl.load(token_ranges).to(tl.int64), tl.load(token_ranges + 1).to(tl.int64)
 
 
 @triton.jit
-def tokens(x, strides, start, count, M: tl.constexpr, D: tl.constexpr):
+def load_tokens(x, strides, start, count, M: tl.constexpr, D: tl.constexpr):
     """Tokens start, start + 1, ... of one head, (M, D), zeros from the count-th on."""
     at = tile(M, D, strides[1], strides[3])
     return tl.load(x + start * strides[1] + at, mask=tl.arange(0, M)[:, None] < count, other=0.0)
 
 
 @triton.jit
-def put_tokens(x, strides, start, count, value, M: tl.constexpr, D: tl.constexpr):
+def store_tokens(x, strides, start, count, value, M: tl.constexpr, D: tl.constexpr):
     at = tile(M, D, strides[1], strides[3])
     tl.store(x + start * strides[1] + at, value, mask=tl.arange(0, M)[:, None] < count)
 
 
 @triton.jit
-def rates(eta, strides, start, count, M: tl.constexpr):
+def load_rates(eta, strides, start, count, M: tl.constexpr):
     """eta of tokens start, start + 1, ..., (M, 1), zeros from the count-th on."""
     m = tl.arange(0, M)[:, None]
     return tl.load(eta + start * strides[1] + m * strides[1], mask=m < count, other=0.0)
 
 
 @triton.jit
-def norm_of(norm, head, D: tl.constexpr):
-    """gain and shift of one head, (1, D)."""
+def load_norm(norm_weight, norm_bias, head, D: tl.constexpr):
+    """norm_weight and norm_bias of one head, (1, D)."""
     d = head * D + tl.arange(0, D)[None, :]
-    return tl.load(norm[0] + d), tl.load(norm[1] + d)
+    return tl.load(norm_weight + d), tl.load(norm_bias + d)
 
 
 @triton.jit
@@ -101,8 +85,8 @@ def last_scale(token_scale, count, M: tl.constexpr):
 
 
 @triton.jit
-def seen(x, M: tl.constexpr):
-    """x (writers, readers) where the writer is not after the reader, else 0."""
+def causal(x, M: tl.constexpr):
+    """x (writers, readers), 0 where the writer is after the reader."""
     return tl.where(tl.arange(0, M)[:, None] <= tl.arange(0, M)[None, :], x, 0.0)
 
 
@@ -117,23 +101,25 @@ def hidden_rows(w1, bias1, w2, K, Q, S2, mix1, FAST: tl.constexpr):
 
 
 @triton.jit(repr=lambda _: "ttt_mlp_forward_resident")
-def resident_kernel(
-    inputs, strides, y, y_strides, token_scale, norm, weights, after, rows, copies, spans, first, H,
+def forward_resident_kernel(
+    q, k, v, eta, token_scale, norm_weight, norm_bias, weights, token_ranges, y, after, open_rows,
+    copies, first, H, q_strides, k_strides, v_strides, eta_strides, y_strides,
     D: tl.constexpr, E: tl.constexpr, M: tl.constexpr, SAVE: tl.constexpr,
 ):  # fmt: skip
-    """One program walks one head of one sequence, the state, float32, in registers.
+    """One program: one head of one sequence, the state, float32, in registers.
 
     If SAVE, `copies` get W1 and W2 as they are multiplied, and b1 and b2, of all mini-batches.
     """
     program = tl.program_id(0).to(tl.int64)
     sequence, head = program // H, program % H
-    q, k, v, eta = inputs_of_head(inputs, strides, sequence, head)
+    q, k = of_head(q, q_strides, sequence, head), of_head(k, k_strides, sequence, head)
+    v, eta = of_head(v, v_strides, sequence, head), of_head(eta, eta_strides, sequence, head)
     y = of_head(y, y_strides, sequence, head)
     OP: tl.constexpr = q.dtype.element_ty
     FAST: tl.constexpr = q.dtype.element_ty == tl.bfloat16
     d, e = tl.arange(0, D), tl.arange(0, E)
     at1, at2 = tile(E, D, 1, E), tile(E, D, D, 1)
-    begin, end = bounds(spans, sequence)
+    begin, end = token_range(token_ranges, sequence)
     if SAVE:
         number = tl.load(first + sequence) * H + head
     w1 = tl.load(weights[0] + program * D * E + at1)
@@ -149,8 +135,8 @@ def resident_kernel(
             tl.store(copies[2] + number * E + e, bias1)
             tl.store(copies[3] + number * D + d, bias2)
             number += H
-        K = tokens(k, strides[1], start, count, M, D)
-        Q = tokens(q, strides[0], start, count, M, D)
+        K = load_tokens(k, k_strides, start, count, M, D)
+        Q = load_tokens(q, q_strides, start, count, M, D)
         KQ = tl.reshape(tl.permute(tl.join(K, Q), [2, 0, 1]), [2 * M, D])
         Z = dot(w1_, tl.trans(KQ)) + bias1[:, None]  # one product, so w1_ is soon forgotten
         Z1, Z1b = tl.split(tl.permute(tl.reshape(Z, [E, 2, M]), [0, 2, 1]))
@@ -158,29 +144,29 @@ def resident_kernel(
         X = X.to(OP)
         x, rstd = normalize(dot(tl.trans(X), w2_) + bias2[None, :], D, 1)
 
-        V = tokens(v, strides[2], start, count, M, D).to(tl.float32)
-        gain, shift = norm_of(norm, head, D)
-        G2 = inner_gradient(x, rstd, K.to(tl.float32), V, gain, shift, D, 1)[0]
-        S2 = (rates(eta, strides[3], start, count, M) * G2).to(OP)
+        V = load_tokens(v, v_strides, start, count, M, D).to(tl.float32)
+        weight, bias = load_norm(norm_weight, norm_bias, head, D)
+        G2 = inner_gradient(x, rstd, K.to(tl.float32), V, weight, bias, D, 1)[0]
+        S2 = (load_rates(eta, eta_strides, start, count, M) * G2).to(OP)
         scale = tl.load(token_scale + tl.arange(0, M))[None, :]
         last = last_scale(token_scale, count, M)
-        mix1 = seen(-scale * (dot(K, tl.trans(Q)) + 1), M).to(OP)
+        mix1 = causal(-scale * (dot(K, tl.trans(Q)) + 1), M).to(OP)
         S1 = (dot(w2_, tl.trans(S2)) * slope).to(OP)
         Y = gelu(dot(S1, mix1, Z1b), FAST).to(OP)
         w1 = dot(S1, (-last * K).to(OP), w1)
         bias1 -= last * tl.sum(S1.to(tl.float32), 1)
-        mix2 = tl.trans(seen(-scale * (tl.trans(dot(tl.trans(Y), X)) + 1), M)).to(OP)
+        mix2 = tl.trans(causal(-scale * (tl.trans(dot(tl.trans(Y), X)) + 1), M)).to(OP)
         Zb = dot(tl.trans(Y), w2_) + bias2[None, :]
         w2 = dot(X, (-last * S2).to(OP), w2)
         bias2 -= last * tl.sum(S2.to(tl.float32), 0)
         x = normalize(dot(mix2, S2, Zb), D, 1)[0]
-        put_tokens(y, y_strides, start, count, Q.to(tl.float32) + gain * x + shift, M, D)
+        store_tokens(y, y_strides, start, count, Q.to(tl.float32) + weight * x + bias, M, D)
 
         if count < M:
             at = program * M * E + tile(E, M, 1, E)
-            tl.store(rows[0] + at, X, mask=tl.arange(0, M)[None, :] < count)
-            tl.store(rows[1] + at, S1, mask=tl.arange(0, M)[None, :] < count)
-            tl.store(rows[2] + program * M * D + tile(M, D, D, 1), S2)
+            tl.store(open_rows[0] + at, X, mask=tl.arange(0, M)[None, :] < count)
+            tl.store(open_rows[1] + at, S1, mask=tl.arange(0, M)[None, :] < count)
+            tl.store(open_rows[2] + program * M * D + tile(M, D, D, 1), S2)
     tl.store(after[0] + program * D * E + at1, w1)
     tl.store(after[1] + program * E + e, bias1)
     tl.store(after[2] + program * D * E + at2, w2)
@@ -188,17 +174,19 @@ def resident_kernel(
 
 
 @triton.jit(repr=lambda _: "ttt_mlp_forward_streamed")
-def streamed_kernel(
-    inputs, strides, y, y_strides, token_scale, norm, weights, after, rows, copies, spans, first, H,
+def forward_streamed_kernel(
+    q, k, v, eta, token_scale, norm_weight, norm_bias, weights, token_ranges, y, after, open_rows,
+    copies, first, H, q_strides, k_strides, v_strides, eta_strides, y_strides,
     D: tl.constexpr, E: tl.constexpr, M: tl.constexpr, SAVE: tl.constexpr, HS: tl.constexpr,
 ):  # fmt: skip
-    """As resident_kernel, the state in `after`, and W1 and W2 as they are multiplied in `copies`.
+    """As forward_resident_kernel, the state in `after`, and W1, W2 as multiplied in `copies`.
 
-    These have room for one mini-batch only, unless SAVE.
+    These hold one mini-batch only, unless SAVE.
     """
     program = tl.program_id(0).to(tl.int64)
     sequence, head = program // H, program % H
-    q, k, v, eta = inputs_of_head(inputs, strides, sequence, head)
+    q, k = of_head(q, q_strides, sequence, head), of_head(k, k_strides, sequence, head)
+    v, eta = of_head(v, v_strides, sequence, head), of_head(eta, eta_strides, sequence, head)
     y = of_head(y, y_strides, sequence, head)
     OP: tl.constexpr = q.dtype.element_ty
     FAST: tl.constexpr = q.dtype.element_ty == tl.bfloat16
@@ -206,7 +194,7 @@ def streamed_kernel(
     at1, at2 = tile(HS, D, 1, E), tile(HS, D, D, 1)
     W1, b1 = after[0] + program * D * E, after[1] + program * E
     W2, b2 = after[2] + program * D * E, after[3] + program * D
-    begin, end = bounds(spans, sequence)
+    begin, end = token_range(token_ranges, sequence)
     number = program
     if SAVE:
         number = tl.load(first + sequence) * H + head
@@ -225,7 +213,7 @@ def streamed_kernel(
     for start in tl.range(begin, end, M, disable_licm=True):
         count = (end - start).to(tl.int32)
         W1_, W2_ = copies[0] + number * D * E, copies[1] + number * D * E
-        K = tokens(k, strides[1], start, count, M, D)
+        K = load_tokens(k, k_strides, start, count, M, D)
         bias2 = tl.load(b2 + d)
         Z2 = tl.zeros([M, D], tl.float32) + bias2[None, :]
         for h in tl.range(0, E, HS, disable_licm=True):
@@ -239,14 +227,14 @@ def streamed_kernel(
             tl.store(copies[3] + number * D + d, bias2)
             number += H
 
-        V = tokens(v, strides[2], start, count, M, D).to(tl.float32)
-        gain, shift = norm_of(norm, head, D)
+        V = load_tokens(v, v_strides, start, count, M, D).to(tl.float32)
+        weight, bias = load_norm(norm_weight, norm_bias, head, D)
         x, rstd = normalize(Z2, D, 1)
-        G2 = inner_gradient(x, rstd, K.to(tl.float32), V, gain, shift, D, 1)[0]
-        S2 = (rates(eta, strides[3], start, count, M) * G2).to(OP)
-        Q = tokens(q, strides[0], start, count, M, D)
+        G2 = inner_gradient(x, rstd, K.to(tl.float32), V, weight, bias, D, 1)[0]
+        S2 = (load_rates(eta, eta_strides, start, count, M) * G2).to(OP)
+        Q = load_tokens(q, q_strides, start, count, M, D)
         scale = tl.load(token_scale + tl.arange(0, M))[None, :]
-        mix1 = seen(-scale * (dot(K, tl.trans(Q)) + 1), M).to(OP)
+        mix1 = causal(-scale * (dot(K, tl.trans(Q)) + 1), M).to(OP)
         last = last_scale(token_scale, count, M)
         K_step, S2_step = (-last * K).to(OP), (-last * S2).to(OP)
 
@@ -271,21 +259,21 @@ def streamed_kernel(
                 tl.store(copies[1] + number * D * E + h * D + at2, w2)
             if count < M:
                 at = program * M * E + h + tile(HS, M, 1, E)
-                tl.store(rows[0] + at, X, mask=tl.arange(0, M)[None, :] < count)
-                tl.store(rows[1] + at, S1, mask=tl.arange(0, M)[None, :] < count)
+                tl.store(open_rows[0] + at, X, mask=tl.arange(0, M)[None, :] < count)
+                tl.store(open_rows[1] + at, S1, mask=tl.arange(0, M)[None, :] < count)
 
-        mix2 = seen(-scale * (A2 + 1), M).to(OP)
+        mix2 = causal(-scale * (A2 + 1), M).to(OP)
         x = normalize(dot(tl.trans(mix2), S2, Zb), D, 1)[0]
-        put_tokens(y, y_strides, start, count, Q.to(tl.float32) + gain * x + shift, M, D)
+        store_tokens(y, y_strides, start, count, Q.to(tl.float32) + weight * x + bias, M, D)
         if count < M:
-            tl.store(rows[2] + program * M * D + tile(M, D, D, 1), S2)
+            tl.store(open_rows[2] + program * M * D + tile(M, D, D, 1), S2)
         tl.store(b2 + d, bias2 - last * tl.sum(S2.to(tl.float32), 0))
         tl.debug_barrier()  # all of the state is written
 
 
 @triton.jit
 def hidden_planes(x, program, SIZE: tl.constexpr):
-    """Where one mini-batch of one head has X, gelu'(Z1), gelu''(Z1) o U, S1, Y, dZ1b, dU, dZ1."""
+    """Pointers to X, gelu'(Z1), gelu''(Z1) o U, S1, Y, dZ1b, dU, dZ1 of a mini-batch of a head."""
     x += program * 8 * SIZE
     return (
         x, x + SIZE, x + 2 * SIZE, x + 3 * SIZE,
@@ -294,27 +282,32 @@ def hidden_planes(x, program, SIZE: tl.constexpr):
 
 
 @triton.jit(repr=lambda _: "ttt_mlp_backward_readers")
-def readers_kernel(
-    inputs, strides, dy, dy_strides, dq, dq_strides, token_scale, norm, copies, dopen, spans,
-    starts, hidden, rounded, exact, dscale, dnorm, H,
+def backward_readers_kernel(
+    dy, dopen, q, k, v, eta, token_scale, norm_weight, norm_bias, copies, token_ranges, starts,
+    dq, dscale, dnorm, hidden, rounded, exact, H,
+    dy_strides, q_strides, k_strides, v_strides, eta_strides, dq_strides,
     D: tl.constexpr, E: tl.constexpr, M: tl.constexpr, HS: tl.constexpr,
 ):  # fmt: skip
-    """One program does one mini-batch of one head, all of the way back but through later states.
+    """One program: the gradients of one mini-batch of one head, except through later states.
 
-    What the chain needs of it goes to `hidden`, (8, E, M), `rounded`, S2 and dZb, and `exact`,
-    Z2, dS2 and dk as far as known here, (M, D) each.
+    The chain needs of it `hidden`, (8, E, M); `rounded`, S2 and dZb; and `exact`, Z2, dS2 and dk as
+    far as known here, (M, D) each.
     """
     program = tl.program_id(0).to(tl.int64)
     head = program % H
     sequence, start = tl.load(starts + program // H * 2), tl.load(starts + program // H * 2 + 1)
-    end = bounds(spans, sequence)[1]
+    end = token_range(token_ranges, sequence)[1]
     if start >= end:
         return
     count = (end - start).to(tl.int32)
-    q, k, v, eta = inputs_of_head(inputs, strides, sequence, head)
+    q, k = of_head(q, q_strides, sequence, head), of_head(k, k_strides, sequence, head)
+    v, eta = of_head(v, v_strides, sequence, head), of_head(eta, eta_strides, sequence, head)
     OP: tl.constexpr = q.dtype.element_ty
     FAST: tl.constexpr = q.dtype.element_ty == tl.bfloat16
-    K, Q = tokens(k, strides[1], start, count, M, D), tokens(q, strides[0], start, count, M, D)
+    K, Q = (
+        load_tokens(k, k_strides, start, count, M, D),
+        load_tokens(q, q_strides, start, count, M, D),
+    )
     d, hs = tl.arange(0, D), tl.arange(0, HS)
     at1, at2, at = tile(HS, D, 1, E), tile(HS, D, D, 1), tile(HS, M, M, 1)
     W1, W2 = copies[0] + program * D * E, copies[1] + program * D * E
@@ -328,16 +321,16 @@ def readers_kernel(
         bias1 = tl.load(b1 + h + hs)[:, None]
         X = gelu(dot(tl.load(W1 + h + at1), tl.trans(K)) + bias1, FAST).to(OP)
         Z2 = dot(tl.trans(X), tl.load(W2 + h * D + at2), Z2)
-    V = tokens(v, strides[2], start, count, M, D).to(tl.float32)
-    gain, shift = norm_of(norm, head, D)
+    V = load_tokens(v, v_strides, start, count, M, D).to(tl.float32)
+    weight, bias = load_norm(norm_weight, norm_bias, head, D)
     x, rstd = normalize(Z2, D, 1)
-    G2 = inner_gradient(x, rstd, K.to(tl.float32), V, gain, shift, D, 1)[0]
-    S2 = (rates(eta, strides[3], start, count, M) * G2).to(OP)
+    G2 = inner_gradient(x, rstd, K.to(tl.float32), V, weight, bias, D, 1)[0]
+    S2 = (load_rates(eta, eta_strides, start, count, M) * G2).to(OP)
     tl.store(rounded, S2)
     tl.store(exact, Z2)
 
     scale = tl.load(token_scale + tl.arange(0, M))[None, :]
-    A1 = seen(dot(K, tl.trans(Q)) + 1, M)
+    A1 = causal(dot(K, tl.trans(Q)) + 1, M)
     mix1 = (-scale * A1).to(OP)
     Zb = tl.zeros([M, D], tl.float32) + tl.load(b2 + d)[None, :]
     A2 = tl.zeros([M, M], tl.float32)
@@ -352,22 +345,22 @@ def readers_kernel(
         tl.store(bend_ + h * M + at, bend)
         tl.store(S1_ + h * M + at, S1)
         tl.store(Y_ + h * M + at, Y)
-        tl.store(dZ1b_ + h * M + at, slope_read)  # for now
+        tl.store(dZ1b_ + h * M + at, slope_read)  # dZ1b takes its place
         Zb = dot(tl.trans(Y), w2, Zb)
         A2 = dot(tl.trans(X), Y, A2)
 
     tl.debug_barrier()  # these rows are read by other threads
-    A2 = seen(A2 + 1, M)
+    A2 = causal(A2 + 1, M)
     mix2 = (-scale * A2).to(OP)
     x, rstd = normalize(dot(tl.trans(mix2), S2, Zb), D, 1)
     dy = of_head(dy, dy_strides, sequence, head)
-    dQ = tokens(dy, dy_strides, start, count, M, D).to(tl.float32)
+    dQ = load_tokens(dy, dy_strides, start, count, M, D).to(tl.float32)
     tl.store(dnorm + program * 2 * D + d, tl.sum(dQ * x, 0))
     tl.store(dnorm + program * 2 * D + D + d, tl.sum(dQ, 0))
-    dZb = (rstd * project(gain * dQ, x, D, 1)[0]).to(OP)
+    dZb = (rstd * project(weight * dQ, x, D, 1)[0]).to(OP)
     tl.store(rounded + D * M, dZb)
     N2 = dot(S2, tl.trans(dZb))
-    dA2 = seen(-scale * N2, M).to(OP)
+    dA2 = causal(-scale * N2, M).to(OP)
     through2 = tl.sum(A2 * N2, 0)
     open_row = sequence * H + head
     opened = tl.where(count < M, count, 0)  # of these tokens, dopen has gradients
@@ -397,27 +390,29 @@ def readers_kernel(
         tl.store(dU_ + h * M + at, dU)
         tl.store(dZ1_ + h * M + at, slope * dX + bend * dS1)
 
-    dA1 = seen(-scale * N1, M).to(OP)
+    dA1 = causal(-scale * N1, M).to(OP)
     tl.store(dscale + program * M + tl.arange(0, M), -tl.sum(A1 * N1, 0) - through2)
     tl.store(exact + D * M, dS2)
     tl.store(exact + 2 * D * M, dot(dA1, Q))
     dq = of_head(dq, dq_strides, sequence, head)
-    put_tokens(dq, dq_strides, start, count, dot(tl.trans(dA1), K, dQ), M, D)
+    store_tokens(dq, dq_strides, start, count, dot(tl.trans(dA1), K, dQ), M, D)
 
 
-@triton.jit(repr=lambda _: "ttt_mlp_backward_chain_resident")
-def resident_chain_kernel(
-    inputs, strides, dv, dv_strides, deta, deta_strides, token_scale, norm, copies, dweights, spans,
-    first, hidden, rounded, exact, dlast, dnorm, H,
+@triton.jit(repr=lambda _: "ttt_mlp_backward_resident")
+def backward_resident_kernel(
+    q, k, v, eta, token_scale, norm_weight, norm_bias, copies, token_ranges, first, dv, deta, dlast,
+    dnorm, dweights, hidden, rounded, exact, H,
+    q_strides, k_strides, v_strides, eta_strides, dv_strides, deta_strides,
     D: tl.constexpr, E: tl.constexpr, M: tl.constexpr,
 ):  # fmt: skip
-    """One program walks one head of one sequence back, gradients of its state in registers.
+    """One program: the chain of one head of one sequence, gradients of its state in registers.
 
     `dweights`, float32, are changed in place; so are dZ1 in `hidden` and dk in `exact`.
     """
     program = tl.program_id(0).to(tl.int64)
     sequence, head = program // H, program % H
-    q, k, v, eta = inputs_of_head(inputs, strides, sequence, head)
+    q, k = of_head(q, q_strides, sequence, head), of_head(k, k_strides, sequence, head)
+    v, eta = of_head(v, v_strides, sequence, head), of_head(eta, eta_strides, sequence, head)
     dv = of_head(dv, dv_strides, sequence, head)
     deta = of_head(deta, deta_strides, sequence, head)
     OP: tl.constexpr = q.dtype.element_ty
@@ -427,9 +422,9 @@ def resident_chain_kernel(
     dW2, db2 = dweights[2] + program * D * E, dweights[3] + program * D
     dw1, dw2 = tl.load(dW1 + at1), tl.load(dW2 + at2)
     dbias1, dbias2 = tl.load(db1 + e), tl.load(db2 + d)
-    dgain, dshift = tl.zeros([D], tl.float32), tl.zeros([D], tl.float32)
+    dnorm_weight, dnorm_bias = tl.zeros([D], tl.float32), tl.zeros([D], tl.float32)
     dlast1, dlast2 = tl.zeros([E], tl.float32), tl.zeros([D], tl.float32)
-    begin, end = bounds(spans, sequence)
+    begin, end = token_range(token_ranges, sequence)
     n = (end - begin + M - 1) // M
     for i in tl.range(0, n, disable_licm=True):
         start = begin + (n - 1 - i) * M
@@ -441,7 +436,7 @@ def resident_chain_kernel(
         Z2_ = exact + here * 3 * D * M + tile(M, D, D, 1)
         last = last_scale(token_scale, count, M)
         closed = tl.where(count >= M, 1.0, 0.0)
-        K = tokens(k, strides[1], start, count, M, D)
+        K = load_tokens(k, k_strides, start, count, M, D)
         S2 = tl.load(S2_)
 
         dw2_ = dw2.to(OP)
@@ -464,20 +459,20 @@ def resident_chain_kernel(
         dS2 = dot(tl.trans(dU.to(OP)), tl.load(W2 + at2), tl.load(Z2_ + D * M))
         dw2 = dot((tl.load(dU_ + at) + dU).to(OP), S2, dw2)
         dZ1b = tl.load(dZ1b_ + at)
-        dw1 = dot(dZ1b, tokens(q, strides[0], start, count, M, D), dw1)
+        dw1 = dot(dZ1b, load_tokens(q, q_strides, start, count, M, D), dw1)
         tl.debug_barrier()
 
-        V = tokens(v, strides[2], start, count, M, D).to(tl.float32)
-        rate = rates(eta, strides[3], start, count, M)
-        gain, shift = norm_of(norm, head, D)
+        V = load_tokens(v, v_strides, start, count, M, D).to(tl.float32)
+        rate = load_rates(eta, eta_strides, start, count, M)
+        weight, bias = load_norm(norm_weight, norm_bias, head, D)
         x, rstd = normalize(tl.load(Z2_), D, 1)
-        G2, f, mean_xp = inner_gradient(x, rstd, K.to(tl.float32), V, gain, shift, D, 1)
-        dp, dZ2, drate = inner_adjoint(dS2 - last * XdW, G2, x, rstd, mean_xp, rate, gain, D, 1)
-        dgain += tl.sum(dp * (f + gain * x), 0)
-        dshift += tl.sum(gain * dp, 0)
-        put_tokens(dv, dv_strides, start, count, -gain * dp, M, D)
+        G2, f, mean_xp = inner_gradient(x, rstd, K.to(tl.float32), V, weight, bias, D, 1)
+        dp, dZ2, drate = inner_adjoint(dS2 - last * XdW, G2, x, rstd, mean_xp, rate, weight, D, 1)
+        dnorm_weight += tl.sum(dp * (f + weight * x), 0)
+        dnorm_bias += tl.sum(weight * dp, 0)
+        store_tokens(dv, dv_strides, start, count, -weight * dp, M, D)
         tl.store(deta + start * deta_strides[1] + m * deta_strides[1], drate, mask=m < count)
-        tl.store(Z2_ + 2 * D * M, dk + gain * dp)
+        tl.store(Z2_ + 2 * D * M, dk + weight * dp)
         dbias2 += tl.sum(dZ2 + dZb.to(tl.float32), 0)
         dZ2 = dZ2.to(OP)
 
@@ -492,20 +487,22 @@ def resident_chain_kernel(
     tl.store(dW2 + at2, dw2)
     tl.store(db2 + d, dbias2)
     tl.store(dlast + program, -tl.sum(dlast1, 0) - tl.sum(dlast2, 0))
-    tl.store(dnorm + program * 2 * D + d, dgain)
-    tl.store(dnorm + program * 2 * D + D + d, dshift)
+    tl.store(dnorm + program * 2 * D + d, dnorm_weight)
+    tl.store(dnorm + program * 2 * D + D + d, dnorm_bias)
 
 
-@triton.jit(repr=lambda _: "ttt_mlp_backward_chain_streamed")
-def streamed_chain_kernel(
-    inputs, strides, dv, dv_strides, deta, deta_strides, token_scale, norm, copies, dweights, spans,
-    first, hidden, rounded, exact, dlast, dnorm, H,
+@triton.jit(repr=lambda _: "ttt_mlp_backward_streamed")
+def backward_streamed_kernel(
+    q, k, v, eta, token_scale, norm_weight, norm_bias, copies, token_ranges, first, dv, deta, dlast,
+    dnorm, dweights, hidden, rounded, exact, H,
+    q_strides, k_strides, v_strides, eta_strides, dv_strides, deta_strides,
     D: tl.constexpr, E: tl.constexpr, M: tl.constexpr, HS: tl.constexpr,
 ):  # fmt: skip
-    """As resident_chain_kernel, the gradients of the state in `dweights`."""
+    """As backward_resident_kernel, the gradients of the state in `dweights`."""
     program = tl.program_id(0).to(tl.int64)
     sequence, head = program // H, program % H
-    q, k, v, eta = inputs_of_head(inputs, strides, sequence, head)
+    q, k = of_head(q, q_strides, sequence, head), of_head(k, k_strides, sequence, head)
+    v, eta = of_head(v, v_strides, sequence, head), of_head(eta, eta_strides, sequence, head)
     dv = of_head(dv, dv_strides, sequence, head)
     deta = of_head(deta, deta_strides, sequence, head)
     OP: tl.constexpr = q.dtype.element_ty
@@ -514,9 +511,9 @@ def streamed_chain_kernel(
     dW1, db1 = dweights[0] + program * D * E, dweights[1] + program * E
     dW2, db2 = dweights[2] + program * D * E, dweights[3] + program * D
     dbias2 = tl.load(db2 + d)
-    dgain, dshift = tl.zeros([D], tl.float32), tl.zeros([D], tl.float32)
+    dnorm_weight, dnorm_bias = tl.zeros([D], tl.float32), tl.zeros([D], tl.float32)
     dlast1, dlast2 = tl.zeros([HS], tl.float32), tl.zeros([D], tl.float32)
-    begin, end = bounds(spans, sequence)
+    begin, end = token_range(token_ranges, sequence)
     n = (end - begin + M - 1) // M
     for i in tl.range(0, n, disable_licm=True):
         start = begin + (n - 1 - i) * M
@@ -528,7 +525,7 @@ def streamed_chain_kernel(
         Z2_ = exact + here * 3 * D * M + tile(M, D, D, 1)
         last = last_scale(token_scale, count, M)
         closed = tl.where(count >= M, 1.0, 0.0)
-        K = tokens(k, strides[1], start, count, M, D)
+        K = load_tokens(k, k_strides, start, count, M, D)
         S2 = tl.load(S2_)
 
         dS2 = tl.load(Z2_ + D * M)
@@ -547,18 +544,18 @@ def streamed_chain_kernel(
         tl.debug_barrier()  # dU and dZ1 are read by other threads
         dlast2 += closed * tl.sum(S2.to(tl.float32) * XdW, 0)
 
-        V = tokens(v, strides[2], start, count, M, D).to(tl.float32)
-        rate = rates(eta, strides[3], start, count, M)
-        gain, shift = norm_of(norm, head, D)
+        V = load_tokens(v, v_strides, start, count, M, D).to(tl.float32)
+        rate = load_rates(eta, eta_strides, start, count, M)
+        weight, bias = load_norm(norm_weight, norm_bias, head, D)
         x, rstd = normalize(tl.load(Z2_), D, 1)
-        G2, f, mean_xp = inner_gradient(x, rstd, K.to(tl.float32), V, gain, shift, D, 1)
-        dp, dZ2, drate = inner_adjoint(dS2 - last * XdW, G2, x, rstd, mean_xp, rate, gain, D, 1)
-        dgain += tl.sum(dp * (f + gain * x), 0)
-        dshift += tl.sum(gain * dp, 0)
-        put_tokens(dv, dv_strides, start, count, -gain * dp, M, D)
+        G2, f, mean_xp = inner_gradient(x, rstd, K.to(tl.float32), V, weight, bias, D, 1)
+        dp, dZ2, drate = inner_adjoint(dS2 - last * XdW, G2, x, rstd, mean_xp, rate, weight, D, 1)
+        dnorm_weight += tl.sum(dp * (f + weight * x), 0)
+        dnorm_bias += tl.sum(weight * dp, 0)
+        store_tokens(dv, dv_strides, start, count, -weight * dp, M, D)
         tl.store(deta + start * deta_strides[1] + m * deta_strides[1], drate, mask=m < count)
-        tl.store(Z2_ + 2 * D * M, tl.load(Z2_ + 2 * D * M) + gain * dp)
-        Q, dZb = tokens(q, strides[0], start, count, M, D), tl.load(S2_ + D * M)
+        tl.store(Z2_ + 2 * D * M, tl.load(Z2_ + 2 * D * M) + weight * dp)
+        Q, dZb = load_tokens(q, q_strides, start, count, M, D), tl.load(S2_ + D * M)
         dbias2 += tl.sum(dZ2 + dZb.to(tl.float32), 0)
         dZ2 = dZ2.to(OP)
 
@@ -584,20 +581,20 @@ def streamed_chain_kernel(
         tl.store(Z2_ + 2 * D * M, tl.load(Z2_ + 2 * D * M) - last * SdW)
     tl.store(db2 + d, dbias2)
     tl.store(dlast + program, -tl.sum(dlast1, 0) - tl.sum(dlast2, 0))
-    tl.store(dnorm + program * 2 * D + d, dgain)
-    tl.store(dnorm + program * 2 * D + D + d, dshift)
+    tl.store(dnorm + program * 2 * D + d, dnorm_weight)
+    tl.store(dnorm + program * 2 * D + D + d, dnorm_bias)
 
 
 @triton.jit(repr=lambda _: "ttt_mlp_backward_keys")
-def keys_kernel(
-    hidden, exact, copies, spans, starts, dk, dk_strides, H,
+def backward_keys_kernel(
+    hidden, exact, copies, token_ranges, starts, dk, H, dk_strides,
     D: tl.constexpr, E: tl.constexpr, M: tl.constexpr, HS: tl.constexpr,
 ):  # fmt: skip
-    """dk of one mini-batch of one head: what is known, and dZ1 W1^T."""
+    """One program: dk of one mini-batch of one head, the part in `exact` plus dZ1 W1^T."""
     program = tl.program_id(0).to(tl.int64)
     head = program % H
     sequence, start = tl.load(starts + program // H * 2), tl.load(starts + program // H * 2 + 1)
-    end = bounds(spans, sequence)[1]
+    end = token_range(token_ranges, sequence)[1]
     if start >= end:
         return
     dZ1 = hidden + (program * 8 + 7) * E * M + tile(HS, M, M, 1)
@@ -606,4 +603,4 @@ def keys_kernel(
     for h in tl.range(0, E, HS):
         dK = dot(tl.trans(tl.load(dZ1 + h * M)), tl.load(W1 + h), dK)
     dk = of_head(dk, dk_strides, sequence, head)
-    put_tokens(dk, dk_strides, start, (end - start).to(tl.int32), dK, M, D)
+    store_tokens(dk, dk_strides, start, (end - start).to(tl.int32), dK, M, D)

@@ -1,31 +1,33 @@
-"""What the Triton kernels share: the GPU they are built for, tanh-GELU, the norm and its gradients.
+"""Shared by the Triton kernels: the GPU they are built for, tanh-GELU, the norm and its gradients.
 
 gelu(x) = x sigmoid(w(x)) with w = 2 sqrt(2/pi) (x + 0.044715 x^3); its slope and curvature are
 written out from s = sigmoid(w): s' = s (1 - s) w', s'' = s (1 - s) (w'' + (1 - 2 s) w'^2).
 
 The norm's functions take tiles of tokens by features, whose features lie along AXIS: 1, or 0 where
-every matrix is held transposed. D features are there, the tile may be padded with zeros. Formulas
-and names are those of adjoint.py.
+every matrix is held transposed. A tile has D features and may be padded with zeros. Formulas and
+names are those of dual/backward.py.
 """
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 from triton.runtime import driver
 
 from tttvideo.kernels import inner
 
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
-"""Kernels run on a CPU, statement by statement, because TRITON_INTERPRET=1 was set."""
+"""Whether TRITON_INTERPRET=1 runs the kernels on a CPU, statement by statement."""
 
 EPS = tl.constexpr(inner.EPS)
 
 
 def arch() -> int:
-    """Which of the GPUs that launches are chosen for is the likest: sm_80, sm_90 or sm_100.
+    """The GPU whose launch options are used, as 80, 90 or 100; 90 under the interpreter.
 
-    What is neither Hopper nor Blackwell of data centres has sm_80's matrix instructions and less
-    shared memory. Under the interpreter 90.
+    GPUs other than Hopper and data-centre Blackwell have sm_80's matrix instructions and less
+    shared memory.
     """
     if INTERPRETED.value:
         return 90
@@ -33,9 +35,21 @@ def arch() -> int:
     return found if found in (90, 100) else 80
 
 
+def result_like(x: Tensor, token_ranges: Tensor | None) -> Tensor:
+    """A contiguous result shaped as x; tokens that no range covers keep zeros."""
+    make = torch.empty if token_ranges is None else torch.zeros
+    return make(x.shape, dtype=x.dtype, device=x.device)
+
+
+@triton.jit
+def of_head(x, strides, sequence, head):
+    """x (B, T, H, ...) at the first token of one head; packed sequences have batch stride 0."""
+    return x + sequence * strides[0] + head * strides[2]
+
+
 @triton.jit
 def logistic(x, FAST: tl.constexpr):
-    """sigmoid(w(x)) of tanh-GELU; FAST by one approximate instruction of 2^-11 relative error."""
+    """sigmoid(w(x)) of tanh-GELU; FAST: one approximate instruction of 2^-11 relative error."""
     half = 0.7978845608028654 * (x + 0.044715 * x * x * x)
     if FAST:
         tanh = tl.inline_asm_elementwise(
@@ -91,7 +105,7 @@ def means(x, y, D: tl.constexpr, AXIS: tl.constexpr):
 
 @triton.jit
 def unpadded(x, D: tl.constexpr, AXIS: tl.constexpr):
-    """x, and zeros where it has more than D features."""
+    """x with zeros beyond its D features."""
     if x.shape[AXIS] != D:
         x = tl.where(tl.expand_dims(tl.arange(0, x.shape[AXIS]), 1 - AXIS) < D, x, 0.0)
     return x
@@ -107,7 +121,7 @@ def normalize(z, D: tl.constexpr, AXIS: tl.constexpr):
 
 @triton.jit
 def normalize_both(y, z, D: tl.constexpr, AXIS: tl.constexpr):
-    """What `normalize` gives for y, then for z, in no more rounds than for one."""
+    """`normalize` of y, then of z, with the rounds of exchange of one."""
     mean_y, mean_z = means(y, z, D, AXIS)
     y, z = unpadded(y - mean_y, D, AXIS), unpadded(z - mean_z, D, AXIS)
     var_y, var_z = means(y * y, z * z, D, AXIS)
@@ -123,19 +137,19 @@ def project(d, x, D: tl.constexpr, AXIS: tl.constexpr):
 
 
 @triton.jit
-def inner_gradient(x, rstd, k, v, gain, shift, D: tl.constexpr, AXIS: tl.constexpr):
-    """G = r P p; what its adjoint needs besides: f = k + shift + gain x - v, and mean(x p)."""
-    f = gain * x + (k + shift - v)
-    G, mean_xp = project(gain * f, x, D, AXIS)
+def inner_gradient(x, rstd, k, v, norm_weight, norm_bias, D: tl.constexpr, AXIS: tl.constexpr):
+    """G = r P p; f = k + norm_bias + norm_weight x - v and mean(x p), for inner_adjoint."""
+    f = norm_weight * x + (k + norm_bias - v)
+    G, mean_xp = project(norm_weight * f, x, D, AXIS)
     return rstd * G, f, mean_xp
 
 
 @triton.jit
-def inner_adjoint(dS, G, x, rstd, mean_xp, eta, gain, D: tl.constexpr, AXIS: tl.constexpr):
-    """The adjoints of p, z and eta, (dp, dz, deta), given that of S = eta G."""
+def inner_adjoint(dS, G, x, rstd, mean_xp, eta, norm_weight, D: tl.constexpr, AXIS: tl.constexpr):
+    """The gradients of p, z and eta, (dp, dz, deta), given that of S = eta G."""
     dp, mean_xdS = project(dS, x, D, AXIS)
     deta = tl.sum(G * dS, AXIS, keep_dims=True)
     dp *= eta * rstd
-    dz, _ = project((gain * gain - mean_xp) * dp, x, D, AXIS)
+    dz, _ = project((norm_weight * norm_weight - mean_xp) * dp, x, D, AXIS)
     by_x = deta * (1 / D) + EPS * rstd * rstd * rstd * mean_xp * mean_xdS
     return dp, rstd * dz - eta * rstd * (mean_xdS * G + by_x * x), deta

@@ -174,24 +174,24 @@ def launch(kind: str, D: int, M: int, dtype: torch.dtype) -> None:
     """Everything that `kind` launches: forward with and without saving, backward, decode."""
     from tttvideo.kernels import Slots, State
     from tttvideo.kernels.gpu import decode as triton_decode
-    from tttvideo.kernels.gpu import linear as triton_linear
-    from tttvideo.kernels.gpu import mlp as triton_mlp
+    from tttvideo.kernels.gpu import linear, mlp
 
     B, T, H = 2, 3 * M, 4
     sizes = (D, D) if kind == "linear" else (D, 4 * D, D)
     with torch.device("meta"):
         q, k, v = torch.empty(3, B, T, H, D, dtype=dtype)
         eta, token_scale = torch.empty(B, T, H), torch.empty(M)
-        gain, shift = torch.empty(2, H, D)
+        norm_weight, norm_bias = torch.empty(2, H, D)
         weights = []
         for before, after in zip(sizes[:-1], sizes[1:], strict=True):
             weights += [torch.empty(B, H, before, after), torch.empty(B, H, 1, after)]
-    operands = q, k, v, eta, token_scale, gain, shift
-    model = {"linear": triton_linear, "mlp": triton_mlp}[kind]
+    operands = q, k, v, eta, token_scale, norm_weight, norm_bias
+    model = {"linear": linear, "mlp": mlp}[kind]
     if (D, M, dtype) == (64, 16, BF16):
         model.forward(*operands, weights, None, False)
-    y, after, rows, saved = model.forward(*operands, weights, None, True)
-    model.backward(y, after, rows, *operands, weights, after, saved, None)
+    y, *results = model.forward(*operands, weights, None, True)
+    grads = [y, *results[: 2 * len(weights) - 1]]
+    model.backward(grads, *operands, weights, results, None)
     slots = Slots.of(State(tuple(weights)), M, dtype)
     triton_decode.decode_(*(x[:, :1] for x in operands[:4]), *operands[4:], slots)
 
@@ -232,20 +232,20 @@ OPERANDS = (
     "smaller slices of these loop longer than the spill costs. float32 as in TTT-Linear"
 )
 REASONS = {
-    "ttt_linear_forward_all": STATE,
+    "ttt_linear_forward_sweep": STATE,
     "ttt_linear_forward_readers": STATE,
     "ttt_linear_backward_readers": STATE,
     "ttt_linear_backward_writers": STATE,
     "ttt_linear_backward_keys": "16 bytes, for 64 features and mini-batches of 32 on sm_80 alone",
-    "ttt_linear_backward_all": "14 accesses in a loop of 1,600 instructions on sm_90; eight warps "
-    "spill nothing and take 1.7 times the slots. The parts, which spill nothing, are its rival",
+    "ttt_linear_backward_sweep": "14 accesses in a loop of 1,600 instructions on sm_90; eight "
+    "warps spill nothing and take 1.7 times the slots. The other plan, in parts, spills nothing",
     "ttt_mlp_forward_resident": "the state of 64 features is half of a multiprocessor's registers; "
     "streamed it spills nothing, but moves some 400 kB a mini-batch through L2 in four times the "
     "slots. Which is faster only a GPU can say",
     "ttt_mlp_forward_streamed": OPERANDS,
     "ttt_mlp_backward_readers": OPERANDS,
-    "ttt_mlp_backward_chain_resident": "15 accesses in its loop; streamed it loops longer",
-    "ttt_mlp_backward_chain_streamed": OPERANDS,
+    "ttt_mlp_backward_resident": "15 accesses in its loop; streamed it loops longer",
+    "ttt_mlp_backward_streamed": OPERANDS,
 }
 """Why kernels that spill registers ship as they are, by the name without its number."""
 

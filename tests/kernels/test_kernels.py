@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from tttvideo.kernels import State, autograd_loop, inner, reference, ttt_linear, ttt_mlp
-from tttvideo.kernels.dual import forward as walk
-from tttvideo.kernels.dual import mlp as dual_mlp
+from tttvideo.kernels.dual import forward, mlp
 from tttvideo.kernels.dual import piece as dual
 
 
@@ -104,8 +103,10 @@ def test_outer_gradients_of_dual_equal_those_of_reference(kind, cuts):
 def test_groups_of_mini_batches_change_nothing(kind, M, n, monkeypatch):
     inputs, state = random_inner(kind, T=7 * M, M=M)
     size = B * H * M * (D if kind == "linear" else E)
-    monkeypatch.setattr(walk, "GROUP", n * size)
-    assert walk.Walk(*inputs[:1], *inputs[4:], state.weights).n == n  # so 7 leave a remainder
+    monkeypatch.setattr(forward, "GROUP", n * size)
+    assert (
+        forward.MiniBatches(*inputs[:1], *inputs[4:], state.weights).n == n
+    )  # so 7 leave a remainder
     y, after = run(kind, inputs, state)
     y_slow, after_slow = run(kind, inputs, state, "reference")
     torch.testing.assert_close(y, y_slow, rtol=1e-12, atol=1e-12)
@@ -220,7 +221,7 @@ def test_the_backward_keeps_a_few_rows_per_token(kind, bound):
 
 @pytest.mark.parametrize("kind", OPS)
 def test_without_gradients_nothing_is_kept(kind, monkeypatch):
-    monkeypatch.setattr(walk, "keep", None)
+    monkeypatch.setattr(forward, "record", None)
     inputs, state = random_inner(kind, T=12, M=4)
     with torch.no_grad():
         y, _ = run(kind, inputs, state)
@@ -269,12 +270,12 @@ def test_gelu_and_its_derivatives_equal_autograd():
     (curve,) = torch.autograd.grad(slope.sum(), z)
     out = torch.empty_like(y)
     with torch.no_grad():
-        fast = dual_mlp.gelu(z, out, order=2)
+        fast = mlp.gelu(z, out, order=2)
     torch.testing.assert_close(out, y, rtol=1e-13, atol=1e-15)
     torch.testing.assert_close(fast[0], slope, rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(fast[1] * dual_mlp.CURVATURE, curve, rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(fast[1] * mlp.CURVATURE, curve, rtol=1e-11, atol=1e-13)
     far = torch.tensor([-1e9, -1e4, 1e4, 1e9])
-    slope, curve = dual_mlp.gelu(far, torch.empty(4), order=2)
+    slope, curve = mlp.gelu(far, torch.empty(4), order=2)
     assert slope.tolist() == [0, 0, 1, 1] and curve.tolist() == [0, 0, 0, 0]
 
 

@@ -11,11 +11,12 @@ import torch
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.kernels import Packed, State, backends, ttt_linear, ttt_mlp
 from tttvideo.kernels.dual import piece as dual
-from tttvideo.kernels.gpu import launch as triton_ops
+from tttvideo.kernels.gpu import launch
 from tttvideo.mixers.ttt import TTTConfig
 
 
 OPS = {"linear": ttt_linear, "mlp": ttt_mlp}
+WEIGHTS = {"linear": 2, "mlp": 4}
 H, D, M = 2, 32, 16
 
 
@@ -212,20 +213,20 @@ def test_a_model_compiles_into_one_graph(inner):
 def check_operator(operator, kind, T, dtype):
     """torch's own checks: schema, fake results, autograd registration, ahead-of-time autograd."""
     inputs, (state,) = drawn(kind, T, B=2, dtype=dtype)
-    checks = torch.library.opcheck(operator, (inputs, list(state.weights), None, True))
+    checks = torch.library.opcheck(operator, (*inputs, list(state.weights), None, True))
     assert set(checks.values()) == {"SUCCESS"}
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own check looks
 @pytest.mark.parametrize("kind", OPS)
 def test_the_dual_operator_is_registered_as_torch_wants_it(kind):
-    check_operator(dual.OPERATOR, kind, 2 * M, torch.float64)
+    check_operator(dual.OPERATORS[WEIGHTS[kind]], kind, 2 * M, torch.float64)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own check looks
 @pytest.mark.parametrize("kind", OPS)
 def test_the_triton_operator_is_registered_as_torch_wants_it(kind):
-    check_operator(triton_ops.OPERATOR, kind, M + 3, torch.float32)
+    check_operator(launch.OPERATORS[WEIGHTS[kind]], kind, M + 3, torch.float32)
 
 
 @pytest.mark.parametrize("kind", OPS)

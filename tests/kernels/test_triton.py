@@ -12,12 +12,11 @@ import triton.language
 from triton.runtime import interpreter
 
 from tttvideo.kernels import State, ttt_linear, ttt_mlp
-from tttvideo.kernels.gpu import launch as triton_ops
-from tttvideo.kernels.gpu import linear as triton_linear
-from tttvideo.kernels.gpu import mlp as triton_mlp
+from tttvideo.kernels.gpu import linear, mlp
 
 
 OPS = {"linear": ttt_linear, "mlp": ttt_mlp}
+MODELS = {"linear": linear, "mlp": mlp}
 KINDS = [("linear", 16), ("mlp", 32)]  # with the smallest head dim
 FORMS = [("linear", 16, 16), ("linear", 16, 32), ("mlp", 32, 16), ("mlp", 32, 32)]
 """kind, D, M: in one kernel and in parts, with the state in registers and in memory, in float16."""
@@ -27,11 +26,11 @@ CAPS = {  # of results and of gradients, for each dtype
     "linear": [(1e-5, 1e-5), (2e-3, 1e-2), (1e-2, 5e-2)],
     "mlp": [(5e-6, 5e-6), (2e-3, 5e-3), (1e-2, 2e-2)],
 }
-INPUTS = ["q", "k", "v", "eta", "token_scale", "gain", "shift"]
+INPUTS = ["q", "k", "v", "eta", "token_scale", "norm_weight", "norm_bias"]
 WEIGHTS = {"linear": ["W", "b"], "mlp": ["W1", "b1", "W2", "b2"]}
 ROWS = {"linear": ["S"], "mlp": ["X2", "S1", "S2"]}
 BY_TOKEN = ["y", "dq", "dk", "dv", "deta"]
-OF_ALL = ["dtoken_scale", "dgain", "dshift"]
+OF_ALL = ["dtoken_scale", "dnorm_weight", "dnorm_bias"]
 
 
 def random(*shape):
@@ -60,10 +59,10 @@ def names(kind):
     return ["y", *WEIGHTS[kind], *ROWS[kind], *(f"d{name}" for name in leaves)]
 
 
-def run(kind, inputs, start, grads, spans=None):
+def run(kind, inputs, start, grads, token_ranges=None):
     """Results and gradients by name, of the kernels."""
-    y, *results = triton_ops.forward(inputs, start, spans, True)
-    given = triton_ops.backward(grads, inputs, start, results, spans)
+    y, *results = MODELS[kind].forward(*inputs, start, token_ranges, True)
+    given = MODELS[kind].backward(grads, *inputs, start, results, token_ranges)
     return dict(zip(names(kind), [y, *results[: len(grads) - 1], *given], strict=True))
 
 
@@ -105,8 +104,8 @@ def assert_same_bits(came, wanted):
         assert torch.equal(came[name], wish), name
 
 
-def bounds(spans):
-    return torch.tensor(spans, dtype=torch.int32, device=DEVICE)
+def token_ranges(ranges):
+    return torch.tensor(ranges, dtype=torch.int32, device=DEVICE)
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +143,7 @@ def test_outputs_and_every_gradient_are_those_of_the_dual_form(kind, B, T, H, D,
 @pytest.mark.parametrize("arch", [80, 100])  # 90 is what the interpreter takes
 @pytest.mark.parametrize("kind, D", KINDS)
 def test_every_gpu_gets_the_same(kind, D, arch, monkeypatch):
-    for module in (triton_linear, triton_mlp):
+    for module in (linear, mlp):
         monkeypatch.setattr(module, "arch", lambda: arch)
     check(kind, drawn(kind, 35, D, dtype=torch.float16))
 
@@ -153,35 +152,35 @@ def test_every_gpu_gets_the_same(kind, D, arch, monkeypatch):
 @pytest.mark.parametrize("arch, plan, D, M", [(80, 1, 96, 16), (90, 1, 16, 16), (80, 0, 32, 32)])
 def test_every_plan_of_the_linear_kernels_gives_the_same(arch, plan, D, M, dtype, monkeypatch):
     for name in ("forward_plans", "backward_plans"):
-        plans = getattr(triton_linear, name)(arch, D, M, dtype.itemsize)
-        monkeypatch.setattr(triton_linear, name, lambda *_, plans=plans: plans[plan:] or plans)
+        plans = getattr(linear, name)(arch, D, M, dtype.itemsize)
+        monkeypatch.setattr(linear, name, lambda *_, plans=plans: plans[plan:] or plans)
     check("linear", drawn("linear", 2 * M + 3, D, M, dtype=dtype))
 
 
-WALKS = {  # kernels that walk, forward and back, and the slices of hidden units they take
-    "resident": (triton_mlp.resident_kernel, triton_mlp.resident_chain_kernel, {}),
-    "streamed": (triton_mlp.streamed_kernel, triton_mlp.streamed_chain_kernel, {"HS": 64}),
+STORAGE = {  # the state's: kernels, forward and backward, and hidden units of a slice
+    "resident": (mlp.forward_resident_kernel, mlp.backward_resident_kernel, {}),
+    "streamed": (mlp.forward_streamed_kernel, mlp.backward_streamed_kernel, {"HS": 64}),
 }
 
 
-@pytest.mark.parametrize("walk", WALKS)
+@pytest.mark.parametrize("storage", STORAGE)
 @pytest.mark.parametrize("T, D, M", [(35, 32, 16), (32, 64, 16), (33, 32, 32)])
-def test_the_state_of_the_mlp_may_be_in_registers_or_in_memory(T, D, M, walk, monkeypatch):
-    kernel, chain, constants = WALKS[walk]
-    options = triton_mlp.options(8, **constants)
-    monkeypatch.setattr(triton_mlp, "walk_options", lambda *_: (kernel, options))
-    monkeypatch.setattr(triton_mlp, "chain_options", lambda *_: (chain, options))
+def test_the_state_of_the_mlp_may_be_in_registers_or_in_memory(T, D, M, storage, monkeypatch):
+    kernel, chain, constants = STORAGE[storage]
+    options = mlp.options(8, **constants)
+    monkeypatch.setattr(mlp, "forward_options", lambda *_: (kernel, options))
+    monkeypatch.setattr(mlp, "backward_options", lambda *_: (chain, options))
     check("mlp", drawn("mlp", T, D, M))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
 @pytest.mark.parametrize("kind, D", KINDS)
 def test_packed_sequences_are_separate_sequences(kind, D, dtype):
-    spans = [(0, 16), (20, 37), (37, 37), (40, 41)]
-    inputs, start, grads = case = drawn(kind, 43, D, S=len(spans), dtype=dtype)
-    packed = run(kind, *case, bounds(spans))
+    ranges = [(0, 16), (20, 37), (37, 37), (40, 41)]
+    inputs, start, grads = case = drawn(kind, 43, D, S=len(ranges), dtype=dtype)
+    packed = run(kind, *case, token_ranges(ranges))
     sums = dict.fromkeys(OF_ALL, 0)
-    for s, (begin, end) in enumerate(spans):
+    for s, (begin, end) in enumerate(ranges):
         if begin == end:
             continue
         own = [x[:, begin:end] for x in inputs[:4]] + inputs[4:]
@@ -195,9 +194,9 @@ def test_packed_sequences_are_separate_sequences(kind, D, dtype):
 
 
 @pytest.mark.parametrize("kind, D", KINDS)
-def test_spans_may_be_empty_and_may_leave_out_tokens(kind, D):
+def test_token_ranges_may_be_empty_and_may_leave_out_tokens(kind, D):
     inputs, start, grads = case = drawn(kind, 6, D, S=3)
-    came = run(kind, *case, bounds([(0, 3), (3, 3), (4, 5)]))
+    came = run(kind, *case, token_ranges([(0, 3), (3, 3), (4, 5)]))
     assert not any(came[name][:, [3, 5]].any() for name in BY_TOKEN)
     assert not any(came[name][1].any() for name in ROWS[kind])
     for name, w, g in zip(WEIGHTS[kind], start, grads[1:], strict=False):
@@ -227,16 +226,17 @@ def poisoned(make):
     return fill
 
 
-@pytest.mark.parametrize("spans", [None, [(2, 37), (37, 40)]], ids=str)
+@pytest.mark.parametrize("ranges", [None, [(2, 37), (37, 40)]], ids=str)
 @pytest.mark.parametrize("kind, D, M", FORMS)
-def test_every_output_is_written_and_twice_the_same_bits(kind, D, M, spans, monkeypatch):
-    S, spans = (1, None) if spans is None else (len(spans), bounds(spans))
+def test_every_output_is_written_and_twice_the_same_bits(kind, D, M, ranges, monkeypatch):
+    S = 1 if ranges is None else len(ranges)
+    ranges = ranges and token_ranges(ranges)
     case = drawn(kind, 40, D, M, S=S, dtype=torch.float16)
     kept = [x.clone() for x in sum(case, [])]
-    first = run(kind, *case, spans)
+    first = run(kind, *case, ranges)
     for room, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
         monkeypatch.setattr(room, name, poisoned(getattr(room, name)))
-    assert_same_bits(run(kind, *case, spans), first)
+    assert_same_bits(run(kind, *case, ranges), first)
     assert all(map(torch.equal, kept, sum(case, [])))
 
 
@@ -246,7 +246,7 @@ def test_a_cut_sequence_goes_on_from_the_carried_state(kind, D):
 
     def part(begin, end, weights):
         tokens = [x[:, begin:end] for x in inputs[:4]]
-        return triton_ops.forward(tokens + inputs[4:], weights, None, False)
+        return MODELS[kind].forward(*tokens, *inputs[4:], weights, None, False)
 
     y, *wanted = part(0, 53, start)
     y_head, *carried = part(0, 32, start)
@@ -259,12 +259,12 @@ def test_a_cut_sequence_goes_on_from_the_carried_state(kind, D):
 @pytest.mark.parametrize("kind, D", KINDS)
 def test_rounding_does_not_feed_on_itself_in_2048_mini_batches(kind, D):
     inputs, start, _ = drawn(kind, 2048 * 16, D, dtype=torch.float16)
-    came = triton_ops.forward(inputs, start, None, False)
+    came = MODELS[kind].forward(*inputs, start, None, False)
     y, state = dual(kind, [x.double() for x in inputs], [w.double() for w in start])
     for x, wish in zip(came, (y, *state.weights), strict=False):
         assert distance(x, wish) < CAPS[kind][1][0]
 
 
-def test_the_linear_way_back_finds_the_states_again():
+def test_the_linear_backward_recovers_the_states_of_many_mini_batches():
     steps = 2048 if DEVICE == "cuda" else 64  # interpreted, each takes 0.03 s
     check("linear", drawn("linear", steps * 16, D=16))
