@@ -1,4 +1,7 @@
-"""The one way to write a file: under a temporary name, synchronised to the disk, then renamed."""
+"""The one way to write a file: under a temporary name, synchronised to the disk, then renamed.
+
+kernels/tuning.py writes its cache itself, because kernels import torch and triton only.
+"""
 
 import json
 import os

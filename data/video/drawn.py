@@ -1,6 +1,6 @@
-"""Drawn videos that need memory: what comes next cannot be told from one frame.
+"""Drawn videos that need memory: one frame does not determine the next.
 
-A glyph is drawn from the signed distance to its outline: pixels, negative inside.
+A glyph is drawn from the signed distance to its outline, in pixels and negative inside.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ import numpy as np
 
 RADIUS = 7.0, 9.0
 SPEED = 1.0, 2.5  # pixels per frame on each axis
-MARGIN = 12  # pixels around the canvas, so that no glyph's window leaves it
+MARGIN = 12  # pixels around the canvas, so that a glyph's window never leaves it
 WINDOW = np.arange(-10.0, 12.0)  # pixel centres around the pixel that holds a glyph's centre
 COLOURS = np.array(
     [
@@ -67,10 +67,10 @@ class Glyph:
     start: np.ndarray
     """(x, y) of its centre in frame 0, pixels from the least that keeps it inside the walls"""
     velocity: np.ndarray
-    """pixels per frame before any bounce"""
+    """pixels per frame before the first bounce"""
 
     def centre(self, frame: int, size: int) -> tuple[float, float]:
-        """Straight on, folded at the walls that the outline touches."""
+        """The centre (x, y) in a frame: on a straight line that the walls reflect."""
         room = size - 2 * self.radius
         way = (self.start + frame * self.velocity) % (2 * room)
         x, y = room - np.abs(way - room) + self.radius - 0.5
@@ -82,15 +82,15 @@ def bouncing_glyphs(
 ) -> Iterator[np.ndarray]:
     """Coloured glyphs that cross a dark background at constant speed and bounce off its walls.
 
-    Later glyphs cover earlier ones. The same arguments draw the same frames, and more `frames`
-    only continue them.
+    Later glyphs cover earlier ones. The same arguments draw the same frames; more `frames` continue
+    the same video.
 
     Arguments:
-        frames: how many to draw.
+        frames: the number of frames.
         size: height and width, in pixels; at least 24.
-        glyphs: how many move; from the eighth on colours come again.
+        glyphs: the number of glyphs; from the eighth on colours repeat.
         seed: chooses shapes, colours, sizes, places and velocities.
-    Returns: an iterator over uint8 (size, size, 3).
+    Returns: an iterator over frames, uint8 (size, size, 3).
     """
     if frames < 0 or glyphs < 0:
         raise ValueError(f"frames is {frames} and glyphs {glyphs}; neither may be negative")

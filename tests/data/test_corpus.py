@@ -1,4 +1,4 @@
-"""Laws of prepared text: what goes in comes out, whoever does it and however often it is killed."""
+"""Laws of prepared text: documents are kept, with any number of workers and after any kill."""
 
 import gzip
 import json
@@ -97,7 +97,7 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_documents_come_out_of_every_format_between_their_marks(name):
+def test_documents_of_every_format_are_stored_between_their_marks(name):
     FORMATS[name]()
     manifest = prepare(f"{name} --workers 1")
     assert read_back() == DOCUMENTS
@@ -109,7 +109,7 @@ def test_documents_come_out_of_every_format_between_their_marks(name):
     assert not Path("out/working").exists() and not Path("out/validation").exists()
 
 
-def test_another_field_is_read_when_asked_for():
+def test_the_field_option_selects_the_text():
     Path("a.jsonl").write_bytes(as_lines(["one"], "body"))
     write_parquet("b.parquet", ["two"], "body")
     prepare("a.jsonl b.parquet --field body --workers 1")
@@ -214,7 +214,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("survivors", [0, 1, 5])
-def test_a_killed_run_that_is_started_again_gives_the_same_bit_for_bit(monkeypatch, survivors):
+def test_a_killed_run_resumes_to_the_same_bits(monkeypatch, survivors):
     write_texts()
     line = "books --train-bpe 300 --validation 0.3 --shard-tokens 200 --workers 1"
     prepare(line, "whole")
@@ -244,7 +244,7 @@ def test_a_killed_run_that_is_started_again_gives_the_same_bit_for_bit(monkeypat
 
 
 @pytest.mark.parametrize("moves", [0, 1, 4, 9])
-def test_a_run_that_is_killed_while_it_moves_shards_is_finished_by_the_next(monkeypatch, moves):
+def test_a_run_that_is_killed_while_it_moves_shards_resumes_to_the_same_bits(monkeypatch, moves):
     write_texts()
     line = "books --validation 0.3 --shard-tokens 200 --workers 1"
     prepare(line, "whole")
@@ -268,7 +268,7 @@ def test_a_run_that_is_killed_while_it_moves_shards_is_finished_by_the_next(monk
     assert snapshot("cut") == snapshot("whole")
 
 
-def test_a_shard_that_was_damaged_after_it_was_done_is_made_again(monkeypatch):
+def test_a_shard_that_was_damaged_after_it_was_finished_is_prepared_again(monkeypatch):
     write_texts()
     prepare("books --workers 1", "whole")
     with monkeypatch.context() as patch:
@@ -282,7 +282,7 @@ def test_a_shard_that_was_damaged_after_it_was_done_is_made_again(monkeypatch):
 
 
 @pytest.mark.parametrize("left", [b"", bytes(90), b'{"shards": {"train'], ids=["", "0", "half"])
-def test_a_record_that_a_power_cut_left_unreadable_costs_its_unit_alone(monkeypatch, left):
+def test_an_unreadable_record_repeats_its_work_item_alone(monkeypatch, left):
     write_texts()
     prepare("books --workers 1", "whole")
     with monkeypatch.context() as patch:
@@ -299,7 +299,7 @@ def test_a_record_that_a_power_cut_left_unreadable_costs_its_unit_alone(monkeypa
     assert snapshot("cut") == snapshot("whole")
 
 
-def test_records_are_on_the_disk_before_they_take_their_names(monkeypatch):
+def test_files_are_synchronised_before_they_are_renamed(monkeypatch):
     written, renamed, real = set(), [], os.fsync
     monkeypatch.setattr(
         os, "fsync", lambda file: (real(file), written.add((os.fstat(file).st_size, inode(file))))
@@ -349,7 +349,7 @@ def is_alive(process):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_workers_end_when_their_parent_is_killed_and_the_next_run_goes_on():
+def test_workers_end_when_their_parent_is_killed_and_the_next_run_resumes():
     write_texts()
     line = "books --validation 0.3 --shard-tokens 200 --workers 2"
     command = [sys.executable, "-Pc", KILLS_ITSELF, "prepare", "text", *line.split()]
@@ -369,7 +369,7 @@ def test_workers_end_when_their_parent_is_killed_and_the_next_run_goes_on():
     assert snapshot("cut") == snapshot("whole")
 
 
-def test_a_worker_that_dies_is_told_of_and_what_is_done_is_kept(monkeypatch):
+def test_a_worker_that_dies_is_reported_and_finished_work_is_kept(monkeypatch):
     write_texts()
     real = workers.wait
 
@@ -386,7 +386,7 @@ def test_a_worker_that_dies_is_told_of_and_what_is_done_is_kept(monkeypatch):
     assert read_back() == DOCUMENTS
 
 
-def test_a_finished_corpus_is_left_as_it_is(capsys):
+def test_a_finished_corpus_is_not_changed(capsys):
     write_texts()
     prepare("books --workers 1")
     before = {path: path.stat().st_mtime_ns for path in Path("out").rglob("*")}
@@ -397,7 +397,7 @@ def test_a_finished_corpus_is_left_as_it_is(capsys):
     assert first.splitlines()[-1].startswith("hash ")
 
 
-def test_another_corpus_is_not_mixed_with_what_is_there(monkeypatch):
+def test_a_folder_with_another_corpus_is_refused(monkeypatch):
     write_texts()
     prepare("books --workers 1")
     assert "out holds another corpus (seed is 0 there and 1 here)" in message_of("books --seed 1")
@@ -406,9 +406,9 @@ def test_another_corpus_is_not_mixed_with_what_is_there(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(corpus, "prepare_sources", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
-            prepare("books", "begun")
-    assert "begun holds another corpus (field is 'text' there" in message_of(
-        "books --field x", "begun"
+            prepare("books", "started")
+    assert "started holds another corpus (field is 'text' there" in message_of(
+        "books --field x", "started"
     )
     with monkeypatch.context() as patch:
         patch.setattr(corpus, "VERSION", 1)
@@ -420,7 +420,7 @@ def test_another_corpus_is_not_mixed_with_what_is_there(monkeypatch):
     assert snapshot("taken") == {}
 
 
-def test_a_file_that_changed_and_kept_its_size_is_seen():
+def test_a_changed_file_of_the_same_size_is_noticed():
     write_texts("books", ["one", "two"])
     prepare("books --workers 1")
     facts = Path("books/01.txt").stat()
@@ -433,12 +433,12 @@ FOREIGN = ['{"name": "app", "icons": []}', '{"plan": "x", "hash": "y"}', "[1]", 
 
 
 @pytest.mark.parametrize("content", FOREIGN, ids=repr)
-def test_the_manifest_of_another_program_is_told_of_and_left_alone(content):
+def test_the_manifest_of_another_program_is_refused_and_not_changed(content):
     write_texts()
     Path("out").mkdir()
     Path("out/manifest.json").write_text(content)
-    said = "out/manifest.json is not the manifest of a corpus of text; choose another --out"
-    assert said in message_of("books --workers 1")
+    expected = "out/manifest.json is not the manifest of a corpus of text; choose another --out"
+    assert expected in message_of("books --workers 1")
     assert snapshot("out") == {"manifest.json": content.encode()}
 
 
@@ -463,13 +463,13 @@ def test_malformed_lines_are_counted_and_named(line, capsys):
     assert manifest["malformed"]["first"][0].startswith(f"a.jsonl:10 {MALFORMED[line]}")
     assert f"1 lines left out: a.jsonl:10 {MALFORMED[line]}" in capsys.readouterr().err
     message = message_of("a.jsonl --workers 1 --max-bad 0.09", "none")
-    said = "1 of 11 lines hold no text, a larger share than --max-bad 0.09: a.jsonl:10 "
-    assert said + MALFORMED[line] in message
+    expected = "1 of 11 lines hold no text, a larger share than --max-bad 0.09: a.jsonl:10 "
+    assert expected + MALFORMED[line] in message
     assert "the finished work is kept, and a larger --max-bad resumes it" in message
     assert not set(os.listdir("none")) & {"manifest.json", *ALL}
 
 
-def test_a_larger_share_of_malformed_lines_goes_on_from_what_is_done(monkeypatch):
+def test_a_larger_max_bad_resumes_from_the_finished_work(monkeypatch):
     Path("a.jsonl").write_bytes(as_lines(["one"] * 9) + b"{\n")
     Path("b.jsonl").write_bytes(as_lines(["two"] * 40))
     line = "a.jsonl b.jsonl --workers 1 --max-bad"
@@ -484,7 +484,7 @@ def test_a_larger_share_of_malformed_lines_goes_on_from_what_is_done(monkeypatch
     assert snapshot("out") == snapshot("whole")
 
 
-def test_a_finished_corpus_passes_no_smaller_share_of_malformed_lines():
+def test_a_finished_corpus_is_refused_by_a_smaller_max_bad():
     Path("a.jsonl").write_bytes(as_lines(["one"] * 9) + b"{\n")
     prepare("a.jsonl --workers 1 --max-bad 0.9")
     before = snapshot("out")
@@ -495,7 +495,7 @@ def test_a_finished_corpus_passes_no_smaller_share_of_malformed_lines():
     prepare("a.jsonl --workers 1 --max-bad 0.1")
 
 
-def test_malformed_lines_that_leave_no_text_are_the_reason_told():
+def test_malformed_lines_that_leave_no_text_are_named_as_the_cause():
     Path("a.jsonl").write_bytes(as_lines(["one"] * 9, "body"))
     assert "no text is left for train (a.jsonl:1 has no field 'text'; a.jsonl:2 " in message_of(
         "a.jsonl --workers 1"
@@ -520,7 +520,7 @@ def test_rows_without_a_text_are_malformed():
     assert manifest["malformed"]["first"] == ["a.parquet:2 has no string in 'text' but NoneType"]
 
 
-def test_bytes_that_are_no_utf8_are_kept_as_bytes_and_told_of_by_other_tokenizers(capsys):
+def test_wrong_utf8_is_kept_by_bytes_and_reported_by_other_tokenizers(capsys):
     Path("a.txt").write_bytes(b"caf\xe9 au lait\n" * 20)
     assert prepare("a.txt --workers 1")["damaged"]["count"] == 0
     assert bytes(open_tokens("out/train").tokens[1:-1].tolist()) == Path("a.txt").read_bytes()
@@ -531,7 +531,7 @@ def test_bytes_that_are_no_utf8_are_kept_as_bytes_and_told_of_by_other_tokenizer
 
 
 @pytest.mark.parametrize("vocabulary", ["", "--tokenizer tokenizer.json"], ids=["bytes", "bpe"])
-def test_a_long_document_is_read_in_pieces_that_change_nothing(monkeypatch, vocabulary):
+def test_pieces_of_a_long_document_give_the_tokens_of_the_whole(monkeypatch, vocabulary):
     text = "It was the best of times,\nit was the worst of times.\n\nIt was\n" * 400
     Path("tokenizer.json").write_text(train_bpe([text], 270))
     Path("a.txt").write_text(text)
@@ -553,7 +553,7 @@ def test_memory_does_not_grow_with_the_document():
     assert peak < 10 << 20
 
 
-def test_the_built_in_corpus_holds_out_long_documents_of_its_own():
+def test_the_built_in_corpus_has_long_validation_documents():
     train, held_out = python_corpus.stdlib_files()
     assert not set(train) & set(held_out) and len(train) > 300
     assert len(held_out) > 18 and min(path.stat().st_size for path in held_out) >= 32 << 10
@@ -565,7 +565,7 @@ def test_the_built_in_corpus_holds_out_long_documents_of_its_own():
     }
 
 
-def test_the_built_in_corpus_is_prepared_with_its_own_validation(monkeypatch):
+def test_the_built_in_corpus_is_prepared_with_its_validation_documents(monkeypatch):
     monkeypatch.setattr(corpus, "ITEM_BYTES", 1 << 24)
     train, held_out = python_corpus.stdlib_files()
     manifest = prepare("stdlib --workers 1")
@@ -576,7 +576,7 @@ def test_the_built_in_corpus_is_prepared_with_its_own_validation(monkeypatch):
     assert manifest["totals"]["train"]["documents"] == np.count_nonzero(sizes)
 
 
-def test_the_hash_depends_on_the_content_and_not_on_where_it_lay():
+def test_the_hash_depends_on_the_content_and_not_on_the_folder():
     write_texts("books", ["one", "two"])
     write_texts("moved", ["one", "two"])
     write_texts("other", ["one", "twO"])
@@ -619,7 +619,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("line", WRONG)
-def test_bad_input_is_told_in_one_line_and_leaves_nothing(line):
+def test_bad_input_is_refused_in_one_line_and_leaves_nothing(line):
     make, message = WRONG[line]
     make()
     assert message in message_of(line if "--workers" in line else f"{line} --workers 1")
@@ -627,7 +627,7 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing(line):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.zst", "b.jsonl.gz", "b.parquet"])
-def test_bad_input_that_a_worker_meets_is_told_in_the_same_line(name):
+def test_bad_input_in_a_worker_is_refused_in_the_same_line(name):
     make, message = WRONG[name]
     make()
     write_texts()

@@ -7,7 +7,7 @@ import torch
 from tttvideo.data.order import ResumableLoader, Windows
 
 
-def test_windows_lie_end_to_end_and_share_one_token():
+def test_consecutive_windows_share_one_token():
     windows = Windows(np.arange(20), length=6)
     assert [w.tokens.tolist() for w in windows] == [list(range(n, n + 7)) for n in (0, 6, 12)]
     inside = Windows(np.arange(20), length=6, span=(3, 17))
@@ -25,7 +25,7 @@ def test_moved_windows_stay_inside_the_tokens(total):
             assert len(windows[n].tokens) == 7
 
 
-def test_windows_say_where_documents_begin():
+def test_windows_mark_where_documents_begin():
     windows = Windows(np.arange(20), length=6, starts=np.array([0, 6, 7, 11, 12, 19]))
     begins = [w.begins.nonzero()[:, 0].tolist() for w in windows]
     assert begins == [[0], [0, 1, 5], [0]]
@@ -65,7 +65,7 @@ def test_windows_of_video_begin_at_whole_frames():
 
 @pytest.mark.parametrize("share_fresh", [None, 0.5])
 @pytest.mark.parametrize("stop", [1, 3, 4, 5, 9])
-def test_a_resumed_loader_goes_on_at_the_very_batch(stop, share_fresh):
+def test_a_loader_resumes_at_the_next_batch(stop, share_fresh):
     whole = deliver(new_loader(share_fresh=share_fresh), 12)
     loader = new_loader(share_fresh=share_fresh)
     assert deliver(loader, stop) == whole[:stop]
@@ -82,7 +82,7 @@ def test_a_position_in_other_data_is_refused():
         new_loader(share_fresh=0.3).load_state_dict(new_loader().state_dict())
 
 
-def test_a_lane_reads_on_where_it_stopped_unless_it_begins_anew():
+def test_a_lane_continues_after_its_last_window_unless_it_is_fresh():
     before = None
     for number, (rows, fresh) in enumerate(deliver(new_loader(share_fresh=0.3), 40)):
         assert fresh == [True, True] or number % 4

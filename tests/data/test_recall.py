@@ -42,14 +42,14 @@ class Pairs:
 
 @pytest.mark.parametrize("length", [300, 1000, 4096])
 @pytest.mark.parametrize("task", DRAW)
-def test_a_sample_has_the_length_that_was_asked_for(task, length):
+def test_a_sample_has_the_given_length(task, length):
     for seed in range(5):
         sample = DRAW[task](np.random.default_rng(seed), length)
         assert length - 5 < byte_length(sample.text) <= length
 
 
 @pytest.mark.parametrize("task", DRAW)
-def test_an_answer_is_what_was_told_before_and_nothing_else(task):
+def test_an_answer_repeats_the_value_of_its_fact(task):
     rng = np.random.default_rng(0)
     for _ in range(20):
         sample = DRAW[task](rng, 500)
@@ -90,7 +90,7 @@ def test_the_same_seed_draws_the_same_text_and_another_seed_another():
     assert list(islice(recall_documents(700, 3), 5)) == texts[0][:5]
 
 
-def test_documents_to_train_on_are_short_and_long_and_ask_often():
+def test_training_documents_are_short_and_long_with_many_questions():
     documents = list(islice(recall_documents(2048, 0), 200))
     sizes = [byte_length(text) for text in documents]
     assert min(sizes) < 300 and max(sizes) > 1800
@@ -114,7 +114,7 @@ def test_a_given_text_serves_as_haystack():
         recall.text_haystack("no end")
 
 
-def test_what_has_no_room_is_refused():
+def test_a_length_without_room_is_refused():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="a length of 50 has no room for 10 facts"):
         mqar(rng, 50, 8)
@@ -176,7 +176,7 @@ def test_scores_in_chunks_are_those_of_one_forward_pass(chunk):
     assert exact.any() and not exact.all()
 
 
-def test_what_stands_behind_a_text_changes_no_score():
+def test_tokens_after_a_text_change_no_score():
     model, tokens, answers, _ = scored()
     longer = torch.cat((tokens, torch.randint(11, (3, 7))), dim=1)
     marks = torch.cat((answers, torch.full((3, 7), -1)), dim=1)
@@ -240,7 +240,7 @@ def test_the_app_leaves_maps_tables_and_numbers_and_reads_them_again(checkpoint,
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_chance_is_what_repeating_any_told_value_gets(task):
+def test_chance_is_the_score_of_repeating_a_random_value(task):
     questions, hits = Questions([400], distractors=3), []
     row = {"needle": 0.5, "mqar": 4, "variables": 1}[task]
     rng = np.random.default_rng(0)

@@ -66,7 +66,7 @@ each = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
 @pytest.mark.parametrize(
     "text", [ENGLISH, HARD, "a b ab 世", ""], ids=["english", "hard", "ab", ""]
 )
-def test_decoding_what_was_encoded_gives_the_text_and_marks_are_left_out(tokenizer, text):
+def test_decoding_inverts_encoding_and_leaves_out_marks(tokenizer, text):
     tokens = tokenizer.encode(text)
     assert tokenizer.decode([tokenizer.bos, *tokens, tokenizer.eos]) == text
     assert not {tokenizer.bos, tokenizer.eos} & set(tokens)
@@ -83,7 +83,7 @@ def test_the_lengths_of_tokens_add_up_to_the_bytes_of_the_text(tokenizer):
 
 
 @each
-def test_a_text_that_goes_on_is_decoded_as_it_comes(tokenizer):
+def test_a_stream_of_tokens_is_decoded_token_by_token(tokenizer):
     tokens = [tokenizer.bos, *tokenizer.encode(HARD), tokenizer.eos]
     decoder = tokenizer.decoder()
     shown = [decoder([token]) for token in tokens]
@@ -92,18 +92,18 @@ def test_a_text_that_goes_on_is_decoded_as_it_comes(tokenizer):
     assert tokenizer.decoder()(tokens, final=True).removeprefix(" ") == HARD
 
 
-def test_a_word_that_goes_on_keeps_the_space_before_it():
+def test_a_stream_keeps_the_space_before_its_first_word():
     tokenizer = TOKENIZERS["llama"]
     assert tokenizer.decoder()(tokenizer.encode("ab")) == " ab"
 
 
-def test_half_a_character_is_shown_as_damaged_when_nothing_follows():
+def test_half_a_character_at_the_end_becomes_a_replacement_character():
     decoder = ByteTokenizer().decoder()
     assert decoder([0xE4, 0xB8]) == ""
     assert decoder([], final=True) == "�"
 
 
-def test_words_are_measured_with_the_space_that_their_decoder_puts():
+def test_lengths_of_words_include_the_space_that_their_decoder_adds():
     tokenizer = JsonTokenizer(word_level("[BOS]", "[EOS]", "a", "house").to_str())
     assert tokenizer.byte_lengths().tolist() == [0, 0, 2, 6]
 
@@ -125,7 +125,7 @@ def test_a_vocabulary_that_cannot_be_trained_is_refused():
         train_bpe(["ab ab"], 400)
 
 
-def test_truncation_and_padding_of_the_file_cut_nothing_off():
+def test_truncation_and_padding_in_the_file_are_ignored():
     tokenizer = Tokenizer.from_str(train_bpe([ENGLISH], 280))
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=500)
@@ -170,7 +170,7 @@ def test_a_tokenizer_that_cannot_serve_is_named(tmp_path):
         read_tokenizer(path)
 
 
-def test_a_name_and_a_json_give_the_tokenizer_again_and_no_other():
+def test_a_name_and_its_json_load_the_same_tokenizer():
     bpe = TOKENIZERS["bpe"]
     again = load_tokenizer(bpe.name, bpe.to_json())
     assert (again.name, again.encode(HARD)) == (bpe.name, bpe.encode(HARD))
@@ -181,7 +181,7 @@ def test_a_name_and_a_json_give_the_tokenizer_again_and_no_other():
         load_tokenizer("other", bpe.to_json())
 
 
-def test_the_tokenizer_of_a_corpus_stands_beside_its_parts(tmp_path):
+def test_the_tokenizer_of_a_corpus_is_found_beside_its_parts(tmp_path):
     bpe = TOKENIZERS["bpe"]
     (tmp_path / "train").mkdir()
     for path in (tmp_path / "train", tmp_path / "train/00000.bin"):
@@ -254,7 +254,7 @@ def test_pieces_encoded_alone_would_have_other_tokens():
 @pytest.mark.parametrize(
     "text", ["x" * 50, "x y" * 20, "\n" * 50, "\n\nx" * 20, "x\n" * 20], ids=ascii
 )
-def test_a_text_without_good_places_is_cut_all_the_same(text):
+def test_a_text_without_line_ends_or_spaces_is_cut_too(text):
     cut = list(split_text([text], 7))
     assert "".join(cut) == text
     assert min(map(len, cut)) > 0 and max(map(len, cut)) <= 7
@@ -263,7 +263,7 @@ def test_a_text_without_good_places_is_cut_all_the_same(text):
 @pytest.mark.parametrize(
     "data", [b"ab\xffcd", b"ab\xe4\xb8", b"\xe4\xb8cd", "世界".encode()], ids=str
 )
-def test_bytes_that_are_no_text_are_replaced_and_noticed(data):
+def test_wrong_utf8_is_replaced_and_noticed(data):
     for size in (1, 2, 3, 10):
         utf8 = Utf8Decoder()
         text = "".join(utf8.decode_all(data[i : i + size] for i in range(0, len(data), size)))

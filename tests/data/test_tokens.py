@@ -22,7 +22,7 @@ def write(path, header, documents):
 
 
 @pytest.mark.parametrize("header", [BYTES, VIDEO, Header("text", "bpe", 100_000)], ids=str)
-def test_tokens_starts_and_header_come_back(tmp_path, header):
+def test_tokens_starts_and_header_are_read_back(tmp_path, header):
     top = header.vocab_size - 1
     file = write(tmp_path / "new/a.bin", header, [[1, 2, top], [], [top]])
     assert file.tokens.tolist() == [1, 2, top, top]
@@ -33,7 +33,7 @@ def test_tokens_starts_and_header_come_back(tmp_path, header):
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_a_failed_writing_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     write(tmp_path / "a.bin", BYTES, [[7]])
     with pytest.raises(KeyError), TokenWriter(tmp_path / "a.bin", BYTES) as out:
         out.write(np.array([1, 2]))
@@ -42,7 +42,7 @@ def test_a_failed_writing_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
 
 
-def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+def test_a_file_is_synchronised_before_it_is_renamed(tmp_path, monkeypatch):
     written, real = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: (real(file), written.append(os.fstat(file))))
 
@@ -107,19 +107,19 @@ def test_shards_are_read_as_one(corpus):
         tokens.tokens[11]
 
 
-def test_a_slice_within_a_shard_copies_nothing(corpus):
+def test_a_slice_inside_a_shard_is_not_copied(corpus):
     tokens = open_tokens(corpus / "train")
     for start, stop, shard in ((0, 4, 0), (4, 5, 1), (6, 11, 2)):
         assert np.shares_memory(tokens.tokens[start:stop], tokens.files[shard].tokens)
 
 
-def test_a_single_file_is_opened_as_a_folder_is(corpus):
+def test_a_single_file_is_opened_like_a_folder(corpus):
     tokens = open_tokens(corpus / "train/00000.bin")
     assert tokens.tokens[:].tolist() == [1, 2, 3, 4] and tokens.starts.tolist() == [0, 3]
     assert tokens.header == TokenFile(corpus / "train/00000.bin").header
 
 
-def test_a_fingerprint_is_of_the_content_with_and_without_a_manifest(corpus):
+def test_a_fingerprint_depends_on_the_content_with_and_without_a_manifest(corpus):
     listed = open_tokens(corpus / "train").fingerprint
     (corpus / "manifest.json").unlink()
     assert open_tokens(corpus / "train").fingerprint == listed

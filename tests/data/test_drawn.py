@@ -1,4 +1,4 @@
-"""Drawn videos: the same arguments, the same frames; glyphs move as they say."""
+"""Laws of drawn videos: the same arguments draw the same frames; glyphs move at their velocity."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def path(glyph: Glyph, frames: int, size: int) -> np.ndarray:
     return np.array([glyph.centre(frame, size) for frame in range(frames)])
 
 
-def test_frames_are_uint8_squares_as_many_as_asked():
+def test_frames_are_uint8_squares_of_the_given_number():
     frames = list(bouncing_glyphs(7, size=40, glyphs=2))
     assert len(frames) == 7
     assert {(frame.shape, frame.dtype.name) for frame in frames} == {((40, 40, 3), "uint8")}
@@ -36,7 +36,7 @@ def test_the_same_arguments_draw_the_same_frames_and_another_seed_draws_others()
     assert (first != other).any()
 
 
-def test_more_frames_only_continue_the_video():
+def test_more_frames_continue_the_same_video():
     short, long = (list(bouncing_glyphs(frames, seed=1)) for frames in (4, 9))
     assert all((a == b).all() for a, b in zip(short, long, strict=False))
 
@@ -99,6 +99,6 @@ def test_no_glyphs_leave_the_background():
     ],
     ids=str,
 )
-def test_arguments_that_cannot_be_drawn_are_refused_at_once(arguments, message):
+def test_wrong_arguments_are_refused_before_the_first_frame(arguments, message):
     with pytest.raises(ValueError, match=message):
         bouncing_glyphs(**arguments)

@@ -135,7 +135,9 @@ UNSUITED = [
 
 
 @pytest.mark.parametrize(("name", "options", "reason"), UNSUITED)
-def test_what_decord_reads_wrong_is_read_by_pyav_which_is_said(tmp_path, name, options, reason):
+def test_files_that_decord_reads_wrong_are_read_by_pyav_with_the_reason(
+    tmp_path, name, options, reason
+):
     path = make(tmp_path / name, **options)
     reader = VideoReader(path, SIZE)
     assert reader.backend == "pyav" and reason in reader.reason
@@ -206,14 +208,14 @@ def test_times_are_the_time_stamps_from_the_first_frame_on(tmp_path, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("size", [64, 48, 35, 24])  # decord pads rows of 48 and 24 to whole pixels
-def test_a_lossless_video_comes_back_bit_by_bit(tmp_path, backend, size):
+def test_a_lossless_video_is_read_back_to_the_bit(tmp_path, backend, size):
     images = noise(35, size, size)
     write_video(tmp_path / "a.mp4", images, 30, lossless=True)
     back = [frame.image for frame in VideoReader(tmp_path / "a.mp4", size, backend=backend)]
     assert np.array_equal(back, images)
 
 
-def test_a_video_for_browsers_comes_back_nearly(tmp_path):
+def test_a_video_for_browsers_is_read_back_approximately(tmp_path):
     images = [numbered(n) for n in range(20)]
     write_video(tmp_path / "a.mp4", images, 12.5)
     assert numbers(tmp_path / "a.mp4") == list(range(20))
@@ -223,14 +225,14 @@ def test_a_video_for_browsers_comes_back_nearly(tmp_path):
     assert data.find(b"moov") < data.find(b"mdat")
 
 
-def test_decord_and_pyav_resize_alike(tmp_path):
+def test_decord_and_pyav_resize_to_nearly_the_same_pixels(tmp_path):
     path = make(tmp_path / "a.mp4", count=10)
     pairs = zip(*(VideoReader(path, 23, backend=backend) for backend in BACKENDS), strict=True)
     errors = [np.square(a.image.astype(float) - b.image).mean() for a, b in pairs]
     assert 10 * np.log10(255**2 / max(errors)) > 40
 
 
-def test_a_frame_is_fitted_by_its_short_side_and_cropped_around_its_centre(tmp_path):
+def test_a_frame_is_resized_by_its_short_side_and_cropped_around_its_centre(tmp_path):
     ramp = np.zeros((48, 96, 3), np.uint8)
     ramp[..., 0] = np.arange(96) * 2
     write_video(tmp_path / "a.mp4", [ramp], 30, lossless=True)
@@ -251,7 +253,7 @@ MATRICES = {
 
 
 @pytest.mark.parametrize("name", MATRICES)
-def test_frames_come_out_as_they_are_shown(tmp_path, name):
+def test_frames_are_read_in_the_orientation_in_which_they_are_shown(tmp_path, name):
     image = np.full((48, 48, 3), 40, np.uint8)
     image[:12, :24] = 250, 60, 60
     write_video(tmp_path / "a.mp4", [image] * 3, 30, lossless=True)
@@ -270,7 +272,7 @@ def test_frames_come_out_as_they_are_shown(tmp_path, name):
         assert len(back) == 3 and all((frame == shown).all() for frame in back), backend
 
 
-def test_a_turned_file_declares_the_size_that_is_shown(tmp_path):
+def test_a_turned_file_declares_the_shown_size(tmp_path):
     info = probe(turn(make(tmp_path / "a.mp4", count=2), 0, 1, -1, 0))
     assert (info.width, info.height) == (HEIGHT, WIDTH)
 
@@ -307,7 +309,9 @@ HOPELESS = [
 @pytest.mark.parametrize(
     "door", [probe, lambda path: VideoReader(path, SIZE)], ids=["probe", "read"]
 )
-def test_what_is_no_video_is_refused_by_name_and_cause_in_one_line(tmp_path, create, cause, door):
+def test_a_file_that_is_no_video_is_refused_with_name_and_cause_in_one_line(
+    tmp_path, create, cause, door
+):
     path = tmp_path / "a.mp4"
     create(path)
     with pytest.raises(VideoError, match=cause) as caught:
@@ -343,7 +347,7 @@ def test_flipped_bytes_are_noticed(tmp_path, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_frame_that_is_gone_is_noticed_and_none_repeated(tmp_path, backend):
+def test_a_missing_frame_is_noticed_and_none_is_repeated(tmp_path, backend):
     path = make(tmp_path / "a.mp4", bf="0")
     place, size = packets(path)[30]
     patch(path, place + 4, b"\x0c" + (size - 6) * b"\xff" + b"\x80")  # filler in its stead
@@ -355,7 +359,7 @@ def test_a_frame_that_is_gone_is_noticed_and_none_repeated(tmp_path, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_frames_that_the_decoder_drops_in_silence_are_noticed(tmp_path, backend):
+def test_frames_that_the_decoder_drops_silently_are_noticed(tmp_path, backend):
     path = tmp_path / "headless.mkv"
     with (
         av.open(str(make(tmp_path / "a.mp4", bf="0", g="10", sc_threshold="0"))) as source,
@@ -369,7 +373,7 @@ def test_frames_that_the_decoder_drops_in_silence_are_noticed(tmp_path, backend)
         list(VideoReader(path, SIZE, backend=backend))
 
 
-def test_decord_as_it_is_opened_raises_where_it_would_repeat_the_last_frame(tmp_path):
+def test_the_options_of_decord_make_it_raise_instead_of_repeating_a_frame(tmp_path):
     path = trim(make(tmp_path / "a.mp4", bf="2", g="250"), first=11)
     reader, read = open_decord(path, SIZE, SIZE, expected=40), []
     with pytest.raises(Exception, match="more than 0 duplicate frames"):
@@ -405,7 +409,7 @@ def test_arguments_that_make_no_sense_are_refused(tmp_path, arguments, message):
         VideoReader(make(tmp_path / "a.mp4", count=1), **arguments)
 
 
-def test_without_decord_pyav_reads_and_says_so(tmp_path, monkeypatch):
+def test_without_decord_pyav_reads_with_the_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(reader_room, "find_spec", lambda name: None)
     reader = VideoReader(make(tmp_path / "a.mp4", count=3), SIZE)
     assert (reader.backend, reader.reason) == ("pyav", "decord is not installed")
@@ -427,7 +431,7 @@ def test_an_exception_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_exception_leaves_the_older_file_as_it_was(tmp_path):
+def test_an_exception_leaves_the_old_file_unchanged(tmp_path):
     path = make(tmp_path / "a.mp4", count=3)
     with pytest.raises(ValueError, match="the first one was"):
         write_video(path, [numbered(0), numbered(0)[:-2]], 30)
@@ -471,6 +475,6 @@ def test_a_place_or_rate_that_cannot_be_written_is_refused(tmp_path, path, fps, 
         VideoWriter(tmp_path / path, fps)
 
 
-def test_a_frame_that_is_no_image_is_refused(tmp_path):
+def test_a_frame_of_another_type_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"frame is float64 \(8, 8, 3\); it must be uint8"):
         write_video(tmp_path / "a.mp4", [np.zeros((8, 8, 3))], 30)
