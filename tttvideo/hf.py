@@ -1,9 +1,9 @@
-"""Our models in Hugging Face transformers: after `import tttvideo.hf` its Auto classes know them.
+"""Our models in Hugging Face transformers: `import tttvideo.hf` registers them with Auto classes.
 
-Two kinds of folder load, both as `tttvideo export` writes them: "ttt", text models of TTT layers in
-the reference implementation's layout, and "tttvideo", every other backbone under our own names. The
-head is the embedding. What generation carries from token to token is a state, not keys and values:
-it has a constant size (but for attention), and `forward` gives a new one and changes none.
+Two kinds of folder load, and `tttvideo export` writes both: "ttt", text models of TTT layers in the
+reference implementation's layout, and "tttvideo", every other backbone under our own names. The
+head is the embedding. Generation carries a state from token to token, not keys and values: its size
+is constant (except for attention), and `forward` returns a new one and changes none.
 
 B batch, T tokens, V vocabulary.
 """
@@ -14,17 +14,11 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import ConversionOps, WeightConverter, WeightRenaming
 from transformers.utils import ModelOutput
 
 from tttvideo.weights.folders import own_config
-from tttvideo.weights.reference import (
-    BLOCK_NAMES,
-    MIXER_NAMES,
-    REFERENCE_DEFAULTS,
-    reference_config,
-)
+from tttvideo.weights.reference import REFERENCE_DEFAULTS, reference_config
+from tttvideo.weights.transformers_layout import register_reference_layout
 
 from .backbone import Backbone, BackboneConfig, BackboneState
 from .reading import CHUNK, read
@@ -32,7 +26,7 @@ from .states import tree_map
 
 
 class ReferenceConfig(PreTrainedConfig):
-    """The config of the reference implementation, as its config.json has it."""
+    """The config of the reference implementation, with the keys of its config.json."""
 
     model_type = "ttt"
     keys_to_ignore_at_inference = ("cache",)
@@ -43,7 +37,7 @@ class ReferenceConfig(PreTrainedConfig):
 
 
 class TTTVideoConfig(PreTrainedConfig):
-    """`model` is our BackboneConfig as a mapping."""
+    """The config of every other backbone; `model` is a BackboneConfig as a mapping."""
 
     model_type = "tttvideo"
     keys_to_ignore_at_inference = ("cache",)
@@ -60,9 +54,9 @@ class TTTVideoConfig(PreTrainedConfig):
 
 
 class StateCache:
-    """What a model has read: its state, and the number of tokens."""
+    """The state after the tokens that a model has read, and their number."""
 
-    is_linear = (False,)  # a prompt given again with it is cut, not read twice
+    is_linear = (False,)  # tokens of a prompt that it holds are cut off, not read twice
     is_compileable = False
     is_croppable = False
 
@@ -81,34 +75,34 @@ class CausalLMOutput(ModelOutput):
 
 
 class CausalLM(PreTrainedModel, GenerationMixin):
-    """A Backbone that transformers can load, save, train and generate with."""
+    """A Backbone that transformers can load, save and train, and that can generate."""
 
     base_model_prefix = "backbone"
     _is_stateful = True
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.weight$"]  # the embedding once more
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.weight$"]  # a copy of the embedding
 
     def __init__(self, config: ReferenceConfig | TTTVideoConfig):
         super().__init__(config)
-        ours = config.to_backbone()
-        if ours.grid:
-            raise ValueError(f"a model of frames {ours.grid} is not one of text")
-        self.backbone = Backbone(ours)
+        own = config.to_backbone()
+        if own.grid:
+            raise ValueError(f"a model of frames {own.grid} is not one of text")
+        self.backbone = Backbone(own)
         self.post_init()
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """As everywhere in transformers; but weights that do not fit raise ValueError."""
+        """As in transformers, except that weights that do not fit raise ValueError."""
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        for what, names in (("lack", info["missing_keys"]), ("add", info["unexpected_keys"])):
+        for verb, names in (("lack", info["missing_keys"]), ("add", info["unexpected_keys"])):
             if names:
                 raise ValueError(
-                    f"the weights {what} {len(names)} of the model's keys, first {min(names)}; "
+                    f"the weights {verb} {len(names)} of the model's keys, first {min(names)}; "
                     "does config.json belong to them?"
                 )
         return (model, info) if output_loading_info else model
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Backbone has drawn its own."""
+        """Backbone initialises its weights itself."""
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.backbone.embedding
@@ -118,7 +112,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        return False  # forward brings the first cache
+        return False  # forward makes the first cache
 
     def forward(
         self,
@@ -130,10 +124,10 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         return_dict: bool | None = None,
     ) -> CausalLMOutput | tuple:
-        """input_ids (B, T) after what `cache` has read; logits (B, T, V), or of the last few.
+        """Read input_ids (B, T) after the tokens of `cache`; logits (B, T, V), or the last few.
 
-        labels (B, T) are shifted inside, -100 is left out. Raises ValueError for padding: a state
-        learns from every token, so sequences of one batch must have one length.
+        labels (B, T) are shifted inside, and -100 is ignored. Raises ValueError for padding: a
+        state learns from every token, so sequences of one batch must have one length.
         """
         refuse_padding(attention_mask)
         state, seen = (cache.state, cache.seen) if cache else (None, 0)
@@ -159,7 +153,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """The tokens that `cache` has not read; the mask of later ones is known to be ones."""
+        """The tokens that `cache` has not read; only the prompt's mask can have zeros."""
         if next_sequence_length is not None:
             input_ids = input_ids[:, input_ids.shape[1] - next_sequence_length :]
         return {
@@ -177,7 +171,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):
 def refuse_padding(attention_mask: Tensor | None) -> None:
     if attention_mask is not None and not bool((attention_mask == 1).all()):
         raise ValueError(
-            f"attention_mask leaves out {int((attention_mask != 1).sum())} tokens; a state learns "
+            f"attention_mask excludes {int((attention_mask != 1).sum())} tokens; a state learns "
             "from every token, so padding is not supported: batch sequences of one length"
         )
 
@@ -194,64 +188,7 @@ class TTTVideoForCausalLM(CausalLM):
     config_class = TTTVideoConfig
 
 
-class DropAxis(ConversionOps):
-    """The axis of length one that the reference has more; as `reference_shape` says."""
-
-    def __init__(self, drop: bool = True):
-        self.drop = drop
-
-    def convert(
-        self,
-        input_dict: dict[str, Any],
-        source_patterns: list[str],
-        target_patterns: list[str],
-        **_,
-    ) -> dict[str, Tensor]:
-        (tensor,) = input_dict.values()
-        tensor = tensor[0] if isinstance(tensor, list) else tensor
-        changed = tensor.squeeze(1) if self.drop else tensor.unsqueeze(1)
-        return {target_patterns[0]: changed.contiguous()}
-
-    @property
-    def reverse_op(self) -> ConversionOps:
-        return DropAxis(not self.drop)
-
-
-def reference_conversions() -> list[WeightRenaming | WeightConverter]:
-    r"""The reference's names and shapes into ours; transformers turns them round when it saves.
-
-    Each is applied in its turn. A group in the target stands for the \1 of the source.
-    """
-
-    def rename(theirs: str, ours: str) -> WeightRenaming:
-        return WeightRenaming("^" + theirs.replace(".", r"\."), "^" + ours.replace(".", r"\."))
-
-    block = "backbone.blocks.{}."
-    theirs, ours = block.format(r"\1"), block.format(r"(\d+)")
-    etas = ("eta_weight", "eta_bias")
-    return [
-        rename("model.embed_tokens.", "backbone.embedding."),
-        rename("model.norm.", "backbone.norm."),
-        rename("model.layers.", "backbone.blocks."),
-        rename(f"{theirs}seq_modeling_block.", f"{ours}mixer."),
-        *(rename(theirs + name, ours + mine) for mine, name in BLOCK_NAMES.items()),
-        *(
-            rename(f"{theirs}mixer.{name}", f"{ours}mixer.{mine}")
-            for mine, name in MIXER_NAMES.items()
-            if mine not in etas
-        ),
-        *(
-            WeightConverter(f"mixer.{MIXER_NAMES[eta]}", f"mixer.{eta}", [DropAxis()])
-            for eta in etas
-        ),
-        *(
-            WeightConverter(f"{conv}.weight", f"{conv}.weight", [DropAxis()])
-            for conv in ("conv", "conv_q", "conv_k")
-        ),
-    ]
-
-
-register_checkpoint_conversion_mapping("TTTForCausalLM", reference_conversions(), overwrite=True)
+register_reference_layout(TTTForCausalLM.__name__)
 for config_class, model_class in (
     (ReferenceConfig, TTTForCausalLM),
     (TTTVideoConfig, TTTVideoForCausalLM),

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from helpers.models import small
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.data import eval_targets
 from tttvideo.kernels import Packed, inner, reference
@@ -24,13 +25,8 @@ V, M = 11, 4
 
 def model(kind):
     """A tiny backbone in float64."""
-    torch.manual_seed(0)
-    ttt = TTTConfig(inner="mlp" if kind == "mlp" else "linear", mini_batch_size=M)
-    mixer = "ttt" if kind in ("linear", "mlp") else kind
-    sizes = {"vocab_size": V, "width": 8, "depth": 2, "heads": 2, "mlp_width": 12}
-    backbone = Backbone(BackboneConfig(**sizes, mixer=mixer, ttt=ttt)).double().eval()
-    for parameter in backbone.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
+    mixer, inner = ("ttt", kind) if kind in ("linear", "mlp") else (kind, "linear")
+    backbone = small(inner, M=M, mixer=mixer, vocab_size=V, width=8, mlp_width=12)
     for block in backbone.blocks if mixer == "ttt" else ():
         torch.nn.init.zeros_(block.mixer.token_shift)  # or steps could have length 0
     return backbone
@@ -47,8 +43,8 @@ def whole(backbone, tokens):
     return F.cross_entropy(logits.mT, tokens[:, 1:], reduction="none")
 
 
-def close(ours, theirs):
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+def close(came, wanted):
+    torch.testing.assert_close(came, wanted, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("batch", [7, 16, 50, 1000])
@@ -108,7 +104,7 @@ def test_bins_hold_every_token_once_and_their_weighted_mean_is_the_total(length)
     assert weighted == pytest.approx(costs.mean()) == t.nats_per_token().value
 
 
-def test_bits_per_byte_leave_marks_out_and_nats_per_token_only_bos():
+def test_bits_per_byte_exclude_marks_and_nats_per_token_only_bos():
     lengths = np.array([1, 3, 2, 0, 0])  # of pieces "a", "the", "is", BOS, EOS
     bos, eos = 3, 4
     targets = np.array([[0, 1, eos, bos, 2]])
@@ -129,13 +125,13 @@ def test_the_error_is_that_of_the_mean_over_documents():
     assert e.value == 1.5 and e.error == pytest.approx(math.sqrt(2 * 0.5) / 4)
 
 
-def test_one_document_tells_no_error_and_empty_documents_do_not_count():
+def test_one_document_has_no_error_and_empty_documents_do_not_count():
     assert ratio(np.array([3.0]), np.array([2])) == ratio(np.array([3.0, 0]), np.array([2, 0]))
     assert ratio(np.array([3.0]), np.array([2])).margin is None
 
 
 def test_differences_are_paired_token_by_token():
-    """Documents that differ much and whose difference does not: a small error."""
+    """Documents differ much and their difference does not, so the error is small."""
     targets = np.zeros((3, 4), int)
     base = np.repeat([[1.0], [5.0], [9.0]], 4, axis=1)
     both = [tally(x, targets, np.array([1]), None) for x in (base + 0.25, base)]
@@ -180,7 +176,7 @@ def test_the_inner_losses_are_those_of_the_definition(kind):
         assert all(a < b for a, b in zip(losses.after, losses.before, strict=True))
 
 
-def test_the_inner_loss_of_the_bare_inner_model_falls_too():
+def test_the_inner_loss_without_a_norm_falls_too():
     torch.manual_seed(0)
     ttt = TTTConfig(mini_batch_size=M, norm=False, learn_step=False, base_lr=0.01)
     backbone = Backbone(BackboneConfig(V, 8, 1, 2, 12, ttt=ttt)).double()
@@ -189,7 +185,7 @@ def test_the_inner_loss_of_the_bare_inner_model_falls_too():
     assert all(a < b for a, b in zip(losses.after, losses.before, strict=True))
 
 
-def test_a_model_without_an_inner_loop_has_no_inner_losses():
+def test_a_model_without_an_inner_loop_is_refused():
     with pytest.raises(ValueError, match="a model of attention has no inner loop"):
         inner_losses(model("attention"), draw(1, 8))
     with pytest.raises(ValueError, match="3 tokens are less than a mini-batch of 4"):

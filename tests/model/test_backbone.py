@@ -1,29 +1,14 @@
 """Laws of the backbone: golden models, any cut, causality, lanes, sizes, precision."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 
+from helpers.golden import GOLDEN, golden
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.mixers.ttt import TTTConfig, TTTLayer
 from tttvideo.video.frame_window import FrameWindow
 from tttvideo.weights.reference import load_reference, reference_name, save_reference
-
-
-GOLDEN = sorted(Path(__file__).parents[1].glob("golden/*.safetensors"))
-
-
-def golden(path):
-    """The backbone, and every tensor of the file by name."""
-    with safe_open(path, "pt") as file:
-        config = json.loads(file.metadata()["config"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    weights = {n.removeprefix("weight."): t for n, t in tensors.items() if n.startswith("weight.")}
-    return load_reference(weights, config), tensors, weights, config
 
 
 def run_in_pieces(model, tokens, cuts):
@@ -36,7 +21,8 @@ def run_in_pieces(model, tokens, cuts):
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_golden_models_give_the_reference_logits_loss_and_every_outer_gradient(path):
-    model, tensors, _, _ = golden(path)
+    weights, config, tensors = golden(path)
+    model = load_reference(weights, config)
     tokens, logits = tensors["input_ids"], model(tensors["input_ids"])[0]
     assert (logits - tensors["logits"]).abs().max() <= 1e-5 * tensors["logits"].abs().max()
     loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
@@ -51,7 +37,8 @@ def test_golden_models_give_the_reference_logits_loss_and_every_outer_gradient(p
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 @pytest.mark.parametrize("cuts", [(21, 8), (1,) * 29, (21,) + (1,) * 8, (3, 1, 16, 9)], ids=str)
 def test_golden_models_give_the_same_logits_for_any_cut(path, cuts):
-    model, tensors, _, _ = golden(path)
+    weights, config, tensors = golden(path)
+    model = load_reference(weights, config)
     with torch.no_grad():
         logits = run_in_pieces(model, tensors["input_ids"], cuts)
     assert (logits - tensors["logits"]).abs().max() <= 1e-5 * tensors["logits"].abs().max()
@@ -59,7 +46,8 @@ def test_golden_models_give_the_same_logits_for_any_cut(path, cuts):
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_reference_weights_go_out_as_they_came_in(path):
-    model, _, weights, config = golden(path)
+    weights, config, _ = golden(path)
+    model = load_reference(weights, config)
     out, out_config = save_reference(model)
     assert out.keys() == weights.keys()
     assert all(torch.equal(out[name], weights[name]) for name in weights)
@@ -67,7 +55,7 @@ def test_reference_weights_go_out_as_they_came_in(path):
 
 
 def test_reference_weights_that_do_not_fit_are_named():
-    _, _, weights, config = golden(GOLDEN[0])
+    weights, config, _ = golden(GOLDEN[0])
     with pytest.raises(ValueError, match="lack 1 of the keys .*model.norm.weight"):
         load_reference({k: v for k, v in weights.items() if k != "model.norm.weight"}, config)
     with pytest.raises(ValueError, match="have no place for 1 of the keys .*'?surprise"):

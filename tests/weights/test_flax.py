@@ -1,49 +1,38 @@
 """Laws of reading the JAX implementation's files: golden models, written as it writes them."""
 
 import json
-from pathlib import Path
 
 import msgpack
 import pytest
 import torch
-from safetensors import safe_open
 
-from tttvideo.apps.convert import main
+from helpers.golden import GOLDEN, golden
+from tttvideo.apps.commands import invoke
 from tttvideo.weights.checkpoints import load_tokens_model
 from tttvideo.weights.flax import BLOCK_NAMES, MIXER_NAMES, TOP_NAMES, read_flax
 from tttvideo.weights.reference import load_reference
 
 
-GOLDEN = sorted(Path(__file__).parents[1].glob("golden/*.safetensors"))
 KINDS = pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 FORMS = pytest.mark.parametrize("form", ["plain", "stream", "train state"])
 
 
-def golden(path):
-    """The reference implementation's weights, its config, tokens and logits."""
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        config = json.loads(file.metadata()["config"])
-    weights = {n.removeprefix("weight."): t for n, t in tensors.items() if n.startswith("weight.")}
-    return weights, config, tensors["input_ids"], tensors["logits"]
-
-
 def flax_tree(weights):
     """The same weights under the paths, and with the axes, of the JAX implementation."""
-    theirs = {}
+    names = {}
     for table, prefix in ((BLOCK_NAMES, ""), (MIXER_NAMES, "seq_modeling_block.")):
-        theirs |= {prefix + ours: (prefix, flax) for flax, ours in table.items()}
+        names |= {prefix + own: (prefix, flax) for flax, own in table.items()}
     tree = {}
     for name, tensor in weights.items():
         if name.startswith("model.layers."):
             _, _, layer, rest = name.split(".", 3)
-            prefix, flax = theirs[rest]
+            prefix, flax = names[rest]
             # the multi-head parameters are one key with a slash in it
             whole = flax.startswith(("ttt_norm/", "learnable_ttt_lr/"))
             inside = (flax,) if whole else tuple(flax.split("/"))
             keys = ("model", "h", layer, *([prefix[:-1]] if prefix else []), *inside)
         else:
-            flax = next(theirs for theirs, ours in TOP_NAMES.items() if ours == name)
+            flax = next(name_in_flax for name_in_flax, own in TOP_NAMES.items() if own == name)
             keys = ("model", *flax.split("/"))
         if keys[-1] == "learnable_ttt_lr/kernel":
             tensor = tensor.transpose(1, 2)  # (H, C, 1)
@@ -88,12 +77,13 @@ def write(tree, form, path):
 @KINDS
 @FORMS
 def test_both_kinds_of_file_give_the_weights_the_config_and_the_golden_logits(path, form, tmp_path):
-    weights, config, tokens, logits = golden(path)
+    weights, config, tensors = golden(path)
     file = write(flax_tree(weights), form, tmp_path / "weights")
     came, values = read_flax(file)
     assert came.keys() == weights.keys()
     assert all(torch.equal(came[name], weights[name]) for name in weights)
     assert values.items() <= config.items()
+    tokens, logits = tensors["input_ids"], tensors["logits"]
     wanted = load_reference(weights, config)(tokens)[0]
     given = load_reference(came, values)(tokens)[0]
     assert torch.equal(given, wanted)
@@ -101,7 +91,7 @@ def test_both_kinds_of_file_give_the_weights_the_config_and_the_golden_logits(pa
 
 
 @KINDS
-def test_weights_in_bfloat16_come_as_the_same_numbers(path, tmp_path):
+def test_weights_in_bfloat16_keep_their_values(path, tmp_path):
     weights, *_ = golden(path)
     rounded = {name: tensor.bfloat16() for name, tensor in weights.items()}
     came, values = read_flax(write(flax_tree(rounded), "stream", tmp_path / "weights"))
@@ -111,7 +101,7 @@ def test_weights_in_bfloat16_come_as_the_same_numbers(path, tmp_path):
     assert torch.equal(backbone.embedding.weight, wanted)
 
 
-def test_an_array_that_flax_cut_into_chunks_is_whole_again(tmp_path):
+def test_an_array_that_flax_cut_into_chunks_is_joined(tmp_path):
     weights, *_ = golden(GOLDEN[0])
     tree = nested(flax_tree(weights))
     embedding = weights["model.embed_tokens.weight"]
@@ -129,8 +119,8 @@ def test_a_config_says_what_shapes_cannot(tmp_path):
     weights, *_ = golden(GOLDEN[0])
     file = write(flax_tree(weights), "plain", tmp_path / "weights")
     config = tmp_path / "config.json"
-    theirs = {"seq_modeling_block": "ttt_linear_base", "conv_width": 4, "ttt_base_lr": 0.5}
-    config.write_text(json.dumps({**theirs, "rope_theta": 500.0}))
+    names = {"seq_modeling_block": "ttt_linear_base", "conv_width": 4, "ttt_base_lr": 0.5}
+    config.write_text(json.dumps({**names, "rope_theta": 500.0}))
     backbone = load_reference(*read_flax(file, config))
     assert backbone.config.ttt.base_lr == 0.5 and backbone.config.ttt.rope_theta == 500
     with pytest.raises(ValueError, match=r"\(32, 2, 2, 72\); size 125m is \(768, 12, 12, 2048\)"):
@@ -140,11 +130,12 @@ def test_a_config_says_what_shapes_cannot(tmp_path):
 
 
 def test_the_command_makes_a_checkpoint_that_gives_the_golden_logits(tmp_path, capsys):
-    weights, config, tokens, logits = golden(GOLDEN[-1])
+    weights, config, tensors = golden(GOLDEN[-1])
     file = write(flax_tree(weights), "stream", tmp_path / "streaming_params")
     out = tmp_path / "out" / "model.ckpt"
-    main(["import", str(file), str(out)])
+    invoke("import", [str(file), str(out)])
     assert "parameters" in capsys.readouterr().out
+    tokens = tensors["input_ids"]
     came = load_tokens_model(out).backbone(tokens)[0]
     assert torch.equal(came, load_reference(weights, config)(tokens)[0])
 
@@ -210,7 +201,7 @@ def test_a_file_that_was_cut_off_is_refused(form, kept, tmp_path):
     ],
     ids=["empty", "text", "no code", "bad pair", "no path", "extension", "bytes", "dtype"],
 )
-def test_what_is_no_such_file_is_refused_in_one_line(data, message, tmp_path):
+def test_any_other_file_is_refused_in_one_line(data, message, tmp_path):
     file = tmp_path / "weights"
     file.write_bytes(data)
     with pytest.raises(ValueError, match=message) as error:

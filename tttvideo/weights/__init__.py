@@ -1,1 +1,1 @@
-"""Weights in files: our checkpoints, and those of the reference implementations."""
+"""Files of weights: our checkpoints, and those of the reference implementations."""

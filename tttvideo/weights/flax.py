@@ -1,9 +1,8 @@
-"""Weights of the JAX implementation of arXiv 2407.04620, under the names that PyTorch's has.
+"""Weights of the JAX implementation of arXiv 2407.04620, under the names of the PyTorch one.
 
-Two files hold them: flax's own msgpack, one nested mapping; and the stream that its training
-writes, one (path, array) pair after the other, of the parameters or of a whole train state. Some
-keys contain a slash, so a path is joined to one name before it is read. msgpack is data: no code
-is run.
+There are two kinds of file: the msgpack of flax, one nested mapping; and the stream that the
+training writes, (path, array) pairs of the parameters or of a train state. Some keys contain a
+slash, so a path is joined to one name before it is looked up. msgpack is data: no code is run.
 """
 
 import json
@@ -21,10 +20,10 @@ DTYPES = {
     name: getattr(torch, name)
     for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "uint32", "uint8")
 }
-ARRAY, SCALAR = 1, 3  # flax's codes of msgpack extensions, both (shape, dtype, bytes)
+ARRAY, SCALAR = 1, 3  # codes of the msgpack extensions of flax, both (shape, dtype, bytes)
 CHUNKED = "__msgpack_chunked_array__"
 
-# theirs -> the reference implementation's, at the top, inside a block and inside its mixer
+# name in flax -> name in PyTorch, at the top, inside a block and inside its mixer
 TOP_NAMES = {
     "wte/embedding": "model.embed_tokens.weight",
     "ln_f/kernel": "model.norm.weight",
@@ -76,15 +75,18 @@ def read_flax(
     config: str | Path | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(state_dict, config) for `load_reference`; what `config` does not say, the shapes do.
+    """(state_dict, config) for `load_reference`; the shapes give the keys that `config` lacks.
 
-    config: a size of the paper, which is then checked, or a config.json, the JAX implementation's
-    or the reference's. The base learning rate is the paper's unless it says otherwise. `advance`
-    hears how many bytes were read. Raises ValueError, in one line, for anything but such weights.
+    config: a size of the paper, which is then checked, or a config.json of the JAX implementation
+        or of the PyTorch one; the default base learning rate is the paper's.
+    advance: called with the number of bytes that were read.
+    Raises ValueError, in one line, for any other file.
     """
     named = parameters(dict(read_arrays(path, advance)), path)
-    weights = {reference_name(name, path): turned(name, array) for name, array in named.items()}
-    values = shapes_say(weights, path)
+    weights = {
+        reference_name(name, path): to_torch_axes(name, array) for name, array in named.items()
+    }
+    values = config_from_shapes(weights, path)
     if config is None:
         return weights, values
     if str(config) in SIZES:
@@ -98,7 +100,7 @@ def read_flax(
 
 
 def read_arrays(path: str | Path, advance: Callable[[int], None]) -> Iterator[tuple[str, Tensor]]:
-    """Every array of either kind of file with its path, joined by slashes."""
+    """Every array of either kind of file with its path, joined with slashes."""
 
     class Watched:
         def __init__(self, file: BinaryIO):
@@ -124,14 +126,14 @@ def read_arrays(path: str | Path, advance: Callable[[int], None]) -> Iterator[tu
 
 
 def unpacked(item: Any) -> Iterator[tuple[str, Tensor]]:
-    """The arrays of one value of a file: the mapping that is the whole, or one pair of a stream."""
+    """The arrays of one value of a file: the complete mapping, or one pair of a stream."""
     if isinstance(item, dict):
         yield from flat(item, ())
         return
     keys, packed = item if isinstance(item, list) and len(item) == 2 else (None, None)
     if not isinstance(keys, list) or not keys or not isinstance(packed, bytes):
         raise ValueError("a value is neither a mapping nor a pair of a path and an array")
-    if keys[0] != "opt_state":  # twice the parameters, of no use here
+    if keys[0] != "opt_state":  # twice the size of the parameters, and not used
         yield from flat(msgpack.unpackb(packed, ext_hook=array_of), tuple(keys))
 
 
@@ -151,7 +153,7 @@ def in_order(numbered: dict[str, Any]) -> list[Any]:
 
 
 def array_of(code: int, data: bytes) -> Tensor:
-    """flax's extension: (shape, name of the dtype, bytes in C order)."""
+    """The array in an extension of flax: (shape, name of the dtype, bytes in C order)."""
     if code not in (ARRAY, SCALAR):
         raise ValueError(f"msgpack extension {code} is not an array")
     shape, dtype, values = msgpack.unpackb(data)
@@ -165,7 +167,7 @@ def array_of(code: int, data: bytes) -> Tensor:
 
 
 def parameters(arrays: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
-    """The model's arrays, wherever in the file they are, by their names inside the model."""
+    """The arrays of the model, at any place in the file, by their names inside the model."""
     arrays = {n: a for n, a in arrays.items() if not n.startswith("opt_state/") and n != "step"}
     ends = [name for name in arrays if f"/{name}".endswith("/wte/embedding")]
     if len(ends) != 1:
@@ -178,7 +180,7 @@ def parameters(arrays: Mapping[str, Tensor], path: str | Path) -> dict[str, Tens
 
 
 def reference_name(name: str, path: str | Path) -> str:
-    """The reference implementation's name of an array."""
+    """The PyTorch implementation's name of an array."""
     if name in TOP_NAMES:
         return TOP_NAMES[name]
     h, layer, rest = (*name.split("/", 2), "", "")[:3]
@@ -191,8 +193,8 @@ def reference_name(name: str, path: str | Path) -> str:
     raise ValueError(f"{path} has {name!r}, which no TTT model of the JAX implementation has")
 
 
-def turned(name: str, array: Tensor) -> Tensor:
-    """An array with its axes as PyTorch has them: flax's kernels are (taps, in, out)."""
+def to_torch_axes(name: str, array: Tensor) -> Tensor:
+    """An array with the axes in PyTorch's order; kernels of flax are (taps, in, out)."""
     if not name.endswith("/kernel") or array.ndim < 2:
         return array
     if name.endswith("learnable_ttt_lr/kernel"):
@@ -200,8 +202,8 @@ def turned(name: str, array: Tensor) -> Tensor:
     return array.permute(*reversed(range(array.ndim)))
 
 
-def shapes_say(weights: Mapping[str, Tensor], path: str | Path) -> dict[str, Any]:
-    """The config that these weights have by their names and shapes."""
+def config_from_shapes(weights: Mapping[str, Tensor], path: str | Path) -> dict[str, Any]:
+    """The config of these weights, from their names and shapes."""
 
     def of(name: str) -> torch.Size:
         if name not in weights:
@@ -230,7 +232,7 @@ def shapes_say(weights: Mapping[str, Tensor], path: str | Path) -> dict[str, Any
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """A config.json, with the JAX implementation's words in the reference's."""
+    """A config.json, with the JAX implementation's keys renamed to the PyTorch one's."""
     try:
         values = dict(json.loads(Path(path).read_text()))
     except (ValueError, TypeError, OSError) as error:

@@ -1,0 +1,75 @@
+"""Conversions between the reference implementation's layout and ours, for transformers.
+
+The only file that uses modules of transformers without a documented interface: its conversions of
+weights. A release that changes them fails tests/weights/test_hf.py.
+"""
+
+from typing import Any
+
+from torch import Tensor
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import ConversionOps, WeightConverter, WeightRenaming
+
+from .reference import BLOCK_NAMES, MIXER_NAMES
+
+
+def register_reference_layout(name: str) -> None:
+    """Let the model class of this name load and save the reference implementation's layout."""
+    register_checkpoint_conversion_mapping(name, reference_conversions(), overwrite=True)
+
+
+class DropAxis(ConversionOps):
+    """Remove the extra axis of length one of the reference, see `reference_shape`; or add it."""
+
+    def __init__(self, drop: bool = True):
+        self.drop = drop
+
+    def convert(
+        self,
+        input_dict: dict[str, Any],
+        source_patterns: list[str],
+        target_patterns: list[str],
+        **_,
+    ) -> dict[str, Tensor]:
+        (tensor,) = input_dict.values()
+        tensor = tensor[0] if isinstance(tensor, list) else tensor
+        changed = tensor.squeeze(1) if self.drop else tensor.unsqueeze(1)
+        return {target_patterns[0]: changed.contiguous()}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return DropAxis(not self.drop)
+
+
+def reference_conversions() -> list[WeightRenaming | WeightConverter]:
+    r"""From the reference's names and shapes to ours; transformers inverts them when it saves.
+
+    They are applied in turn. A group in the target stands for the \1 of the source.
+    """
+
+    def rename(source: str, target: str) -> WeightRenaming:
+        return WeightRenaming("^" + source.replace(".", r"\."), "^" + target.replace(".", r"\."))
+
+    block = "backbone.blocks.{}."
+    source, target = block.format(r"\1"), block.format(r"(\d+)")
+    etas = ("eta_weight", "eta_bias")
+    return [
+        rename("model.embed_tokens.", "backbone.embedding."),
+        rename("model.norm.", "backbone.norm."),
+        rename("model.layers.", "backbone.blocks."),
+        rename(f"{source}seq_modeling_block.", f"{target}mixer."),
+        *(rename(source + name, target + own) for own, name in BLOCK_NAMES.items()),
+        *(
+            rename(f"{source}mixer.{name}", f"{target}mixer.{own}")
+            for own, name in MIXER_NAMES.items()
+            if own not in etas
+        ),
+        *(
+            WeightConverter(f"mixer.{MIXER_NAMES[eta]}", f"mixer.{eta}", [DropAxis()])
+            for eta in etas
+        ),
+        *(
+            WeightConverter(f"{conv}.weight", f"{conv}.weight", [DropAxis()])
+            for conv in ("conv", "conv_q", "conv_k")
+        ),
+    ]
