@@ -96,6 +96,14 @@ class FitCLI(LightningCLI):
         )
         parser.add_argument("--save_every", type=int, default=200, help="steps between checkpoints")
 
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer; an error of a constructor comes out as it is."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            wrapped = str(error).startswith("Does not validate against any of the Union subtypes")
+            raise (error.__cause__ if wrapped and error.__cause__ else error) from None
+
     def instantiate_trainer(self, **changes: Any) -> Trainer:
         config = self.config_init[self.subcommand]
         out = Path(config.out)

@@ -78,6 +78,8 @@ class TokenModel(OuterLoop):
         start_from: str | None = None,
     ):
         super().__init__(optim)
+        if header is None:
+            raise ValueError("a TokenModel learns from tokens: use the data of a TokenData")
         self.header: TokenHeader = header
         self.start_from = start_from
         config = replace(backbone, vocab_size=header.vocab_size, grid=header.grid)
