@@ -138,7 +138,7 @@ def test_chunks_of_linear_attention_equal_token_by_token(T):
         torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
 
 
-def test_normalised_linear_attention_is_the_mean_of_values_weighed_by_positive_features():
+def test_normalised_linear_attention_is_a_mean_of_values_weighted_by_positive_features():
     torch.manual_seed(0)
     layer = LinearAttention(H * D, H, LinearAttentionConfig()).double()
     q, k, v = draw(B, H, T, D), draw(B, H, T, D), draw(B, H, T, D)
@@ -150,7 +150,7 @@ def test_normalised_linear_attention_is_the_mean_of_values_weighed_by_positive_f
         torch.testing.assert_close(y[:, :, t], mean, rtol=1e-6, atol=1e-9)  # it adds an epsilon
 
 
-def test_from_plain_linear_attention_to_ttt_by_batch_gradient_descent_nothing_changes():
+def test_ttt_by_batch_gradient_descent_equals_plain_linear_attention():
     """Not in the parameters, and not in the function, while one mini-batch holds the sequence."""
     torch.manual_seed(0)
     linear = LinearAttention(24, 4, LinearAttentionConfig(normalise=False)).double()
@@ -195,7 +195,7 @@ RUNGS = {
 
 
 @pytest.mark.parametrize("rung", RUNGS)
-def test_models_of_every_rung_read_any_cut_alike_and_learn_across_windows(rung):
+def test_every_rung_gives_the_same_logits_for_any_cut_and_learns_across_windows(rung):
     torch.manual_seed(0)
     model = Backbone(BackboneConfig(31, 16, 2, 2, 24, **RUNGS[rung])).double()
     for parameter in model.parameters():

@@ -5,18 +5,12 @@ import torch
 import torch.nn.functional as F
 
 from helpers.golden import GOLDEN, golden
+from helpers.models import small
+from helpers.states import leaves, run_in_pieces
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.mixers.ttt import TTTConfig, TTTLayer
 from tttvideo.video.frame_window import FrameWindow
 from tttvideo.weights.reference import load_reference, reference_name, save_reference
-
-
-def run_in_pieces(model, tokens, cuts):
-    outputs, state = [], None
-    for part in tokens.split(cuts, dim=1):
-        logits, state = model(part, state)
-        outputs.append(logits)
-    return torch.cat(outputs, dim=1)
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
@@ -40,12 +34,12 @@ def test_golden_models_give_the_same_logits_for_any_cut(path, cuts):
     weights, config, tensors = golden(path)
     model = load_reference(weights, config)
     with torch.no_grad():
-        logits = run_in_pieces(model, tensors["input_ids"], cuts)
+        logits, _ = run_in_pieces(model, tensors["input_ids"], cuts)
     assert (logits - tensors["logits"]).abs().max() <= 1e-5 * tensors["logits"].abs().max()
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
-def test_reference_weights_go_out_as_they_came_in(path):
+def test_reference_weights_are_saved_as_they_were_loaded(path):
     weights, config, _ = golden(path)
     model = load_reference(weights, config)
     out, out_config = save_reference(model)
@@ -54,7 +48,7 @@ def test_reference_weights_go_out_as_they_came_in(path):
     assert config.items() <= out_config.items()
 
 
-def test_reference_weights_that_do_not_fit_are_named():
+def test_reference_weights_that_do_not_fit_are_refused():
     weights, config, _ = golden(GOLDEN[0])
     with pytest.raises(ValueError, match="lack 1 of the keys .*model.norm.weight"):
         load_reference({k: v for k, v in weights.items() if k != "model.norm.weight"}, config)
@@ -68,19 +62,6 @@ def test_reference_weights_that_do_not_fit_are_named():
         load_reference(weights, {**config, "ttt_layer_type": "cubic"})
 
 
-SMALL = dict(vocab_size=31, width=16, depth=2, heads=2, mlp_width=24)
-
-
-def small(kind="linear", backbone="mamba", grid=None, M=4, **changes):
-    torch.manual_seed(0)
-    ttt = TTTConfig(inner=kind, backbone=backbone, mini_batch_size=M)
-    changes = {"window_frames": 2, **changes}  # which text models do without
-    model = Backbone(BackboneConfig(**SMALL, grid=grid, ttt=ttt, **changes))
-    for parameter in model.parameters():  # nothing at zero, or a law could hold for nothing
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model
-
-
 KINDS = pytest.mark.parametrize("kind", ["linear", "mlp"])
 BACKBONES = pytest.mark.parametrize("backbone", ["mamba", "transformer"])
 
@@ -89,19 +70,20 @@ BACKBONES = pytest.mark.parametrize("backbone", ["mamba", "transformer"])
 @BACKBONES
 @pytest.mark.parametrize("grid, M", [(None, 4), ((2, 3), None), ((2, 4), 4), ((2, 3), 12)], ids=str)
 def test_any_cut_gives_the_same_logits(kind, backbone, grid, M):
-    model = small(kind, backbone, grid, M).double()
+    ttt = {"backbone": backbone, "mini_batch_size": M}
+    model = small(kind, grid, ttt=ttt, window_frames=2)
     tokens = torch.randint(31, (2, 29))
     with torch.no_grad():
         whole, _ = model(tokens)
         for cuts in ((21, 8), (1,) * 29, (3, 1, 16, 9)):
-            cut = run_in_pieces(model, tokens, cuts)
+            cut, _ = run_in_pieces(model, tokens, cuts)
             torch.testing.assert_close(cut, whole, rtol=1e-5, atol=1e-5)
 
 
 @KINDS
 @pytest.mark.parametrize("grid", [None, (2, 3)], ids=str)
 def test_a_later_token_changes_no_earlier_logit(kind, grid):
-    model = small(kind, grid=grid, M=None if grid else 4)
+    model = small(kind, grid, dtype=torch.float32, window_frames=2)
     tokens = torch.randint(31, (2, 29))
     changed = tokens.clone()
     changed[:, 17] = (changed[:, 17] + 1) % 31
@@ -113,7 +95,7 @@ def test_a_later_token_changes_no_earlier_logit(kind, grid):
 
 @KINDS
 def test_sequences_of_a_batch_do_not_touch_each_other(kind):
-    model = small(kind).double()
+    model = small(kind)
     tokens = torch.randint(31, (3, 13))
     with torch.no_grad():
         together = model(tokens)[0]
@@ -121,21 +103,13 @@ def test_sequences_of_a_batch_do_not_touch_each_other(kind):
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
 
 
-def state_tensors(state):
-    for block in state.blocks:
-        inner = block.mixer.inner
-        yield from (*inner.weights, *inner.open, block.mixer.tail, block.tail)
-    if state.recent is not None:
-        yield state.recent
-
-
 @KINDS
 @pytest.mark.parametrize("grid", [None, (2, 2)], ids=str)
 def test_the_size_of_the_state_does_not_depend_on_how_much_was_read(kind, grid):
-    model = small(kind, grid=grid)
+    model = small(kind, grid, dtype=torch.float32, window_frames=2)
     with torch.no_grad():
         sizes = [
-            sum(x.untyped_storage().nbytes() for x in state_tensors(model(tokens)[1]))
+            sum(x.untyped_storage().nbytes() for x in leaves(model(tokens)[1]))
             for tokens in (torch.randint(31, (1, T)) for T in (7, 7 + 40 * 4))
         ]
     assert sizes[0] == sizes[1]
@@ -183,7 +157,7 @@ def test_a_clamped_token_scale_is_zero_and_starts_as_one_over_the_place():
 
 @KINDS
 def test_fast_weights_and_step_sizes_stay_float32_in_bfloat16(kind):
-    model = small(kind).bfloat16()
+    model = small(kind, dtype=torch.bfloat16)
     logits, state = model(torch.randint(31, (2, 9)))
     assert logits.dtype == torch.float32
     assert all(x.dtype == torch.float32 for b in state.blocks for x in b.mixer.inner.weights)
@@ -198,12 +172,15 @@ def test_fast_weights_and_step_sizes_stay_float32_in_bfloat16(kind):
 @KINDS
 @pytest.mark.parametrize("grid", [None, (2, 3)], ids=str)
 def test_a_gpu_gives_the_logits_of_the_cpu(kind, grid):
-    model, tokens = small(kind, grid=grid), torch.randint(31, (2, 29))
+    model, tokens = (
+        small(kind, grid, dtype=torch.float32, window_frames=2),
+        torch.randint(31, (2, 29)),
+    )
     with torch.no_grad():
         wanted = model(tokens)[0]
         model, tokens = model.cuda(), tokens.cuda()
         for cuts in ((29,), (21, 1, 7)):
-            logits = run_in_pieces(model, tokens, cuts).cpu()
+            logits = run_in_pieces(model, tokens, cuts)[0].cpu()
             assert (logits - wanted).abs().max() <= 1e-4 * wanted.abs().max()
 
 
@@ -226,7 +203,7 @@ def test_the_papers_sizes_have_the_papers_parameter_counts(kind, size):
         assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=5e-3)
 
 
-def test_weights_begin_as_the_paper_draws_them():
+def test_weights_are_initialised_as_in_the_paper():
     torch.manual_seed(0)
     model = Backbone(BackboneConfig(vocab_size=500, width=256, depth=1, heads=4, mlp_width=500))
     layer = model.blocks[0].mixer
@@ -238,11 +215,11 @@ def test_weights_begin_as_the_paper_draws_them():
 
 
 @pytest.mark.parametrize("width, heads, grid", [(10, 3, None), (6, 2, None), (12, 2, (2, 2))])
-def test_a_width_that_gives_no_rotary_pairs_is_named(width, heads, grid):
+def test_a_width_that_gives_no_rotary_pairs_is_refused(width, heads, grid):
     with pytest.raises(ValueError, match=f"width {width} over {heads} heads"):
         TTTLayer(width, heads, TTTConfig(), grid)
 
 
-def test_a_mixer_that_there_is_not_is_named():
+def test_an_unknown_mixer_is_refused_by_name():
     with pytest.raises(ValueError, match="mixer is 'rnn'; it must be one of ttt, attention, "):
         Backbone(BackboneConfig(mixer="rnn"))

@@ -58,6 +58,6 @@ def test_the_fingerprint_follows_the_weights():
     assert tokenizer.fingerprint() != before
 
 
-def test_a_size_that_is_no_multiple_of_a_patch_is_named():
+def test_a_size_that_is_no_multiple_of_a_patch_is_refused():
     with pytest.raises(ValueError, match="frame size 60 and width 32 must be multiples of 8"):
         FrameTokenizer(FrameTokenizerConfig(size=60))

@@ -1,4 +1,4 @@
-"""Laws that every mixer keeps, and attention's own."""
+"""Laws of every mixer, and of attention."""
 
 import math
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers.states import assert_same_state, leaves
+from helpers.states import assert_same_state, leaves, run_in_pieces
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.kernels import Packed
 from tttvideo.mixers.attention import Attention, AttentionConfig, attend
@@ -49,11 +49,8 @@ def close(a, b):
 def test_any_cut_gives_the_same_logits_and_state(name, cuts):
     model, tokens = new_model(name), torch.randint(31, (2, 29))
     whole, end = model(tokens)
-    parts, state = [], None
-    for part in tokens.split(cuts, dim=1):
-        logits, state = model(part, state)
-        parts.append(logits)
-    close(torch.cat(parts, dim=1), whole)
+    logits, state = run_in_pieces(model, tokens, cuts)
+    close(logits, whole)
     assert_same_state(state, end)
 
 
@@ -70,7 +67,7 @@ def test_a_later_token_changes_no_earlier_logit(name):
 
 @MIXERS
 @torch.no_grad()
-def test_packed_sequences_are_as_they_are_alone(name):
+def test_packed_sequences_equal_separate_calls(name):
     model, lengths = new_model(name), [7, 1, 12]
     tokens = torch.randint(31, (1, sum(lengths)))
     packed, after = model(tokens, Packed((model.init_state(1),) * 3, (7, 1, 12)))
@@ -96,7 +93,7 @@ def test_packed_lengths_that_do_not_fit_the_tokens_are_refused(name):
 
 @MIXERS
 @torch.no_grad()
-def test_states_are_put_together_and_apart(name):
+def test_states_are_stacked_and_unstacked(name):
     model, tokens = new_model(name), torch.randint(31, (3, 9))
     _, state = model(tokens)
     rows = unstack(state, 3)
@@ -108,7 +105,7 @@ def test_states_are_put_together_and_apart(name):
 
 @MIXERS
 @torch.no_grad()
-def test_a_state_that_was_written_and_read_goes_on_alike(name, tmp_path):
+def test_a_state_loaded_from_a_file_gives_the_same_logits(name, tmp_path):
     model, tokens = new_model(name), torch.randint(31, (2, 11))
     _, state = model(tokens)
     torch.save(to_plain(state), tmp_path / "state")
@@ -117,7 +114,7 @@ def test_a_state_that_was_written_and_read_goes_on_alike(name, tmp_path):
 
 
 @MIXERS
-def test_what_a_lane_carries_has_no_history_and_goes_on_the_same(name):
+def test_a_carried_state_has_no_history_and_continues_the_same(name):
     model, tokens = new_model(name), torch.randint(31, (2, 8))
     logits, state = model(tokens)
     carried = model.detach_carry(state)
@@ -129,7 +126,7 @@ def test_what_a_lane_carries_has_no_history_and_goes_on_the_same(name):
 
 @MIXERS
 @torch.no_grad()
-def test_a_carried_state_goes_on_under_autocast_close_to_float32(name):
+def test_a_carried_state_continues_under_autocast_close_to_float32(name):
     model, tokens = new_model(name).float(), torch.randint(31, (2, 29))
     wanted, _ = model(tokens)
     with torch.autocast("cpu", torch.bfloat16):
@@ -144,7 +141,7 @@ def test_a_carried_state_goes_on_under_autocast_close_to_float32(name):
 
 
 @pytest.mark.parametrize("name", ["ttt linear", "ttt mlp", "bare"])
-def test_the_learned_start_learns_in_every_window(name):
+def test_the_learned_start_gets_a_gradient_in_every_window(name):
     model, tokens = new_model(name), torch.randint(31, (1, 8))
     _, state = model(tokens)
     model(tokens, model.attach_carry(model.detach_carry(state)))[0].square().sum().backward()
@@ -194,7 +191,7 @@ def test_scores_of_attention_depend_on_distance_alone():
     torch.testing.assert_close(layer(x, later)[0], layer(x, state)[0], rtol=1e-4, atol=1e-4)
 
 
-def test_sizes_that_attention_cannot_have_are_named():
+def test_sizes_that_attention_cannot_have_are_refused():
     with pytest.raises(ValueError, match="width 6 over 2 heads must give an even head dim"):
         Attention(6, 2, AttentionConfig())
     with pytest.raises(ValueError, match="attention.window is 0; it must be 1 or more"):

@@ -9,6 +9,7 @@ from torch import nn
 
 from helpers.states import assert_same_state
 from tttvideo.backbone import Backbone, BackboneConfig
+from tttvideo.kernels import Packed
 from tttvideo.measures.flops import flops_per_token
 from tttvideo.measures.names import mixer_name
 from tttvideo.mixers import registry
@@ -70,8 +71,11 @@ def test_a_mixer_of_one_entry_trains_and_its_checkpoint_loads(tmp_path):
     with torch.no_grad():
         logits, state = model(tokens)
         again, loaded_state = loaded(tokens, from_plain(to_plain(loaded.init_state(2))))
+        start = Packed((loaded.init_state(1),) * 2, (14, 14))
+        packed, _ = loaded(tokens.reshape(1, -1), start)
     assert torch.equal(logits, again)
     assert_same_state(state, loaded_state, tolerance=0)
+    torch.testing.assert_close(packed.view_as(logits), logits)
 
 
 def test_a_mixer_of_one_entry_is_counted_and_named():

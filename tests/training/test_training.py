@@ -12,8 +12,8 @@ from tttvideo.data.order import Window
 from tttvideo.data.text.documents import BYTES
 from tttvideo.data.tokens import Header
 from tttvideo.measures.video import psnr
+from tttvideo.mixers import registry
 from tttvideo.mixers.mamba import MambaConfig
-from tttvideo.mixers.registry import MIXERS as MIXER_ENTRIES
 from tttvideo.mixers.ttt import TTTConfig
 from tttvideo.training.outer_loop import OptimConfig
 from tttvideo.training.tokens import TokenModel
@@ -79,7 +79,7 @@ def test_the_inner_learning_rate_of_an_mlp_is_warmed_up_and_full_when_measured(i
         torch.testing.assert_close(layer.eta(x), full)
 
 
-def test_the_loss_is_the_mean_cost_of_the_next_token_but_of_a_bos():
+def test_the_loss_is_the_mean_cost_of_the_next_token_excluding_bos():
     module, batch = model(), torch.randint(256, (3, 9))
     batch[1, 4] = batch[2, 0] = BYTES.bos
     logits = module.backbone(batch[:, :-1])[0].log_softmax(-1)
@@ -89,12 +89,12 @@ def test_the_loss_is_the_mean_cost_of_the_next_token_but_of_a_bos():
     torch.testing.assert_close(module.loss(read, batch[:, 1:]), costs.mean())
 
 
-MIXERS = pytest.mark.parametrize("mixer", MIXER_ENTRIES)
+MIXERS = pytest.mark.parametrize("mixer", registry.MIXERS)
 
 
 @MIXERS
 @torch.no_grad()
-def test_documents_in_a_window_are_as_they_are_alone_to_the_bit(mixer):
+def test_documents_in_a_window_give_the_bits_of_separate_calls(mixer):
     """No leak: what stands before a document does not change one bit of it."""
     module = model(mixer=mixer)
     tokens, begins = torch.randint(256, (2, 23)), torch.zeros(2, 23, dtype=torch.bool)
@@ -132,7 +132,7 @@ def test_lanes_carry_their_states_and_fresh_ones_do_not(mixer):
         torch.testing.assert_close(got, module.loss(wanted, tokens[:, 17:]))
 
 
-def test_lanes_go_into_a_checkpoint_and_come_back():
+def test_a_checkpoint_saves_and_loads_the_lanes():
     module = model()
     module.log = lambda *_, **__: None
     module.record = lambda _: None
@@ -146,7 +146,7 @@ def test_lanes_go_into_a_checkpoint_and_come_back():
         assert_same_state(ours, theirs, tolerance=0)
 
 
-def test_training_begins_with_the_weights_it_is_told_of_and_only_once(tmp_path):
+def test_training_starts_from_the_weights_of_start_from_once(tmp_path):
     first, path = model(), tmp_path / "first.ckpt"
     save_tokens_model(first.backbone, path, "bytes")
     second = model(start_from=str(path))
@@ -171,7 +171,7 @@ def test_training_begins_with_the_weights_it_is_told_of_and_only_once(tmp_path):
     ],
     ids=str,
 )
-def test_weights_of_another_model_are_no_beginning(tmp_path, changes, message):
+def test_start_from_refuses_the_weights_of_another_model(tmp_path, changes, message):
     save_tokens_model(model().backbone, tmp_path / "first.ckpt", "bytes")
     inner, mixer = changes.pop("inner", "linear"), changes.pop("mixer", "ttt")
     module = model(inner, mixer=mixer, start_from=str(tmp_path / "first.ckpt"))
@@ -180,7 +180,7 @@ def test_weights_of_another_model_are_no_beginning(tmp_path, changes, message):
         module.on_fit_start()
 
 
-def test_runs_that_cannot_go_on_are_told_so():
+def test_runs_that_cannot_resume_are_refused():
     module, checkpoint = model(), {"global_step": 101}
     with pytest.raises(ValueError, match="has 101 steps behind it, and trainer.max_steps is 100"):
         module.on_load_checkpoint(checkpoint)
@@ -231,7 +231,7 @@ def test_tokens_of_another_frame_tokenizer_are_refused(frame_tokenizer):
     assert not any(p.requires_grad for p in module.frame_tokenizer.parameters())
 
 
-def test_psnr_is_of_each_frame():
+def test_psnr_is_measured_per_frame():
     truth = torch.zeros(2, 4, 4, 3)
     frames = truth.clone()
     frames[0] = 0.1

@@ -1,4 +1,4 @@
-"""Laws of the Mamba baselines: the scans and their references, any cut, causality, sizes, draws."""
+"""Laws of the Mamba baselines: scans against references, any cut, causality, sizes, initial weights."""
 
 import inspect
 import weakref
@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from helpers.states import run_in_pieces
 from tttvideo.kernels.baselines import selective_scan as mamba1
 from tttvideo.kernels.baselines import ssd as mamba2
 from tttvideo.mixers import mamba
@@ -21,7 +22,7 @@ NAMES = ("x", "dt", "A", "B", "C", "D", "state")
 
 
 def random_mamba1(b, T, E=5, N=3, dtype=torch.float64, seed=0):
-    """x, dt, A, B, C, D, state of a scan, in float64 whatever they are rounded to."""
+    """x, dt, A, B, C, D, state of a scan: the same float64 numbers, rounded to dtype."""
     torch.manual_seed(seed)
     shapes = [(b, T, E), (b, T, E), (E, N), (b, T, N), (b, T, N), (E,), (b, E, N)]
     return signed(shapes, dtype)
@@ -56,17 +57,9 @@ def results(scan, inputs):
     return [y, state, *torch.autograd.grad(loss + state.cos().sum(), inputs)]
 
 
-def small(mixer, dtype=torch.float64, width=12, seed=0, **options):
+def new_layer(mixer, dtype=torch.float64, width=12, seed=0, **options):
     torch.manual_seed(seed)
     return mixer(width, 2, MambaConfig(d_state=5, head_dim=8, **options)).to(dtype)
-
-
-def run_in_pieces(layer, x, cuts):
-    ys, state = [], None
-    for part in x.split(cuts, dim=1):
-        y, state = layer(part, state)
-        ys.append(y)
-    return torch.cat(ys, dim=1), state
 
 
 @SCANS
@@ -93,7 +86,7 @@ def test_float32_loses_no_more_in_the_fast_scan_than_its_rounding(reference, sca
 
 
 @SCANS
-def test_decays_too_strong_for_their_product_to_be_divided_by_are_exact(reference, scan, inputs):
+def test_decays_whose_product_underflows_are_exact(reference, scan, inputs):
     x, dt, A, *others = inputs(1, 150)
     inputs = [x, dt, (A * 1000).detach().requires_grad_(), *others]
     for fast, true in zip(results(scan, inputs), results(reference, inputs), strict=True):
@@ -102,7 +95,7 @@ def test_decays_too_strong_for_their_product_to_be_divided_by_are_exact(referenc
 
 
 @SCANS
-def test_a_state_handed_on_carries_the_gradient_back(reference, scan, inputs):
+def test_a_state_carries_the_gradient_back_across_two_scans(reference, scan, inputs):
     x, dt, A, B, C, D, state = inputs = inputs(2, 90)
 
     def in_two(x, dt, A, B, C, D, state):
@@ -134,7 +127,7 @@ def test_a_scan_keeps_one_state_per_tile_for_its_backward():
 @both
 @pytest.mark.parametrize("cuts", [(1,) * 71, (70, 1), (3, 1, 67), (64, 7)], ids=len)
 def test_any_cut_gives_the_same_output_and_state(mixer, cuts):
-    layer, x = small(mixer), torch.randn(2, 71, 12, dtype=torch.float64)
+    layer, x = new_layer(mixer), torch.randn(2, 71, 12, dtype=torch.float64)
     with torch.no_grad():
         whole, last = layer(x)
         y, state = run_in_pieces(layer, x, cuts)
@@ -145,7 +138,7 @@ def test_any_cut_gives_the_same_output_and_state(mixer, cuts):
 
 @both
 def test_any_cut_gives_the_same_outer_gradients(mixer):
-    layer, x = small(mixer), torch.randn(2, 71, 12, dtype=torch.float64)
+    layer, x = new_layer(mixer), torch.randn(2, 71, 12, dtype=torch.float64)
     grads = []
     for cuts in (71, (3, 1, 67)):
         y, state = run_in_pieces(layer, x, cuts)
@@ -158,7 +151,7 @@ def test_any_cut_gives_the_same_outer_gradients(mixer):
 
 @both
 def test_a_later_token_changes_no_earlier_output(mixer):
-    layer, x = small(mixer), torch.randn(1, 80, 12, dtype=torch.float64)
+    layer, x = new_layer(mixer), torch.randn(1, 80, 12, dtype=torch.float64)
     other = x.clone()
     other[:, 66] += 1
     with torch.no_grad():
@@ -169,7 +162,7 @@ def test_a_later_token_changes_no_earlier_output(mixer):
 
 @both
 def test_batch_rows_do_not_touch_each_other(mixer):
-    layer, x = small(mixer), torch.randn(3, 70, 12, dtype=torch.float64)
+    layer, x = new_layer(mixer), torch.randn(3, 70, 12, dtype=torch.float64)
     with torch.no_grad():
         begun = layer(x[:, :9])[1]
         y, state = layer(x[:, 9:], begun)
@@ -180,7 +173,7 @@ def test_batch_rows_do_not_touch_each_other(mixer):
 
 @both
 def test_the_size_of_the_state_does_not_depend_on_how_much_was_read(mixer):
-    layer = small(mixer)
+    layer = new_layer(mixer)
     shapes = set()
     for T in (1, 2, 70):
         state = layer(torch.randn(2, T, 12, dtype=torch.float64))[1]
@@ -193,7 +186,7 @@ def test_the_size_of_the_state_does_not_depend_on_how_much_was_read(mixer):
 
 @both
 def test_a_call_changes_no_state_given_to_it(mixer):
-    layer, x = small(mixer), torch.randn(1, 9, 12, dtype=torch.float64)
+    layer, x = new_layer(mixer), torch.randn(1, 9, 12, dtype=torch.float64)
     _, state = layer(x)
     before = state.tail.clone(), state.ssm.clone()
     layer(x, state)[0].sum().backward()
@@ -202,7 +195,7 @@ def test_a_call_changes_no_state_given_to_it(mixer):
 
 @both
 def test_the_state_stays_float32_under_bfloat16_and_the_output_stays_close(mixer):
-    layer, x = small(mixer, torch.float32, width=32), torch.randn(2, 100, 32)
+    layer, x = new_layer(mixer, torch.float32, width=32), torch.randn(2, 100, 32)
     y, state = layer(x)
     with torch.autocast("cpu", torch.bfloat16):
         rough, rough_state = layer(x)
@@ -215,13 +208,13 @@ def test_the_state_stays_float32_under_bfloat16_and_the_output_stays_close(mixer
 
 
 @both
-def test_a_parted_state_has_the_numbers_without_the_history(mixer):
-    layer = small(mixer)
+def test_a_carried_state_has_the_numbers_without_the_history(mixer):
+    layer = new_layer(mixer)
     _, state = layer(torch.randn(1, 9, 12, dtype=torch.float64))
-    parted = layer.attach_carry(layer.detach_carry(state))
-    assert torch.equal(parted.ssm, state.ssm) and torch.equal(parted.tail, state.tail)
+    carried = layer.attach_carry(layer.detach_carry(state))
+    assert torch.equal(carried.ssm, state.ssm) and torch.equal(carried.tail, state.tail)
     assert state.ssm.requires_grad
-    assert not parted.ssm.requires_grad and not parted.tail.requires_grad
+    assert not carried.ssm.requires_grad and not carried.tail.requires_grad
 
 
 @both
@@ -277,13 +270,13 @@ def test_a_head_dim_that_does_not_divide_is_refused():
 
 @both
 def test_the_package_is_refused_with_the_reason_where_it_cannot_serve(mixer, monkeypatch):
-    layer, x = small(mixer, torch.float32, backend="mamba_ssm"), torch.randn(1, 3, 12)
+    layer, x = new_layer(mixer, torch.float32, backend="mamba_ssm"), torch.randn(1, 3, 12)
     for installed, reason in ((False, "is not installed"), (True, "run on CUDA GPUs")):
         monkeypatch.setattr(mamba, "INSTALLED", installed)
         with pytest.raises(ValueError, match=f"backend 'mamba_ssm' cannot serve: .*{reason}"):
             layer(x)
     with pytest.raises(ValueError, match="'cuda' is not one of auto, torch, mamba_ssm"):
-        small(mixer, backend="cuda")
+        new_layer(mixer, backend="cuda")
 
 
 def test_the_package_serves_on_a_gpu_what_it_can_and_auto_falls_back_where_it_cannot(monkeypatch):
@@ -300,10 +293,10 @@ def test_the_package_serves_on_a_gpu_what_it_can_and_auto_falls_back_where_it_ca
 
 
 @both
-def test_auto_says_once_which_backend_it_took_and_why(mixer, monkeypatch, caplog):
+def test_auto_logs_once_which_backend_serves_and_why(mixer, monkeypatch, caplog):
     monkeypatch.setattr(mamba, "INSTALLED", True)
     mamba.log_choice.cache_clear()
-    layer, x = small(mixer, torch.float32), torch.randn(1, 3, 12)
+    layer, x = new_layer(mixer, torch.float32), torch.randn(1, 3, 12)
     with caplog.at_level("INFO", logger="tttvideo"):
         layer(x)
         layer(x)
