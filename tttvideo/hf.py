@@ -92,7 +92,8 @@ class CausalLM(PreTrainedModel, GenerationMixin):
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """As in transformers, except that weights that do not fit raise ValueError."""
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = loaded
         for verb, names in (("lack", info["missing_keys"]), ("add", info["unexpected_keys"])):
             if names:
                 raise ValueError(

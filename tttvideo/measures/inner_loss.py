@@ -39,8 +39,8 @@ def inner_losses(
     advance: called with the number of tokens that were read.
     Raises ValueError for a model without TTT layers and for less than one mini-batch.
     """
-    layers = [block.mixer for block in backbone.blocks]
-    if not all(isinstance(layer, TTTLayer) for layer in layers):
+    layers = [module for module in backbone.modules() if isinstance(module, TTTLayer)]
+    if not layers:
         raise ValueError(f"a model of {backbone.config.mixer} has no inner loop")
     M = layers[0].config.mini_batch_size
     if tokens.shape[1] < M:
@@ -77,7 +77,7 @@ def inner_loss(layer: TTTLayer, x: Tensor, before: TTTState, at: TTTState) -> fl
     k, v = (full(y).transpose(1, 2) for y in (k, v))  # (N, H, M, D)
     if not layer.config.norm:
         return (norm_free.loss(at.inner.weights, k, v) / k[..., 0].numel()).item()
-    norm = tuple(full(n)[:, None] for n in (layer.norm_weight, layer.norm_bias))
+    norm = full(layer.norm_weight)[:, None], full(layer.norm_bias)[:, None]
     _, outputs = forward(k, at.inner.weights)
     error = k + layer_norm(outputs[-1], norm) - v
     return (0.5 * error.square().sum(-1)).mean().item()

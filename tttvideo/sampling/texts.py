@@ -92,8 +92,8 @@ class Texts:
             chosen |= dict(zip(batch.rows, tokens.tolist(), strict=True))
         self.end([row for row, token in chosen.items() if token == self.eos])
         for batch in self.batches:
-            tokens = [chosen[row] for row in batch.rows]
-            batch.decoding.read(torch.tensor(tokens, device=batch.decoding.logits.device))
+            read = [chosen[row] for row in batch.rows]
+            batch.decoding.read(torch.tensor(read, device=batch.decoding.logits.device))
         return {row: token for row, token in chosen.items() if token != self.eos}
 
     def end(self, rows: Sequence[int]) -> None:

@@ -89,8 +89,8 @@ def write_folder(checkpoint: TokenCheckpoint, folder: Path, tokenizer_json: str 
         )
     write = write_reference if has_reference_form(config) else write_own
     write(checkpoint.backbone, folder)
-    marks = {"bos": checkpoint.bos, "eos": checkpoint.eos}
-    marks = {name: token for name, token in marks.items() if token is not None}
+    both = ("bos", checkpoint.bos), ("eos", checkpoint.eos)
+    marks = {name: token for name, token in both if token is not None}
     write_json(folder / "generation_config.json", {f"{k}_token_id": v for k, v in marks.items()}, 2)
     if tokenizer_json is not None:
         tokenizer = Tokenizer.from_str(tokenizer_json)

@@ -132,7 +132,7 @@ def save_reference(backbone: Backbone) -> tuple[dict[str, Tensor], dict[str, Any
             f"a model of {config.mixer} with mlp_width {config.mlp_width} and {config.ttt} has no "
             "form in the reference implementation, which has complete TTT layers and SwiGLUs"
         )
-    ttt = backbone.blocks[0].mixer.config
+    ttt = config.resolved
     values = REFERENCE_DEFAULTS | {
         "model_type": "ttt",
         "architectures": ["TTTForCausalLM"],

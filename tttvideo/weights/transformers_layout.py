@@ -6,7 +6,6 @@ weights. A release that changes them fails tests/weights/test_hf.py.
 
 from typing import Any
 
-from torch import Tensor
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter, WeightRenaming
 
@@ -29,8 +28,8 @@ class DropAxis(ConversionOps):
         input_dict: dict[str, Any],
         source_patterns: list[str],
         target_patterns: list[str],
-        **_,
-    ) -> dict[str, Tensor]:
+        **_: Any,
+    ) -> dict[str, Any]:
         (tensor,) = input_dict.values()
         tensor = tensor[0] if isinstance(tensor, list) else tensor
         changed = tensor.squeeze(1) if self.drop else tensor.unsqueeze(1)
