@@ -6,6 +6,7 @@ from tttvideo.apps.compare import MIXERS, measurement, new_plan
 from tttvideo.apps.config_files import find_config
 
 from . import parse
+from .evaluate_text import plan_settings
 from .options import Parser, check_folder
 
 
@@ -76,5 +77,5 @@ def check(options: argparse.Namespace) -> None:
         find_config(name)
     check_folder(options.out)
     open_tokens(options.train)
-    evaluation = parse("evaluate text", measurement(options, plan))
+    evaluation = plan_settings(parse("evaluate text", measurement(options, plan)))
     make_plan(evaluation, open_tokens(options.validation), plan.stages[1].window)

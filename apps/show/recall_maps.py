@@ -20,15 +20,15 @@ TITLES = {
 }
 
 
-def grid(record: dict[str, Any], task: str) -> tuple[list[int], list[float], np.ndarray]:
-    """Lengths, rows, and the share of exact answers (rows, lengths), nan where none was asked."""
+def exact_grid(record: dict[str, Any], task: str) -> tuple[list[int], list[float], np.ndarray]:
+    """Lengths, rows, and the share of exact answers (rows, lengths), nan without a question."""
     cells = {(c["row"], c["length"]): c["exact"] for c in record["cells"] if c["task"] == task}
     rows, lengths = (sorted({key[n] for key in cells}) for n in (0, 1))
     return lengths, rows, np.array([[cells[r, n] for n in lengths] for r in rows], dtype=float)
 
 
 def diverged(record: dict[str, Any], task: str) -> list[int]:
-    """Lengths at which answers cost the model no finite number of bits; they are not exact."""
+    """Lengths at which the bits of some answers are not finite; those count as wrong."""
     cells = (c for c in record["cells"] if c["task"] == task)
     return sorted({c["length"] for c in cells if c["answers"] and c["bits"] is None})
 
@@ -38,12 +38,12 @@ def row_name(task: str, row: float) -> str:
 
 
 def by_chance(record: dict[str, Any], task: str, row: float) -> str:
-    """What repeating any of the told values would get."""
+    """The share of exact answers from repeating any value of the text."""
     return f"{chance(task, row, record['settings']['distractors']):.0%}"
 
 
 def window(record: dict[str, Any]) -> int | None:
-    """Tokens of a training window, if the checkpoint tells."""
+    """Tokens of a training window, if the checkpoint records it."""
     return record["trained"]["window"] if record["trained"] else None
 
 
@@ -69,8 +69,8 @@ def draw_maps(record: dict[str, Any], path: Path) -> None:
 
 
 def draw_map(panel: Axes, record: dict[str, Any], task: str) -> Any:
-    """Red to green by the share that is exact, grey without room; the line ends the window."""
-    lengths, rows, exact = grid(record, task)
+    """Red to green: the exact share; grey: no room; the line: the end of the training window."""
+    lengths, rows, exact = exact_grid(record, task)
     panel.set_facecolor("#dddddd")
     image = panel.imshow(exact, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
     for (row, column), share in np.ndenumerate(exact):
@@ -92,13 +92,13 @@ def draw_map(panel: Axes, record: dict[str, Any], task: str) -> Any:
     return image
 
 
-def markdown(records: list[dict[str, Any]], about: dict[str, Any]) -> str:
+def recall_page(records: list[dict[str, Any]], about: dict[str, Any]) -> str:
     parts = [
         "# tttvideo evaluate recall: exact answers",
         f"`{about['command']}`\n{about['device']}, {about['date']}, commit {about['commit']}.",
         "Each answer's tokens are predicted from the true text before them; it is exact when all "
         "are. Lengths are in tokens; * marks those beyond the training window; empty: no room. By "
-        "chance: what repeating any of the told values would get.",
+        "chance: the share from repeating any value of the text.",
     ]
     for record in records:
         parts.append(f"## {record['name']}\n\n{about_model(record)}; measured {record['date']}.")
@@ -114,7 +114,7 @@ def markdown(records: list[dict[str, Any]], about: dict[str, Any]) -> str:
 
 
 def map_table(record: dict[str, Any], task: str) -> str:
-    lengths, rows, exact = grid(record, task)
+    lengths, rows, exact = exact_grid(record, task)
     known = window(record)
     columns = [short(n) + "*" * bool(known and n > known) for n in lengths]
     cells = [

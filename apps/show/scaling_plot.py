@@ -1,18 +1,15 @@
 """The tables and the picture of `tttvideo evaluate scaling`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tttvideo.apps.report import markdown_table, save_figure
-
-
-if TYPE_CHECKING:
-    from tttvideo.apps.evaluate.scaling import Group
-    from tttvideo.measures.scaling import Best, PowerLaw
+from tttvideo.measures.scaling import Best, PowerLaw
+from tttvideo.measures.scaling_runs import Group
 
 
 RUNS = ("run", "mixer", "parameters", "context", "tokens", "FLOPs", "loss", "fitted", "residual")
@@ -20,18 +17,18 @@ FITS = ("runs of", "by", "points", "alpha", "95 %", "E", "form")
 AXES = {"parameters": "parameters", "flops": "training FLOPs"}
 
 
-def law(group: "Group", x: str) -> "PowerLaw | None":
+def law_by(group: Group, x: str) -> PowerLaw | None:
     return group.by_parameters if x == "parameters" else group.by_flops
 
 
-def markdown(groups: "list[Group]", best: "dict[str, list[Best]]", about: dict[str, Any]) -> str:
+def scaling_page(groups: list[Group], best: dict[str, list[Best]], about: dict[str, Any]) -> str:
     parts = [
         "# tttvideo evaluate scaling",
         f"`{about['command']}`\n{about['date']}, commit {about['commit']}.",
-        "Loss is the last validation loss of each run, nats per token; FLOPs are training's, by "
-        "count, not measured. Fitted and residual (log loss minus log fit) are of the fit by "
-        "FLOPs. The fits describe these runs and say nothing of larger ones.",
-        markdown_table(RUNS, [cells(g, n) for g in groups for n in range(len(g.runs))]),
+        "Loss is the last validation loss of each run, nats per token; FLOPs of training are "
+        "counted, not measured. Fitted and residual (log loss minus log fit) are of the fit by "
+        "FLOPs. The fits describe these runs and do not extend to larger ones.",
+        markdown_table(RUNS, [run_cells(g, n) for g in groups for n in range(len(g.runs))]),
         "## Fits",
         markdown_table(FITS, [fit_cells(g, x) for g in groups for x in AXES]),
         "## Best context by FLOPs",
@@ -40,32 +37,32 @@ def markdown(groups: "list[Group]", best: "dict[str, list[Best]]", about: dict[s
     if not found:
         parts.append("No budget has runs of two contexts.")
     else:
-        rows = [(mixer, f"{b.flops:.2e}", f"{b.context:,}", losses(b)) for mixer, b in found]
+        rows = [(mixer, f"{b.flops:.2e}", f"{b.context:,}", loss_list(b)) for mixer, b in found]
         parts.append(markdown_table(("mixer", "FLOPs", "best context", "loss by context"), rows))
     return "\n\n".join(parts) + "\n"
 
 
-def cells(group: "Group", n: int) -> tuple[str, ...]:
+def run_cells(group: Group, n: int) -> tuple[str, ...]:
     run, fit = group.runs[n], group.by_flops
     first = (run.name, run.mixer, f"{run.parameters:,}", f"{run.context:,}", f"{run.tokens:,}")
     fitted = ("", "") if fit is None else (f"{fit(run.flops):.4f}", f"{fit.residuals[n]:+.4f}")
     return (*first, f"{run.flops:.2e}", f"{run.loss:.4f}", *fitted)
 
 
-def fit_cells(group: "Group", x: str) -> tuple[str, ...]:
-    fit, count = law(group, x), str(len(group.runs))
+def fit_cells(group: Group, x: str) -> tuple[str, ...]:
+    fit, count = law_by(group, x), str(len(group.runs))
     if fit is None:
         return (group.name, AXES[x], count, "", "", "", "one size: nothing to fit")
     interval = "" if fit.interval is None else " to ".join(f"{a:.3f}" for a in fit.interval)
     return (group.name, AXES[x], count, f"{fit.alpha:.4f}", interval, f"{fit.E:.3f}", fit.note)
 
 
-def losses(best: "Best") -> str:
+def loss_list(best: Best) -> str:
     return ", ".join(f"{context:,}: {loss:.4f}" for context, loss in best.losses.items())
 
 
 def draw_scaling(
-    groups: "list[Group]", best: "dict[str, list[Best]]", about: dict[str, Any], path: Path
+    groups: list[Group], best: dict[str, list[Best]], about: dict[str, Any], path: Path
 ) -> None:
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     panels = figure.subplots(2, 2)
@@ -77,7 +74,7 @@ def draw_scaling(
         panel.set_yscale("log")
         panel.yaxis.set_minor_formatter(lambda y, _: f"{y:.3g}")
         panel.yaxis.set_major_formatter(lambda y, _: f"{y:.3g}")
-    panels[0, 0].set_title("lines: fits; thin: along each run, whose schedule was not at its end")
+    panels[0, 0].set_title("lines: fits; thin: each run during training, before its schedule ended")
     draw_residuals(panels[1, 0], groups, colours)
     draw_best(panels[1, 1], best)
     for panel in panels.flat:
@@ -89,16 +86,16 @@ def draw_scaling(
         panel.spines[["top", "right"]].set_visible(False)
         if panel.get_legend_handles_labels()[0]:
             panel.legend(fontsize=7, frameon=False)
-    figure.suptitle("Loss by compute and size, of the runs that were made", fontsize=11)
+    figure.suptitle("Loss by compute and size, of these runs", fontsize=11)
     figure.supxlabel(f"{about['date']}, commit {about['commit']}", fontsize=7, color="#666")
     save_figure(figure, path)
 
 
-def draw_losses(panel: Axes, group: "Group", x: str, colour: str) -> None:
-    """Points of the runs, the fit over their range, and by FLOPs the way each came."""
+def draw_losses(panel: Axes, group: Group, x: str, colour: str) -> None:
+    """Plot the runs and the fit over their range, and by FLOPs the curve of each run."""
     places = [getattr(run, x) for run in group.runs]
     panel.plot(places, [run.loss for run in group.runs], "o", color=colour, markersize=5)
-    fit, name = law(group, x), group.name
+    fit, name = law_by(group, x), group.name
     if fit is not None:
         along = np.geomspace(min(places), max(places), 100)
         name += f", alpha {fit.alpha:.3f}"
@@ -110,7 +107,7 @@ def draw_losses(panel: Axes, group: "Group", x: str, colour: str) -> None:
             panel.plot(*zip(*run.curve, strict=True), color=colour, linewidth=0.5, alpha=0.6)
 
 
-def draw_residuals(panel: Axes, groups: "list[Group]", colours: dict[str, str]) -> None:
+def draw_residuals(panel: Axes, groups: list[Group], colours: dict[str, str]) -> None:
     for group in groups:
         if group.by_flops is not None:
             flops = [run.flops for run in group.runs]
@@ -121,7 +118,7 @@ def draw_residuals(panel: Axes, groups: "list[Group]", colours: dict[str, str]) 
     panel.set_title("residuals of the fits by FLOPs")
 
 
-def draw_best(panel: Axes, best: "dict[str, list[Best]]") -> None:
+def draw_best(panel: Axes, best: dict[str, list[Best]]) -> None:
     for mixer, found in best.items():
         if found:
             flops, contexts = zip(*((b.flops, b.context) for b in found), strict=True)

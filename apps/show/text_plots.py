@@ -1,7 +1,6 @@
 """The pictures of `tttvideo evaluate text`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,12 +8,10 @@ from matplotlib.figure import Figure
 
 from tttvideo.apps.report import save_figure
 from tttvideo.measures.document_stats import Estimate, Tally, log_bins
+from tttvideo.measures.inner_loss import Losses
+from tttvideo.measures.meter import Measured
 from tttvideo.measures.plan import Plan
-
-
-if TYPE_CHECKING:
-    from tttvideo.apps.evaluate.text import Subject
-    from tttvideo.measures.meter import Measured
+from tttvideo.measures.subjects import Subject, group_by_label
 
 
 COLOURS = ("#d62728", "#4c78a8", "#54a24b", "#f58518", "#b279a2", "#72b7b2", "#9d755d", "#333333")
@@ -23,10 +20,10 @@ UNITS = {"bits per byte": Tally.bits_per_byte, "nats per token": Tally.nats_per_
 LAYERS = 8  # panels of a model, at most
 
 
-def draw(out: Path, subjects: "list[Subject]", results: "list[Measured]", plan: Plan) -> None:
-    from tttvideo.apps.evaluate.text import groups
-
-    found = groups(subjects, results)
+def draw_text_figures(
+    out: Path, subjects: list[Subject], results: list[Measured], plan: Plan
+) -> None:
+    found = group_by_label(subjects, results)
     windows = {s.label: s.window for s in subjects if s.window}
     save_figure(draw_by_index(found, windows, plan), out / "by_index.png")
     save_figure(draw_fixed(found, windows, plan), out / "fixed_targets.png")
@@ -35,10 +32,8 @@ def draw(out: Path, subjects: "list[Subject]", results: "list[Measured]", plan: 
         save_figure(draw_inner(inner, plan), out / "inner_loss.png")
 
 
-def draw_by_index(
-    found: "dict[str, list[Measured]]", windows: dict[str, int], plan: Plan
-) -> Figure:
-    """As figure 2, right, of arXiv 2407.04620; dashed the same models with the state reset."""
+def draw_by_index(found: dict[str, list[Measured]], windows: dict[str, int], plan: Plan) -> Figure:
+    """As figure 2, right, of arXiv 2407.04620; dashed: the control with the state reset."""
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     panels = figure.subplots(1, 2)
     edges = log_bins(plan.length)
@@ -57,10 +52,11 @@ def draw_by_index(
     return figure
 
 
-def draw_fixed(found: "dict[str, list[Measured]]", windows: dict[str, int], plan: Plan) -> Figure:
-    """Left the loss, right its difference to that after `reset` tokens of true context.
+def draw_fixed(found: dict[str, list[Measured]], windows: dict[str, int], plan: Plan) -> Figure:
+    """Left: the loss; right: its difference to the loss after `reset` tokens of true context.
 
-    Documents differ much more than contexts do, so it is the right one's bands that tell.
+    Losses of documents differ much more than those of contexts, so the bands of the right panel
+    are the ones to compare.
     """
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -89,15 +85,15 @@ def draw_fixed(found: "dict[str, list[Measured]]", windows: dict[str, int], plan
         log_axis(panel, "tokens of context before the same targets")
         panel.set_xticks(x, [short(c) for c in plan.contexts])
     left.set_ylabel("bits per byte")
-    right.set_ylabel(f"bits per byte, less those after {plan.reset:,} tokens")
+    right.set_ylabel(f"bits per byte, minus those after {plan.reset:,} tokens")
     legend(figure, left)
     count = f"{len(plan.places)} targets of {plan.span:,} tokens"
     figure.suptitle(f"Loss by length of context on {count}{bands(found)}", fontsize=11)
     return figure
 
 
-def draw_inner(inner: dict[str, list], plan: Plan) -> Figure:
-    """A row for each model with an inner loop, a panel for each layer, or for some of them."""
+def draw_inner(inner: dict[str, list[Losses]], plan: Plan) -> Figure:
+    """A row for each model with an inner loop, a panel for each layer, at most LAYERS of them."""
     most = max(min(LAYERS, len(layers)) for layers in inner.values())
     size = (0.6 + 2.6 * most, 0.8 + 2.4 * len(inner))
     figure = Figure(figsize=size, layout="constrained")
@@ -124,7 +120,7 @@ def draw_inner(inner: dict[str, list], plan: Plan) -> Figure:
 def line(
     panel: Axes, x: np.ndarray, curves: list[list[Estimate]], colour: str, style: str, name: str
 ) -> None:
-    """One checkpoint with its interval, or several as their mean with their range."""
+    """Plot one checkpoint with its interval, or the mean of several with their range."""
     values = np.array([[e.value for e in curve] for curve in curves])
     y, low, high = values.mean(axis=0), values.min(axis=0), values.max(axis=0)
     if len(curves) == 1:
@@ -138,17 +134,17 @@ def bits(tallies: list[list[Tally]]) -> list[list[Estimate]]:
     return [[t.bits_per_byte() for t in row] for row in tallies]
 
 
-def colours(found: dict) -> list[str]:
+def colours(found: dict[str, list[Measured]]) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(len(found))]
 
 
-def bands(found: "dict[str, list[Measured]]") -> str:
+def bands(found: dict[str, list[Measured]]) -> str:
     several = any(len(some) > 1 for some in found.values())
     return "; bands: 95 % over documents" + (", or the range of several runs" if several else "")
 
 
-def mark_windows(panel: Axes, found: dict, windows: dict[str, int]) -> None:
-    """Where training ended: what lies right of it no model has seen in one window."""
+def mark_windows(panel: Axes, found: dict[str, list[Measured]], windows: dict[str, int]) -> None:
+    """Mark the training windows: no model was trained on longer ones."""
     for window in sorted(set(windows.values())):
         panel.axvline(window, color="#999999", linestyle="-.", linewidth=0.8)
         place = {"xy": (window, 1), "xycoords": ("data", "axes fraction")}
@@ -158,7 +154,7 @@ def mark_windows(panel: Axes, found: dict, windows: dict[str, int]) -> None:
 
 
 def legend(figure: Figure, panel: Axes) -> None:
-    """Below the panels, where it hides no line."""
+    """Draw the legend below the panels, where it hides no line."""
     place = {"loc": "outside lower center", "ncols": 3}
     figure.legend(*panel.get_legend_handles_labels(), **place, fontsize=8, frameon=False)
 

@@ -1,9 +1,9 @@
-"""What `tttvideo evaluate text` leaves behind: evaluation.json and evaluation.md."""
+"""The report of `tttvideo evaluate text`: evaluation.json and evaluation.md."""
 
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tttvideo.apps.device import best_device
 from tttvideo.apps.report import (
@@ -13,25 +13,22 @@ from tttvideo.apps.report import (
     run_conditions,
     write_record,
 )
+from tttvideo.data.tokens import Tokens
 from tttvideo.files import write_text
 from tttvideo.measures.document_stats import Estimate, Tally, log_bins
+from tttvideo.measures.meter import Measured
 from tttvideo.measures.plan import Plan, rules
+from tttvideo.measures.subjects import Subject, group_by_label
 
 
-if TYPE_CHECKING:
-    from tttvideo.apps.evaluate.text import Subject
-    from tttvideo.data.tokens import Tokens
-    from tttvideo.measures.meter import Measured
-
-
-def write(
+def write_text_report(
     out: Path,
-    subjects: "list[Subject]",
-    results: "list[Measured]",
+    subjects: list[Subject],
+    results: list[Measured],
     plan: Plan,
-    data: "Tokens",
+    data: Tokens,
 ) -> str:
-    """evaluation.json and evaluation.md in `out`; the latter's text."""
+    """Write evaluation.json and evaluation.md to `out`; return the text of the latter."""
     about = run_conditions(best_device())
     about |= {"data": str(data.path), "fingerprint": data.fingerprint}
     record = {
@@ -45,33 +42,33 @@ def write(
         "targets": len(plan.places),
         "documents": len(plan.begins),
         "models": [
-            asdict(subject) | record_of(measured, plan)
+            asdict(subject) | results_record(measured, plan)
             for subject, measured in zip(subjects, results, strict=True)
         ],
     }
     write_record(out / "evaluation.json", record)
-    text = markdown(subjects, results, plan, about, rules(plan, data))
+    text = text_page(subjects, results, plan, about, rules(plan, data))
     write_text(out / "evaluation.md", text)
     return text
 
 
-def record_of(measured: "Measured", plan: Plan) -> dict[str, Any]:
+def results_record(measured: Measured, plan: Plan) -> dict[str, Any]:
     edges = log_bins(plan.length)
     bins = list(zip(edges[:-1].tolist(), (edges[1:] - 1).tolist(), strict=True))
     return {
-        "whole": {name: summed(t) for name, t in measured.by_index.items()},
+        "whole": {name: sums_record(t) for name, t in measured.by_index.items()},
         "by_index": {
             name: [
-                {"first": first, "last": last, **summed(t, k)}
+                {"first": first, "last": last, **sums_record(t, k)}
                 for k, (first, last) in enumerate(bins)
             ]
             for name, t in measured.by_index.items()
         },
-        "fixed_targets": {c: summed(t) for c, t in measured.fixed.items()},
-        "fixed_targets_shuffled": {c: summed(t) for c, t in measured.shuffled.items()},
-        "fixed_targets_reset": summed(measured.fixed_reset),
+        "fixed_targets": {c: sums_record(t) for c, t in measured.fixed.items()},
+        "fixed_targets_shuffled": {c: sums_record(t) for c, t in measured.shuffled.items()},
+        "fixed_targets_reset": sums_record(measured.fixed_reset),
         "differences": {
-            name: {"nats_per_token": packed(d.nats_per_token()), **bits(d)}
+            name: {"nats_per_token": estimate_record(d.nats_per_token()), **bits_record(d)}
             for name, d in differences(measured, plan).items()
         },
         "inner_loss": measured.inner and [asdict(layer) for layer in measured.inner],
@@ -79,8 +76,8 @@ def record_of(measured: "Measured", plan: Plan) -> dict[str, Any]:
     }
 
 
-def differences(measured: "Measured", plan: Plan) -> dict[str, Tally]:
-    """What the same tokens cost more; below 0 the first of the two is better."""
+def differences(measured: Measured, plan: Plan) -> dict[str, Tally]:
+    """Differences in the cost of the same tokens; below 0 the first of the two is better."""
     fixed, full = measured.fixed, plan.contexts[-1]
     by_index = measured.by_index
     found = {f"context {full:,} - context {plan.reset:,}": fixed[full].minus(fixed[plan.reset])}
@@ -93,47 +90,45 @@ def differences(measured: "Measured", plan: Plan) -> dict[str, Tally]:
     return found
 
 
-def summed(t: Tally, bins: slice | int = slice(None)) -> dict[str, Any]:
+def sums_record(t: Tally, bins: slice | int = slice(None)) -> dict[str, Any]:
     nats = t.nats_per_token(bins)
     return {
         "tokens": int(t.over(t.tokens, bins).sum()),
         "bytes": int(t.over(t.bytes, bins).sum()),
-        "nats_per_token": packed(nats),
-        **bits(t, bins),
+        "nats_per_token": estimate_record(nats),
+        **bits_record(t, bins),
         "perplexity": perplexity(nats),
     }
 
 
-def bits(t: Tally, bins: slice | int = slice(None)) -> dict[str, Any]:
-    return {"bits_per_byte": packed(t.bits_per_byte(bins))}
+def bits_record(t: Tally, bins: slice | int = slice(None)) -> dict[str, Any]:
+    return {"bits_per_byte": estimate_record(t.bits_per_byte(bins))}
 
 
 def perplexity(nats: Estimate) -> float:
     return math.exp(nats.value) if nats.value < 700 else math.nan  # more has no float
 
 
-def packed(e: Estimate) -> dict[str, Any]:
+def estimate_record(e: Estimate) -> dict[str, Any]:
     interval = None if e.margin is None else [e.value - e.margin, e.value + e.margin]
     numbers = {"error": e.error, "interval": interval, "z": e.z, "documents": e.documents}
     return {"value": e.value, **numbers}
 
 
-def markdown(
-    subjects: "list[Subject]",
-    results: "list[Measured]",
+def text_page(
+    subjects: list[Subject],
+    results: list[Measured],
     plan: Plan,
     about: dict[str, Any],
     lines: list[str],
 ) -> str:
-    from tttvideo.apps.evaluate.text import groups
-
-    found = groups(subjects, results)
-    where = f"Written {about['date']}, by commit {about['commit']}"
+    found = group_by_label(subjects, results)
+    where = f"Written {about['date']}, with commit {about['commit']}"
     caption = f"`{about['command']}`\n{where}. Data: {about['data']}, {about['fingerprint'][:12]}."
     pairs = list(zip(subjects, results, strict=True))
     differ = [row for label, some in found.items() for row in difference_rows(label, some, plan)]
     parts = [
-        "# tttvideo evaluate text: what models make of context",
+        "# tttvideo evaluate text: how models use context",
         caption,
         "\n".join(f"- {line}" for line in lines),
         "## Models",
@@ -156,7 +151,7 @@ MODEL_COLUMNS += ("perplexity", "nats per token", "bits per byte", "with reset",
 DIFFERENCE_COLUMNS = ("name", "difference", "bits per byte", "standard error", "z", "documents")
 
 
-def model_row(subject: "Subject", measured: "Measured") -> tuple[str, ...]:
+def model_row(subject: Subject, measured: Measured) -> tuple[str, ...]:
     carried, reset = measured.by_index["carried"], measured.by_index["reset"]
     trained = subject.trained
     nats = carried.nats_per_token()
@@ -175,16 +170,16 @@ def model_row(subject: "Subject", measured: "Measured") -> tuple[str, ...]:
     )
 
 
-def diverged(subject: "Subject", measured: "Measured") -> str:
+def diverged(subject: Subject, measured: Measured) -> str:
     places = (f"{name} from token index {n:,} on" for name, n in measured.not_finite.items())
     return (
-        f"{subject.label}, {subject.path}, diverged. Its loss is not finite, in some document or "
-        f"other: {'; '.join(places)}. No average over these tokens is shown."
+        f"{subject.label}, {subject.path}, diverged. Its loss is not finite in some document: "
+        f"{'; '.join(places)}. No average over these tokens is shown."
     )
 
 
 def interval(e: Estimate, digits: int = 4) -> str:
-    """Empty where nothing was counted."""
+    """An estimate with its margin, for a table; "" where nothing was counted."""
     if not e.documents:
         return ""
     if not math.isfinite(e.value):
@@ -193,8 +188,8 @@ def interval(e: Estimate, digits: int = 4) -> str:
     return f"{e.value:.{digits}f}{margin}"
 
 
-def difference_rows(label: str, some: "list[Measured]", plan: Plan) -> list[tuple[str, ...]]:
-    """Of each checkpoint, and where there are several, of their mean."""
+def difference_rows(label: str, some: list[Measured], plan: Plan) -> list[tuple[str, ...]]:
+    """Rows of each checkpoint, and of the mean where there are several."""
     each = [differences(measured, plan) for measured in some]
     rows = []
     for name in each[0]:
@@ -212,23 +207,23 @@ def difference_rows(label: str, some: "list[Measured]", plan: Plan) -> list[tupl
     return rows
 
 
-def fixed_table(found: "dict[str, list[Measured]]", plan: Plan) -> str:
+def fixed_table(found: dict[str, list[Measured]], plan: Plan) -> str:
     rows = []
     for context in plan.contexts:
         row = [f"{context:,}"]
         for some in found.values():
-            row.append(mean_shown([m.fixed[context] for m in some]))
+            row.append(mean_cell([m.fixed[context] for m in some]))
             shuffled = [m.shuffled[context] for m in some if context in m.shuffled]
-            row.append(mean_shown(shuffled) if shuffled else "")
+            row.append(mean_cell(shuffled) if shuffled else "")
         rows.append(tuple(row))
     row = [f"reset every {plan.reset:,}"]
     for some in found.values():
-        row += [mean_shown([m.fixed_reset for m in some]), ""]
+        row += [mean_cell([m.fixed_reset for m in some]), ""]
     columns = [c for label in found for c in (label, f"{label}, shuffled")]
     return markdown_table(("context", *columns), [*rows, tuple(row)])
 
 
-def index_table(found: "dict[str, list[Measured]]", plan: Plan) -> str:
+def index_table(found: dict[str, list[Measured]], plan: Plan) -> str:
     edges = log_bins(plan.length)
     rows = []
     for k, (first, after) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
@@ -243,11 +238,11 @@ def index_table(found: "dict[str, list[Measured]]", plan: Plan) -> str:
     return markdown_table(("token index", *columns), rows)
 
 
-def mean_shown(tallies: list[Tally]) -> str:
+def mean_cell(tallies: list[Tally]) -> str:
     return interval(Tally.mean(tallies).bits_per_byte())
 
 
-def inner_table(found: "dict[str, list[Measured]]") -> str:
+def inner_table(found: dict[str, list[Measured]]) -> str:
     """Means over the first and the last eighth of the mini-batches, at least one."""
     rows = []
     for label, some in found.items():

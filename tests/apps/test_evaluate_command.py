@@ -1,6 +1,5 @@
 """`tttvideo evaluate text`: end to end on tiny models, its cache, its controls, and bad input."""
 
-import argparse
 import json
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,14 +9,16 @@ import pytest
 import torch
 
 from tttvideo.apps.cli import main
-from tttvideo.apps.evaluate import text
-from tttvideo.apps.show import text_report as report
+from tttvideo.apps.evaluate import text as program
+from tttvideo.apps.report import run_conditions
+from tttvideo.apps.show import text_report
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.data.text.tokenizer import JsonTokenizer, train_bpe
 from tttvideo.data.tokens import Header, TokenWriter, open_tokens
 from tttvideo.measures import meter as measure
 from tttvideo.measures.names import mixer_name, traits
-from tttvideo.measures.plan import make_plan
+from tttvideo.measures.plan import PlanSettings, make_plan
+from tttvideo.measures.subjects import byte_lengths, load_for, read_subjects
 from tttvideo.mixers.attention import AttentionConfig
 from tttvideo.mixers.linear_attention import LinearAttentionConfig
 from tttvideo.mixers.mamba import MambaConfig
@@ -75,11 +76,11 @@ def evaluate(*arguments, out="out"):
 
 def meter(checkpoint, **options):
     defaults = {"length": 200, "reset": 40, "contexts": [100, 175], "targets": 2, "documents": 3}
-    defaults |= {"batch": 64, "join": False}
+    defaults |= {"batch": 64}
     data = open_tokens("data.bin")
-    plan = make_plan(argparse.Namespace(**defaults | options), data, None)
-    loaded = text.load(checkpoint, data)
-    lengths = text.byte_lengths(loaded, data)
+    plan = make_plan(PlanSettings(**defaults | options), data, None)
+    loaded = load_for(checkpoint, data)
+    lengths = byte_lengths(loaded, data)
     read = []
     return measure.Meter(loaded.backbone, data, lengths, plan, read.append), read
 
@@ -109,10 +110,11 @@ def test_models_come_out_as_tables_and_pictures(tmp_path, capsys):
 def test_a_second_run_reads_its_cache_and_another_setting_does_not(tmp_path, capsys, monkeypatch):
     first = evaluate("a.ckpt", "data.bin", *SMALL, out=tmp_path)
     capsys.readouterr()
-    now = report.run_conditions("cpu")
+    now = run_conditions("cpu")
     with monkeypatch.context() as patch:
         later = {**now, "date": "another day", "commit": "fff", "device": "another device"}
-        patch.setattr(report, "run_conditions", lambda device: later)
+        for module in (program, text_report):
+            patch.setattr(module, "run_conditions", lambda device: later)
         patch.setattr(measure, "token_costs", None)
         patch.setattr(measure, "reset_costs", None)
         second = evaluate("a.ckpt", "data.bin", *SMALL, out=tmp_path)
@@ -187,11 +189,11 @@ def test_only_seeds_of_one_model_share_a_name_that_nobody_gave(tmp_path):
     backbone = Backbone(BackboneConfig(258, 8, 2, 2, mlp_width=16, ttt=TTTConfig(base_lr=4.0)))
     save_tokens_model(backbone, tmp_path / "three" / "last.ckpt", "bytes")
     paths = [str(tmp_path / name / "last.ckpt") for name in ("one", "two", "three")]
-    data = open_tokens("data.bin")
-    assert {s.label for s in text.read_subjects(paths[:2], data)} == {"TTT-Linear, base lr 4, 8x2"}
-    labels = [s.label for s in text.read_subjects(paths, data)]
+    data, unnamed = open_tokens("data.bin"), [("", path) for path in paths]
+    assert {s.label for s in read_subjects(unnamed[:2], data)} == {"TTT-Linear, base lr 4, 8x2"}
+    labels = [s.label for s in read_subjects(unnamed, data)]
     assert labels == [f"TTT-Linear, base lr 4, 8x2 ({name})" for name in ("one", "two", "three")]
-    named = text.read_subjects([f"x={paths[0]}", f"x={paths[2]}"], data)
+    named = read_subjects([("x", paths[0]), ("x", paths[2])], data)
     assert [s.label for s in named] == ["x", "x"]
 
 
@@ -272,10 +274,10 @@ def test_a_model_that_diverges_is_named_and_the_rest_is_written(tmp_path, monkey
     values = [b["bits_per_byte"]["value"] for b in bad["by_index"]["carried"]]
     assert (values[0] is None) == (place == "all") and values[-1] is None
     page = (tmp_path / "evaluation.md").read_text()
-    assert "soft, attention.ckpt, diverged. Its loss is not finite, in some" in page
+    assert "soft, attention.ckpt, diverged. Its loss is not finite in some" in page
     assert f"carried from token index {first} on" in page and "nan" not in page
     assert "| diverged " in page
-    monkeypatch.setattr("tttvideo.apps.show.text_plots.draw", lambda *_: None)  # was drawn above
+    monkeypatch.setattr(program, "draw_text_figures", lambda *_: None)  # drawn above
     evaluate("soft=attention.ckpt", "data.bin", *SMALL, out=tmp_path)  # from the cache too
     assert f"carried from token index {first} on" in (tmp_path / "evaluation.md").read_text()
 
@@ -290,7 +292,7 @@ def test_documents_that_are_too_short_can_be_joined(tmp_path):
     assert (whole["tokens"], whole["bytes"]) == (600 - marks[0], 600 - sum(marks))
     assert whole["nats_per_token"]["interval"] is None
     assert "No shuffled context: one document" in record["rules"][4]
-    assert "stretches of documents laid end to end" in record["rules"][0]
+    assert "stretches of consecutive documents" in record["rules"][0]
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +324,7 @@ WRONG = {
     "a.ckpt data.bin --length 5000": "no document has 5,001 tokens, the longest has",
     "a.ckpt data.bin --length 200 --reset 176": "--reset 176 must be 175 or less, where --length",
     "a.ckpt data.bin --length 200 --reset 9 --contexts 176": "--contexts must be from 0 to 175",
-    "a.ckpt data.bin --targets 0": "--targets is 0; it must be 1 or more",
+    "a.ckpt data.bin --targets 0": "--targets 0 must be 1 or more",
 }
 
 
@@ -335,7 +337,7 @@ def test_bad_input_gets_one_clear_line(bad, line, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_no_checkpoint_is_said_so(capsys):
-    with pytest.raises(SystemExit):
+def test_a_missing_checkpoint_argument_is_named():
+    with pytest.raises(SystemExit) as stopped:
         main(["evaluate", "text", "data.bin", "--out", "x"])
-    assert "the following arguments are required: DATA" in capsys.readouterr().err
+    assert "the following arguments are required: DATA" in str(stopped.value)

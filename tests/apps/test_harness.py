@@ -1,6 +1,5 @@
 """Laws of asking a checkpoint as lm-evaluation-harness does, against its logits; offline."""
 
-import argparse
 import json
 import math
 
@@ -13,7 +12,7 @@ lm_eval = pytest.importorskip("lm_eval")
 from lm_eval.api.registry import get_model  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
-from tttvideo.apps.evaluate import harness  # noqa: E402
+from tttvideo.apps.commands import invoke  # noqa: E402
 from tttvideo.apps.evaluate.harness_model import TTTVideoLM, generation  # noqa: E402
 from tttvideo.backbone import Backbone, BackboneConfig  # noqa: E402
 from tttvideo.data.text.tokenizer import ByteTokenizer, JsonTokenizer, train_bpe  # noqa: E402
@@ -245,10 +244,8 @@ def test_a_model_without_text_or_marks_is_refused(tmp_path):
             TTTVideoLM(str(tmp_path / "model.ckpt"))
 
 
-def options(*arguments):
-    top = argparse.ArgumentParser()
-    harness.add_parser(top.add_subparsers())
-    return top.parse_args(["harness", *arguments])
+def run_command(*arguments):
+    invoke("evaluate harness", [*arguments])
 
 
 def test_the_command_writes_its_results_and_prints_them(tmp_path, capsys, monkeypatch):
@@ -256,16 +253,17 @@ def test_the_command_writes_its_results_and_prints_them(tmp_path, capsys, monkey
     evaluate(None, tmp_path, "my_choice", CHOICE, QUESTIONS)
     out = tmp_path / "out"
     where = ["--include-path", str(tmp_path / "tasks"), "--out", str(out), "--device", "cpu"]
-    harness.run(options(str(checkpoint), "--tasks", "my_choice", *where, "--limit", "2"))
+    run_command(str(checkpoint), "--tasks", "my_choice", *where, "--limit", "2")
     assert "my_choice" in capsys.readouterr().out
     results = json.loads((out / "results.json").read_text())
     assert 0 <= results["results"]["my_choice"]["acc,none"] <= 1
     assert results["n-samples"]["my_choice"]["effective"] == 2
     real = TaskManager
     monkeypatch.setattr(  # the list of the library's own takes half a minute
-        "lm_eval.tasks.TaskManager", lambda **how: real(**how | {"include_defaults": False})
+        "tttvideo.apps.evaluate.harness.TaskManager",
+        lambda **how: real(**how | {"include_defaults": False}),
     )
     with pytest.raises(ValueError, match="'my_choise', which is no task"):
-        harness.run(options(str(checkpoint), "--tasks", "my_choice,my_choise", *where))
+        run_command(str(checkpoint), "--tasks", "my_choice,my_choise", *where)
     with pytest.raises(ValueError, match="--limit 0 must be 1 or more"):
-        harness.run(options(str(checkpoint), "--tasks", "my_choice", *where, "--limit", "0"))
+        run_command(str(checkpoint), "--tasks", "my_choice", *where, "--limit", "0")

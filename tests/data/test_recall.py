@@ -1,25 +1,15 @@
-"""Laws of the recall text and of its scores."""
+"""Laws of the generated recall texts and their questions."""
 
-import argparse
-import json
-import math
 import re
-from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 
-from tttvideo.apps.evaluate import recall as app
-from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.data.recall import texts as recall
-from tttvideo.data.recall.questions import HOPS, PAIRS, TASKS, Questions, chance, encode_sample
+from tttvideo.data.recall.questions import TASKS, Questions, chance, encode_sample
 from tttvideo.data.recall.texts import byte_length, mqar, needle, recall_documents, variables
 from tttvideo.data.text.tokenizer import ByteTokenizer
-from tttvideo.measures.recall import score_answers
-from tttvideo.weights.checkpoints import save_tokens_model
 
 
 DRAW = {
@@ -143,102 +133,6 @@ def test_a_tokenizer_that_loses_bytes_is_refused():
         encode_sample(mqar(np.random.default_rng(0), 300, 4), Loses())
 
 
-CONFIG = BackboneConfig(vocab_size=11, width=16, depth=2, heads=2, mlp_width=24)
-
-
-def scored():
-    """A model in float64, tokens (3, 40), the number of each one's answer, and spans by answer."""
-    torch.manual_seed(0)
-    model = Backbone(CONFIG).double()
-    tokens = torch.randint(11, (3, 40))
-    spans = [(0, 3, 5), (2, 17, 18), (0, 30, 33), (1, 15, 18), (1, 39, 40)]
-    answers = torch.full_like(tokens, -1)
-    for number, (row, start, end) in enumerate(spans):
-        answers[row, start:end] = number
-    return model, tokens, answers, spans
-
-
-@pytest.mark.parametrize("chunk", [1, 16, 1000])
-def test_scores_in_chunks_are_those_of_one_forward_pass(chunk):
-    model, tokens, answers, spans = scored()
-    with torch.no_grad():
-        logits, _ = model(tokens)
-    row, place, _ = spans[1]
-    tokens[row, place] = logits[row, place - 1].argmax()  # one right answer
-    with torch.no_grad():
-        logits = model(tokens)[0].double()
-    exact, bits = score_answers(model, tokens, answers, chunk)
-    for number, (row, start, end) in enumerate(spans):
-        truth, guess = tokens[row, start:end], logits[row, start - 1 : end - 1]
-        cost = F.cross_entropy(guess, truth) / math.log(2)
-        assert bits[number].item() == pytest.approx(cost.item(), rel=1e-5)
-        assert exact[number].item() == bool((guess.argmax(-1) == truth).all())
-    assert exact.any() and not exact.all()
-
-
-def test_tokens_after_a_text_change_no_score():
-    model, tokens, answers, _ = scored()
-    longer = torch.cat((tokens, torch.randint(11, (3, 7))), dim=1)
-    marks = torch.cat((answers, torch.full((3, 7), -1)), dim=1)
-    for ours, theirs in zip(
-        score_answers(model, tokens, answers), score_answers(model, longer, marks), strict=True
-    ):
-        torch.testing.assert_close(ours, theirs)
-
-
-def test_answers_that_cannot_be_scored_are_refused():
-    model, tokens, answers, _ = scored()
-    first = answers.clone()
-    first[0, 0] = 1
-    for wrong in (answers[:, :-1], torch.full_like(answers, -1), first):
-        with pytest.raises(ValueError, match="none at a first token"):
-            score_answers(model, tokens, wrong)
-
-
-def run_app(arguments):
-    top = argparse.ArgumentParser()
-    app.add_parser(top.add_subparsers())
-    app.run(top.parse_args(["recall", *map(str, arguments)]))
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    torch.manual_seed(0)
-    backbone = Backbone(replace(CONFIG, vocab_size=258, depth=1))
-    path = tmp_path / "tiny" / "last.ckpt"
-    save_tokens_model(backbone, path, "bytes", bos=256, eos=257)
-    saved = torch.load(path, weights_only=True)
-    saved["tttvideo"]["trained"] = {"tokens": 10, "flops": 1e9, "window": 200, "steps": 2}
-    torch.save(saved, path)
-    return path
-
-
-FEW = ["--lengths", 60, 300, "--depths", 2, "--samples", 2]
-
-
-def test_the_app_leaves_maps_tables_and_numbers_and_reads_them_again(checkpoint, tmp_path, capsys):
-    out = tmp_path / "maps"
-    run_app([checkpoint, "--out", out, *FEW, "--distractors", 1])
-    record = json.loads((out / "recall-tiny.json").read_text())
-    cells = {(c["task"], c["length"], c["row"]): c for c in record["cells"]}
-    assert len(cells) == 2 * (2 + len(PAIRS) + len(HOPS))
-    assert cells["mqar", 60, 8]["exact"] is None and cells["mqar", 60, 8]["answers"] == 0
-    assert cells["mqar", 300, 4]["answers"] == 8
-    assert all(0 <= c["exact"] <= 1 and c["bits"] > 0 for c in cells.values() if c["answers"])
-    table = (out / "recall.md").read_text()
-    assert "| depth | by chance | 60 | 300* |" in table and "| 100%  | 50%       |" in table
-    assert table in capsys.readouterr().out
-    assert (out / "recall-tiny.png").stat().st_size > 10_000
-
-    record["date"] = "long ago"
-    (out / "recall-tiny.json").write_text(json.dumps(record))
-    run_app([checkpoint, "--out", out, *FEW, "--distractors", 1])
-    assert json.loads((out / "recall-tiny.json").read_text()) == record  # was not asked again
-    run_app([checkpoint, "--out", out, *FEW, "--distractors", 0])
-    assert json.loads((out / "recall-tiny.json").read_text())["date"] != "long ago"
-    assert {path.suffix for path in out.iterdir()} == {".json", ".md", ".png"}
-
-
 @pytest.mark.parametrize("task", TASKS)
 def test_chance_is_the_score_of_repeating_a_random_value(task):
     questions, hits = Questions([400], distractors=3), []
@@ -253,48 +147,3 @@ def test_chance_is_the_score_of_repeating_a_random_value(task):
     assert chance("needle", 0.5, 3) == pytest.approx(1 / 4, abs=1e-3)
     assert chance("variables", 3, 3) == pytest.approx(1 / 2, abs=1e-2)
     assert chance("mqar", 1, 3) == 1 and 1 / 10 < chance("mqar", 8, 3) < 1 / 4
-
-
-def test_a_model_that_diverges_is_wrong_and_said_so(checkpoint, tmp_path, monkeypatch):
-    def broken(backbone, tokens, answers, chunk):
-        exact, bits = score_answers(backbone, tokens, answers, chunk)
-        far = tokens.shape[1] > 200
-        return exact | far, bits.where(torch.tensor(not far), torch.nan)
-
-    monkeypatch.setattr("tttvideo.measures.recall.score_answers", broken)
-    run_app([checkpoint, "--out", tmp_path / "maps", *FEW])
-    cells = json.loads((tmp_path / "maps" / "recall-tiny.json").read_text())["cells"]
-    far = [c for c in cells if c["length"] == 300 and c["answers"]]
-    assert far and all(c["bits"] is None and c["exact"] == 0 for c in far)
-    assert all(c["bits"] > 0 for c in cells if c["length"] == 128 and c["answers"])
-    assert "tiny diverged on texts of 300 tokens" in (tmp_path / "maps" / "recall.md").read_text()
-
-
-def test_a_haystack_that_is_no_text_is_named_in_one_line(checkpoint, tmp_path):
-    (tmp_path / "hay.bin").write_bytes(b"A sentence. \xff")
-    hay = ["--haystack", tmp_path / "hay.bin"]
-    with pytest.raises(ValueError, match=r"hay\.bin is no text in UTF-8: byte 12 is") as error:
-        run_app([checkpoint, "--out", tmp_path / "maps", *FEW, *hay])
-    assert "\n" not in str(error.value)
-
-
-def test_checkpoints_are_named_by_as_much_of_their_path_as_tells_them_apart():
-    assert list(app.names(["/a/x/last.ckpt", "/b/y/last.ckpt"])) == ["x", "y"]
-    assert list(app.names(["/a/x/last.ckpt", "/b/x/last.ckpt"])) == ["a-x", "b-x"]
-    assert list(app.names(["/a/imported.ckpt"])) == ["imported"]
-    with pytest.raises(ValueError, match="give each once"):
-        app.names(["/a/x/last.ckpt", "/a/../a/x/last.ckpt"])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--samples", 0], "--samples is 0"),
-        (["--lengths", 0], "--lengths has 0"),
-        (["--lengths", 40], "no length has room for the task needle"),
-    ],
-    ids=str,
-)
-def test_settings_that_ask_nothing_are_refused(arguments, message, checkpoint, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        run_app([checkpoint, "--out", tmp_path / "maps", *arguments])

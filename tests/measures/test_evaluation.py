@@ -119,7 +119,7 @@ def test_the_error_is_that_of_the_mean_over_documents():
     means = np.array([1, 2, 2, 5])
     assert e.value == 2.5 and e.documents == 4
     assert e.error == pytest.approx(means.std(ddof=1) / 2)
-    assert e.margin == pytest.approx(3.182 * e.error)  # Student's t of three degrees of freedom
+    assert e.margin == pytest.approx(3.182446 * e.error)  # Student's t of three degrees of freedom
     assert e.z == pytest.approx(2.5 / e.error)
     e = ratio(np.array([1.0, 5.0]), np.array([1, 3]))  # 1.5; residuals -0.5 and 0.5
     assert e.value == 1.5 and e.error == pytest.approx(math.sqrt(2 * 0.5) / 4)

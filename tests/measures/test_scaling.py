@@ -1,6 +1,5 @@
 """Laws of the scaling fits and of the best context."""
 
-import argparse
 import json
 import math
 
@@ -8,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from tttvideo.apps.evaluate import scaling as app
+from tttvideo.apps.commands import invoke
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.measures.flops import training_flops
-from tttvideo.measures.scaling import Point, best_context, fit_power_law, t_975
+from tttvideo.measures.scaling import Point, best_context, fit_power_law
+from tttvideo.measures.scaling_runs import read_run
 from tttvideo.mixers.ttt import TTTConfig
 from tttvideo.weights.checkpoints import save_tokens_model
 
@@ -40,13 +40,6 @@ def test_alpha_lies_in_its_interval_about_as_often_as_it_says():
         low, high = fit.interval
         hits += low <= 0.3 <= high
     assert 50 <= hits < 60
-
-
-@pytest.mark.parametrize(
-    "freedom, known", [(1, 12.706), (10, 2.228), (11, 2.201), (15, 2.131), (30, 2.042)]
-)
-def test_students_t_is_as_in_its_table(freedom, known):
-    assert t_975(freedom) == pytest.approx(known, abs=0.003)
 
 
 def test_one_odd_run_hardly_moves_the_fit_and_shows_in_the_residuals():
@@ -95,9 +88,7 @@ def test_the_best_context_is_the_lowest_between_runs_and_never_beyond_them():
 
 
 def run_app(arguments):
-    top = argparse.ArgumentParser()
-    app.add_parser(top.add_subparsers())
-    app.run(top.parse_args(["scaling", *map(str, arguments)]))
+    invoke("evaluate scaling", [*map(str, arguments)])
 
 
 def make_run(folder, losses, width=16, window=64, tokenizer="bytes", before=0, **changes):
@@ -151,15 +142,15 @@ def test_a_run_that_was_started_again_is_read_as_one(tmp_path):
     again.mkdir()
     (run / "logs" / "version_0").rename(run / "logs" / "version_9")
     (again / "metrics.csv").write_text("step,val_loss\n19,2.5\n")
-    found = app.read_run(run)
+    found = read_run(run)
     assert found.loss == 2.5 and found.flops == found.curve[-1][0] > found.curve[0][0]
     assert [loss for _, loss in found.curve] == [4.0, 2.5]
 
 
 def test_a_run_that_goes_on_from_another_counts_what_that_one_read(tmp_path):
     """Its steps begin at 0 again; its tokens and operations do not."""
-    alone = app.read_run(make_run(tmp_path / "alone", [4.0, 3.0]))
-    more = app.read_run(make_run(tmp_path / "more", [4.0, 3.0], before=5000))
+    alone = read_run(make_run(tmp_path / "alone", [4.0, 3.0]))
+    more = read_run(make_run(tmp_path / "more", [4.0, 3.0], before=5000))
     assert (alone.tokens, more.tokens) == (2000, 7000)
     per_token = alone.flops / alone.tokens
     flops = [x for x, _ in more.curve]
@@ -204,7 +195,7 @@ def test_what_is_no_set_of_runs_is_said_in_one_line(tmp_path):
         (other, "of bytes and .*other of 0123"),
         (tmp_path / "empty", "has no last.ckpt"),
         (tmp_path / "nowhere", "there is no run folder"),
-        (imported, "tells of no training"),
+        (imported, "records no training"),
     ]:
         with pytest.raises(ValueError, match=message) as error:
             run_app([good, second, "--out", tmp_path / "fit"])

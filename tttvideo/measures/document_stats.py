@@ -1,7 +1,7 @@
 """Averages over documents, with their uncertainty, and bins of token indices.
 
-Tokens of one document are alike, so that it is documents, and not tokens, that are counted as
-independent: every error here is one over documents.
+Tokens of one document depend on one another, so documents count as independent, and tokens do not:
+every error here is one over documents.
 
 D documents, T tokens of each, K bins.
 """
@@ -12,16 +12,15 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t as student_t
 
-from .scaling import t_975
 
-
-FIRST_BIN = 16  # tokens; shorter ones hold too few to say anything
+FIRST_BIN = 16  # tokens; averages of smaller bins would be too noisy
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over documents and its standard error; None where one document cannot tell it."""
+    """A mean over documents and its standard error; None for a single document."""
 
     value: float
     error: float | None
@@ -30,7 +29,9 @@ class Estimate:
     @property
     def margin(self) -> float | None:
         """Half the width of the 95 % interval, by Student's t."""
-        return None if self.error is None else t_975(self.documents - 1) * self.error
+        if self.error is None:
+            return None
+        return float(student_t.ppf(0.975, self.documents - 1)) * self.error
 
     @property
     def z(self) -> float | None:
@@ -55,7 +56,7 @@ def ratio(amounts: np.ndarray, sizes: np.ndarray) -> Estimate:
 
 
 def log_bins(length: int) -> np.ndarray:
-    """Edges (K + 1,) of bins over the token indices 1 to `length`, two to each doubling."""
+    """Edges (K + 1,) of bins over the token indices 1 to `length`, two for each doubling."""
     edges = [1]
     edge = float(FIRST_BIN)
     while round(edge) < length:
@@ -68,8 +69,8 @@ def log_bins(length: int) -> np.ndarray:
 class Tally:
     """Sums (D, K) over each document's tokens of each bin.
 
-    nats and tokens are of every token but BOS; text_nats and bytes only of those that stand for
-    bytes, so not of EOS either.
+    nats and tokens are of every token except BOS; text_nats and bytes only of tokens that stand
+    for bytes, so EOS is excluded too.
     """
 
     nats: np.ndarray
@@ -84,7 +85,7 @@ class Tally:
         return ratio(self.over(self.text_nats, bins) / math.log(2), self.over(self.bytes, bins))
 
     def minus(self, other: Tally) -> Tally:
-        """What the same tokens cost more here, so that averages are of paired differences."""
+        """Costs minus those of the same tokens in `other`: averages are of paired differences."""
         assert (self.tokens == other.tokens).all()
         nats, text = self.nats - other.nats, self.text_nats - other.text_nats
         return Tally(nats, self.tokens, text, self.bytes)
@@ -98,7 +99,7 @@ class Tally:
 
     @staticmethod
     def mean(tallies: list[Tally]) -> Tally:
-        """What several models, such as seeds, pay on average for the same tokens."""
+        """The mean cost of the same tokens over several models, such as seeds."""
         return Tally(*(np.mean(x, axis=0) for x in zip(*(t.columns for t in tallies), strict=True)))
 
     @staticmethod
@@ -124,7 +125,7 @@ def tally(
 ) -> Tally:
     """Sum costs (D, T) of targets (D, T) by the bins of `edges`, or over each row.
 
-    The first column is token index 1. byte_lengths (V,) is what each token stands for.
+    The first column is token index 1. byte_lengths (V,): bytes of text of each token.
     """
     cuts = [0] if edges is None else edges[:-1] - 1
     counted = targets != bos if bos is not None else np.ones(targets.shape, bool)

@@ -1,14 +1,16 @@
-"""One checkpoint measured as the plan says, or read from the cache of an earlier run."""
+"""The measurement of one checkpoint after a plan, and its cache."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 
+from tttvideo.backbone import Backbone
 from tttvideo.data.eval_targets import read_rows, shuffle_pieces
+from tttvideo.data.tokens import Tokens
 from tttvideo.files import read_json, write_json
 
 from .costs import reset_costs, token_costs
@@ -17,19 +19,15 @@ from .inner_loss import Losses, inner_losses
 from .plan import Plan
 
 
-if TYPE_CHECKING:
-    from tttvideo.backbone import Backbone
-    from tttvideo.data.tokens import Tokens
-
-
 @dataclass(frozen=True)
 class Measured:
     """Sums over documents, (D, bins) by token index and (D, 1) of the fixed targets.
 
     by_index: "carried" and "reset"; fixed, shuffled: by context; fixed_reset: of the same targets.
     inner: by layer, for models that have an inner loop.
-    not_finite: of a model that diverged, by what was read, the first token index whose cost is no
-    finite number, counted from the state's start or, in the reset control, the document's.
+    not_finite: for a model that diverged, by the name of the measurement, the first token index
+        whose cost is not finite, from the start of the state or, in the reset control, of the
+        document.
     """
 
     by_index: dict[str, Tally]
@@ -42,9 +40,9 @@ class Measured:
     def pack(self) -> dict[str, Any]:
         return asdict(self)
 
-    @staticmethod
-    def unpack(found: dict[str, Any]) -> "Measured":
-        return Measured(
+    @classmethod
+    def unpack(cls, found: dict[str, Any]) -> Self:
+        return cls(
             by_index={name: to_tally(x) for name, x in found["by_index"].items()},
             fixed={int(c): to_tally(x) for c, x in found["fixed"].items()},
             shuffled={int(c): to_tally(x) for c, x in found["shuffled"].items()},
@@ -59,7 +57,7 @@ def to_tally(columns: dict[str, Any]) -> Tally:
 
 
 def write_cache(path: Path, measured: Measured, about: dict[str, Any]) -> None:
-    """What was measured, and under which conditions."""
+    """Write a measurement and its conditions."""
     record = {"conditions": about, "measured": measured.pack()}
     write_json(path, record, indent=None, default=np.ndarray.tolist)
 
@@ -71,10 +69,10 @@ def read_cache(path: Path) -> tuple[Measured, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Meter:
-    """A model, and what it is measured on."""
+    """A model, and the data and the plan to measure it with."""
 
-    backbone: "Backbone"
-    data: "Tokens"
+    backbone: Backbone
+    data: Tokens
     byte_lengths: np.ndarray
     plan: Plan
     advance: Callable[[int], None]
@@ -109,19 +107,19 @@ class Meter:
         parts = []
         for first in range(0, len(begins), rows):
             tokens = read_rows(self.data.tokens, begins[first : first + rows], length + 1)
-            found = self.noted(name, costs(tokens))
+            found = self.mask_not_finite(name, costs(tokens))
             parts.append(self.tally(found, tokens[:, 1:], edges))
         return Tally.stack(parts)
 
     def fixed(self, context: int, other: bool = False) -> Tally:
-        """Of the targets after `context` tokens, these of other documents if so said."""
+        """Measure the targets after `context` tokens, of other documents with `other`."""
         plan, read = self.plan, max(context, 1)
         name = f"shuffled context {context:,}" if other else f"context {context:,}"
         begins = plan.begins[plan.owners] + plan.places - read
         tokens = read_rows(self.data.tokens, begins, read + plan.span)
         if other:
             tokens[:, :read] = shuffle_pieces(tokens[:, :read], plan.owners, plan.reset)
-        costs = self.noted(name, self.costs(tokens, plan.span), first=read)
+        costs = self.mask_not_finite(name, self.costs(tokens, plan.span), first=read)
         return self.grouped(costs, tokens[:, read:])
 
     def fixed_reset(self) -> Tally:
@@ -130,7 +128,7 @@ class Meter:
         begins = plan.begins[plan.owners] + plan.places - 1 - since
         tokens = read_rows(self.data.tokens, begins, plan.reset_pieces * plan.reset + 1)
         columns = since[:, None] + np.arange(plan.span)
-        costs = self.noted("reset of the targets", self.costs_of_pieces(tokens))
+        costs = self.mask_not_finite("reset of the targets", self.costs_of_pieces(tokens))
         costs = np.take_along_axis(costs, columns, axis=1)
         return self.grouped(costs, np.take_along_axis(tokens, columns + 1, axis=1))
 
@@ -139,8 +137,8 @@ class Meter:
         tokens = read_rows(self.data.tokens, begins, self.plan.inner_length)
         return inner_losses(self.backbone, torch.from_numpy(tokens), self.advance)
 
-    def noted(self, name: str, costs: np.ndarray, first: int = 1) -> np.ndarray:
-        """The costs, nan where they are not finite; where that begins is kept under the name.
+    def mask_not_finite(self, name: str, costs: np.ndarray, first: int = 1) -> np.ndarray:
+        """The costs, with nan where they are not finite; records under `name` where that begins.
 
         first: token index of the first column.
         """
@@ -151,7 +149,9 @@ class Meter:
             self.not_finite[name] = min(index, self.not_finite.get(name, index))
         return np.where(good, costs, np.nan)
 
-    def tally(self, costs: np.ndarray, targets: np.ndarray, edges: Any = None) -> Tally:
+    def tally(
+        self, costs: np.ndarray, targets: np.ndarray, edges: np.ndarray | None = None
+    ) -> Tally:
         return tally(costs, targets, self.byte_lengths, self.data.header.bos, edges)
 
     def grouped(self, costs: np.ndarray, targets: np.ndarray) -> Tally:

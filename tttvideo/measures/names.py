@@ -1,19 +1,18 @@
-"""What models are called: their mixer, and whatever sets it apart from the usual one.
+"""Names of models: their mixer, and every setting that differs from the usual model of it.
 
-Two models have one name only where nothing but their size differs, so that names serve to group.
+Models with equal names differ in their size only, so that names serve to group.
 """
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-
-if TYPE_CHECKING:
-    from tttvideo.backbone import BackboneConfig
+from tttvideo.backbone import BackboneConfig
+from tttvideo.mixers.registry import CONFIGS
 
 
 SIZES = ("vocab_size", "width", "depth", "heads", "mlp_width")
 WORDS = {
-    "share_qk": ("separate q and k", "shared q and k"),  # of what is false, and of what is true
+    "share_qk": ("separate q and k", "shared q and k"),  # of False, and of True
     "gate": ("no gate", "gated"),
     "pre_conv": ("no convolution before", "a convolution before"),
     "learn_start": ("W0 of zeros", "learned W0"),
@@ -35,21 +34,19 @@ LABELS = {
 }
 
 
-def mixer_name(config: "BackboneConfig") -> str:
-    """Such as "TTT-Linear", the paper's, or "TTT-MLP (T), mini-batch 2,048"."""
+def mixer_name(config: BackboneConfig) -> str:
+    """Such as "TTT-Linear", as in the paper, or "TTT-MLP (T), mini-batch 2,048"."""
     entry = config.entry
     labelled = {name: getattr(config.own, name) for name in entry.labelled}
     own = {entry.field: type(config.own)(**labelled)}
     usual = type(config)(mixer=config.mixer, mlp_width=int(entry.swiglu), grid=config.grid, **own)
     traits_of_usual = traits(usual)
-    different = [say(n, x) for n, x in traits(config).items() if x != traits_of_usual[n]]
+    different = [phrase(n, x) for n, x in traits(config).items() if x != traits_of_usual[n]]
     return ", ".join([entry.label(config.own), *different])
 
 
-def traits(config: "BackboneConfig") -> dict[str, Any]:
-    """All that makes up the model but its sizes; of what computes it nothing."""
-    from tttvideo.mixers.registry import CONFIGS
-
+def traits(config: BackboneConfig) -> dict[str, Any]:
+    """The settings that fix the computed function, without sizes and backends."""
     own = asdict(config.resolved)
     own.pop("backend", None)
     others = (*SIZES, *CONFIGS, "mixer")
@@ -57,13 +54,13 @@ def traits(config: "BackboneConfig") -> dict[str, Any]:
     return {**own, **shared, "swiglu": config.mlp_width > 0}
 
 
-def say(name: str, value: Any) -> str:
+def phrase(name: str, value: Any) -> str:
     if name in WORDS:
         return WORDS[name][value]
-    return f"{LABELS.get(name, name.replace('_', ' '))} {number(value)}"
+    return f"{LABELS.get(name, name.replace('_', ' '))} {format_value(value)}"
 
 
-def number(x: Any) -> str:
+def format_value(x: Any) -> str:
     if isinstance(x, float) and x >= 1000 and x % 1000 == 0:
         return f"{x / 1000:,.0f}k"
     if isinstance(x, float):

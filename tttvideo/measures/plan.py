@@ -1,39 +1,55 @@
-"""What is read of the data to measure models, the same for all of them; and the rules in words."""
+"""The tokens that are read to measure models, equal for all of them, and the rules as text."""
 
 import hashlib
 import json
-from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tttvideo.data.eval_targets import can_shuffle, choose_documents, place_targets
+from tttvideo.data.tokens import Tokens
 
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from tttvideo.data.tokens import Tokens
-
-
-RULES = 2  # changes with what a cache says, or means by it, so that no older one is read
-ENOUGH = 8  # documents, to choose a length by where none was said
+RULES = 2  # raised when the content of a cache, or its meaning, changes: older ones are not read
+ENOUGH = 8  # documents that must have the default length
 SPAN = 1024
 FIRST_CONTEXT = 256
 INNER_DOCUMENTS, INNER_TOKENS = 4, 4096
-UNKNOWN_WINDOW = 2048  # tokens, the paper's, for a model that does not say what it was trained on
+UNKNOWN_WINDOW = 2048  # tokens, as in the paper, for a model that does not record its training
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """Settings of an evaluation of text, in tokens if not said otherwise."""
+
+    length: int | None = None
+    """Read of each document; None: four training windows, or less where 8 documents have less."""
+    reset: int = 1024
+    """After which the state of the control is reset."""
+    contexts: Sequence[int] | None = None
+    """Before the fixed targets; None: 0, powers of two from 256, and the longest."""
+    targets: int = 4
+    """Fixed targets in each document, at most."""
+    documents: int = 32
+    """Documents, at most."""
+    batch: int = 16384
+    """Of a call of the model."""
+    join: bool = False
+    """Read consecutive documents as one, where none is as long as `length`."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """begins (D,): first tokens of documents; owners, places (N,): targets and their documents."""
 
-    begins: "np.ndarray"
+    begins: np.ndarray
     length: int
     reset: int
     span: int
     contexts: tuple[int, ...]
-    owners: "np.ndarray"
-    places: "np.ndarray"
+    owners: np.ndarray
+    places: np.ndarray
     shuffle: bool
     batch: int
     join: bool
@@ -48,11 +64,11 @@ class Plan:
 
     @property
     def reset_pieces(self) -> int:
-        """Pieces, from the last reset before a target on, that reach over it wherever it is."""
+        """Pieces, from the last reset before a target on, that cover it wherever it lies."""
         return -(-(self.reset - 1 + self.span) // self.reset)
 
     def work(self, mini_batch: int | None) -> int:
-        """Tokens that are read for one model, whose inner loop has such mini-batches, or none."""
+        """Tokens read for one model; `mini_batch` of its inner loop, None without one."""
         D, N = len(self.begins), len(self.places)
         reset = min(self.reset, self.length)
         total = D * (self.length + -(-self.length // reset) * reset)
@@ -65,50 +81,50 @@ class Plan:
         return total
 
     def key(self, checkpoint: str, data: str) -> str:
-        """Name of a cache: a hash over all that the numbers depend on."""
+        """Name of a cache: a hash of everything that the numbers depend on."""
         facts = {name: getattr(x, "tolist", lambda x=x: x)() for name, x in asdict(self).items()}
         text = json.dumps([RULES, checkpoint, data, facts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def make_plan(options: Namespace, data: "Tokens", window: int | None) -> Plan:
-    """The plan that the options ask for; `window`: the longest that a model was trained on.
+def make_plan(settings: PlanSettings, data: Tokens, window: int | None) -> Plan:
+    """The plan of these settings; `window`: the longest training window of the models.
 
-    Raises ValueError for what does not fit the data or itself.
+    Raises ValueError for settings that do not fit the data or one another.
     """
     total = len(data.tokens)
-    length = options.length or default_length(data, window or UNKNOWN_WINDOW, options.join)
+    length = settings.length or default_length(data, window or UNKNOWN_WINDOW, settings.join)
     span = max(1, min(SPAN, length // 8))
     full = length - span
-    if options.reset > full:
+    if settings.reset > full:
         raise ValueError(
-            f"--reset {options.reset} must be {full} or less, where --length is {length}; both can "
-            "be chosen"
+            f"--reset {settings.reset} must be {full} or less, where --length is {length}; both "
+            "are options"
         )
-    contexts = sorted(set(options.contexts or default_contexts(full)) | {0, options.reset})
+    contexts = sorted(set(settings.contexts or default_contexts(full)) | {0, settings.reset})
     if contexts[0] < 0 or contexts[-1] > full:
         raise ValueError(
-            f"--contexts must be from 0 to {full}: --length {length} less targets of {span}"
+            f"--contexts must be from 0 to {full}: --length {length} minus targets of {span}"
         )
-    found = choose_documents(data.starts, total, length + 1, options.documents, options.join)
+    found = choose_documents(data.starts, total, length + 1, settings.documents, settings.join)
     begins, sizes = found
-    owners, places = place_targets(sizes, contexts[-1], span, options.targets)
+    owners, places = place_targets(sizes, contexts[-1], span, settings.targets)
     return Plan(
         begins=begins,
         length=length,
-        reset=options.reset,
+        reset=settings.reset,
         span=span,
         contexts=tuple(contexts),
         owners=owners,
         places=places,
         shuffle=can_shuffle(owners),
-        batch=options.batch,
-        join=options.join,
+        batch=settings.batch,
+        join=settings.join,
     )
 
 
-def default_length(data: "Tokens", window: int, join: bool) -> int:
-    """Four training windows, or less: what enough documents have, or any."""
+def default_length(data: Tokens, window: int, join: bool) -> int:
+    """Four training windows, or the longest length that enough documents have."""
     total = len(data.tokens)
     if join:
         return max(1, min(4 * window, total - int(data.starts[0]) - 1))
@@ -125,31 +141,31 @@ def default_contexts(full: int) -> list[int]:
     return contexts
 
 
-def rules(plan: Plan, data: "Tokens") -> list[str]:
-    """How numbers came about, for whoever reads them."""
-    what = "stretches of documents laid end to end" if plan.join else "documents"
+def rules(plan: Plan, data: Tokens) -> list[str]:
+    """The rules of the numbers, for their readers."""
+    what = "stretches of consecutive documents" if plan.join else "documents"
     R, S, D, N = plan.reset, plan.span, len(plan.begins), len(plan.places)
     shuffled = (
         f"Shuffled context: the same targets, every context cut into pieces of {R:,} tokens, and "
-        "each piece changed for one of another document."
+        "each piece exchanged for one of another document."
         if plan.shuffle
         else "No shuffled context: one document has more than half of the targets."
     )
     return [
-        f"Truncation: the first {plan.length + 1:,} tokens of {D} {what} of {data.path} that have "
-        f"so many, of {data.header.documents:,} documents and {data.header.tokens:,} tokens in "
-        "all; the first token is read and not scored.",
+        f"Truncation: the first {plan.length + 1:,} tokens of {D} {what} of {data.path}, all with "
+        f"at least so many, out of {data.header.documents:,} documents and "
+        f"{data.header.tokens:,} tokens; the first token is read but not scored.",
         "Counting: BOS is never scored. Nats per token and perplexity count every other token. "
         "Bits per byte count tokens that stand for text, over the bytes they stand for, so EOS is "
         "in neither.",
         f"Token index: tokens of the document before the one that is scored. State is carried "
         f"from the document's first token on; in the reset control it is fresh every {R:,} tokens.",
-        f"Fixed targets: {N} spans of {S:,} tokens in these documents, each with "
-        f"{plan.contexts[-1]:,} tokens before it. Context c: a fresh state reads the c tokens "
-        "before the span, then the span; for c = 0 it reads the one token before.",
+        f"Fixed targets: {N} spans of {S:,} tokens in these documents, each after "
+        f"{plan.contexts[-1]:,} tokens. Context c: a fresh state reads the c tokens "
+        "before the span, then the span; for c = 0 it reads one token before.",
         shuffled,
         f"Reset control of the targets: the state is fresh every {R:,} tokens of the document.",
-        "Intervals: 95 %, by Student's t, documents counting as independent and tokens of one "
-        "document not; differences are of the same tokens. Of several checkpoints of one name the "
+        "Intervals: 95 %, with Student's t over documents, which count as independent, as tokens "
+        "do not; differences are of the same tokens. Of several checkpoints of one name the "
         "mean is shown, and their range as a band.",
     ]

@@ -1,4 +1,4 @@
-"""Recall: whether a model predicts answers that stand in the text before them.
+"""Recall: whether a model predicts answers that it has read before in the same text.
 
 Each token of an answer is predicted from the true text before it.
 
@@ -7,18 +7,31 @@ B batch, T tokens, A answers.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tttvideo.backbone import Backbone
-from tttvideo.data.recall.questions import Cell, encode_batch
+from tttvideo.data.recall.questions import Cell, Questions, encode_batch
+from tttvideo.data.recall.texts import drawn_haystack, text_haystack
 from tttvideo.data.text.tokenizer import Tokenizer
 from tttvideo.reading import CHUNK, read, score_hidden
 
 
 BATCH, CALL = 16, 8192  # texts, and tokens of all of them, that one call reads
+
+
+def token_questions(
+    tokenizer: Tokenizer, haystack: str | None = None, **settings: Any
+) -> Questions:
+    """Questions whose lengths are counted in tokens, in a given text or in generated sentences."""
+    return Questions(
+        measure=cache(lambda text: len(tokenizer.encode(text))),
+        haystack=drawn_haystack if haystack is None else text_haystack(haystack),
+        **settings,
+    )
 
 
 def recall_cells(

@@ -1,6 +1,6 @@
 """How loss falls with size and with compute: power laws, and the best context for a budget.
 
-What is fitted describes the runs that were made; it says nothing of larger ones.
+A fit describes the runs it was made from; it does not extend to larger ones.
 """
 
 import math
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import OptimizeResult, least_squares
+from scipy.stats import t as student_t
 
 
 FEWEST = 4
-"""Points from which on a loss that cannot be beaten, E, is fitted too."""
+"""Sizes from which on the irreducible loss E is fitted too."""
 HUBER = 0.01
-"""Log residual, about one per cent of the loss, above which a run pulls no harder."""
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""Student's t: 97.5 % lie below, for 1 to 10 degrees of freedom."""
+"""Log residual, about 1 % of the loss, above which the influence of a run grows no further."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class PowerLaw:
     """loss = E + A x^-alpha."""
 
     E: float
-    """0 where fewer than 4 points did not allow to fit it."""
+    """0 where fewer than 4 sizes do not allow to fit it."""
     log_A: float
-    """Of A, which itself may be beyond any number where x is operations."""
+    """log A; A itself may exceed the largest float where x is operations."""
     alpha: float
     interval: tuple[float, float] | None
-    """95 % of alpha, from the spread of the residuals; None when no point is left to tell it by."""
+    """95 % interval of alpha, from the spread of the residuals; None without a spare point."""
     residuals: tuple[float, ...]
-    """Of each point, log loss minus the fit's: 0.01 is a loss of 1 % above."""
+    """Log loss minus that of the fit, for each point: 0.01 is a loss 1 % above the fit."""
     note: str
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
@@ -38,91 +38,73 @@ class PowerLaw:
 
 
 def fit_power_law(x: Sequence[float], loss: Sequence[float]) -> PowerLaw:
-    """Least squares of log loss, by Huber's measure, so that one odd run does not bend the curve.
+    """Fit log loss by least squares under Huber's loss, so that one odd run hardly moves the curve.
 
     Raises ValueError for fewer than two different x, and for x or loss that is not above 0.
     """
     x, loss = np.asarray(x, float), np.asarray(loss, float)
-    if x.shape != loss.shape or len(np.unique(x)) < 2 or not (np.r_[x, loss] > 0).all():
+    sizes = len(np.unique(x))
+    if x.shape != loss.shape or sizes < 2 or not (np.r_[x, loss] > 0).all():
         raise ValueError(
-            f"{len(x)} sizes, {len(np.unique(x))} of them different, and {len(loss)} losses; a fit "
-            "takes a loss for each size, two different sizes or more, and all of them above 0"
+            f"{len(x)} sizes, {sizes} of them different, and {len(loss)} losses; a fit takes a "
+            "loss for each size, two different sizes or more, and all of them above 0"
         )
-    centre = np.exp(np.log(x).mean())  # far from 1, A and alpha could hardly be told apart
-    curved = len(np.unique(x)) >= FEWEST
+    centre = np.exp(np.log(x).mean())  # far from x = 1, A and alpha could hardly be told apart
+    curved = sizes >= FEWEST
     starts = loss.min() * np.linspace(0, 0.98, 9) if curved else [0.0]
-    fits = [refine(x / centre, loss, E, curved) for E in starts]
-    E, log_A, alpha = min(fits, key=lambda p: huber(residuals(p, x / centre, loss)).sum())
-    r = residuals((E, log_A, alpha), x / centre, loss)
-    interval = alpha_interval(np.array([E, log_A, alpha]), x / centre, r)
-    note = "E + A x^-alpha" if curved else f"A x^-alpha: {len(np.unique(x))} sizes, too few for E"
+    fits = [fit_from(x / centre, loss, E, curved) for E in starts]
+    best = min(fits, key=lambda found: found.cost)
+    E, log_A, alpha = best.x if curved else (0.0, *best.x)
+    J = jacobian((E, log_A, alpha), x / centre)[:, 0 if E > 0 else 1 :]
+    interval = alpha_interval(J, best.fun, alpha)
+    note = "E + A x^-alpha" if curved else f"A x^-alpha: {sizes} sizes, too few for E"
     if curved and E == 0:
         note = "A x^-alpha: the best E is 0"
     if interval is None:
         note += "; as many parameters as points, so no interval"
     log_A = float(log_A + alpha * np.log(centre))
-    return PowerLaw(float(E), log_A, float(alpha), interval, tuple((-r).tolist()), note)
+    return PowerLaw(float(E), log_A, float(alpha), interval, tuple((-best.fun).tolist()), note)
+
+
+def fit_from(x: np.ndarray, loss: np.ndarray, E: float, curved: bool) -> OptimizeResult:
+    """Fit from the line through log(loss - E); E, if it is fitted at all, stays from 0 to loss."""
+    slope, height = np.polyfit(np.log(x), np.log(loss - E), 1)
+    first = 0 if curved else 1  # of E, log A and alpha
+    with np.errstate(over="ignore"):
+        return least_squares(
+            lambda p: residuals((0.0, *p)[-3:], x, loss),
+            np.array([E, height, -slope])[first:],
+            lambda p: jacobian((0.0, *p)[-3:], x)[:, first:],
+            bounds=([0, -np.inf, -np.inf][first:], [0.999 * loss.min(), np.inf, np.inf][first:]),
+            method="dogbox",  # its E reaches 0, where trf only comes near
+            loss="huber",
+            f_scale=HUBER,
+            **dict.fromkeys(("ftol", "xtol", "gtol"), 1e-15),
+        )
 
 
 def residuals(p: Sequence[float], x: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """log of the fit minus log loss."""
+    """Log of the fit minus log loss."""
     E, log_A, alpha = p
     return np.log(E + np.exp(log_A - alpha * np.log(x))) - np.log(loss)
 
 
 def jacobian(p: Sequence[float], x: np.ndarray) -> np.ndarray:
-    """Of `residuals` by E, log A and alpha, (points, 3)."""
+    """Derivatives (points, 3) of `residuals` by E, log A and alpha."""
     E, log_A, alpha = p
     power = np.exp(log_A - alpha * np.log(x))
     share = power / (E + power)
     return np.stack([1 / (E + power), share, -share * np.log(x)], axis=1)
 
 
-def huber(r: np.ndarray) -> np.ndarray:
-    size = np.abs(r)
-    return np.where(size <= HUBER, r * r / 2, HUBER * (size - HUBER / 2))
-
-
-def refine(x: np.ndarray, loss: np.ndarray, E: float, curved: bool) -> np.ndarray:
-    """From the line through log(loss - E), by damped Gauss-Newton steps; E stays from 0 to loss."""
-    slope, height = np.polyfit(np.log(x), np.log(loss - E), 1)
-    p, damping = np.array([E, height, -slope]), 1e-3
-    free = slice(0 if curved else 1, 3)
-    for _ in range(200):
-        r, J = residuals(p, x, loss), jacobian(p, x)[:, free]
-        weight = np.minimum(1, HUBER / np.maximum(np.abs(r), HUBER))  # of the slope of huber(r)
-        H = J.T @ (weight[:, None] * J)
-        H += damping * np.diag(np.diag(H) + 1e-12)
-        new = p.copy()
-        new[free] -= np.linalg.lstsq(H, J.T @ (weight * r))[0]
-        new[0] = np.clip(new[0], 0, 0.999 * loss.min())
-        with np.errstate(over="ignore"):
-            gain = huber(r).sum() - huber(residuals(new, x, loss)).sum()
-        if gain > 0:
-            p, damping = new, damping / 4
-        if 0 <= gain < 1e-18 or damping > 1e12:
-            break
-        if not gain > 0:  # nan is no gain either
-            damping *= 8
-    return p
-
-
-def alpha_interval(p: np.ndarray, x: np.ndarray, r: np.ndarray) -> tuple[float, float] | None:
-    """alpha within what its standard error allows, at 95 %."""
-    J = jacobian(p, x)[:, 0 if p[0] > 0 else 1 :]
+def alpha_interval(J: np.ndarray, r: np.ndarray, alpha: float) -> tuple[float, float] | None:
+    """The 95 % interval of alpha, the last column of J, from the spread of the residuals."""
     spare = len(r) - J.shape[1]
     if spare < 1:
         return None
     error = math.sqrt((r @ r) / spare * np.linalg.pinv(J.T @ J)[-1, -1])
-    margin = t_975(spare) * error
-    return float(p[2] - margin), float(p[2] + margin)
-
-
-def t_975(freedom: int) -> float:
-    if freedom <= len(T_975):
-        return T_975[freedom - 1]
-    z = 1.95996  # the normal distribution's, then two terms of Fisher's expansion
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    margin = student_t.ppf(0.975, spare) * error
+    return float(alpha - margin), float(alpha + margin)
 
 
 @dataclass(frozen=True)
@@ -136,7 +118,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Best:
-    """At a budget, the context of lowest loss, and the loss of each context that has one there."""
+    """The context of lowest loss at a budget, and the loss of each context that has one there."""
 
     flops: float
     context: int
@@ -146,8 +128,8 @@ class Best:
 def best_context(points: Sequence[Point], tolerance: float = 0.1) -> list[Best]:
     """The best context at every budget that two contexts or more have a loss for.
 
-    A budget is what a run took, runs within `tolerance` of it counting as it. Between two runs of
-    one context the log of loss is a line over the log of operations; beyond them it has no loss.
+    Each run is a budget; runs within `tolerance` of it count as equal. Between two runs of one
+    context the log of loss is a line over the log of operations; beyond them there is no loss.
     """
     budgets = []
     for flops in sorted(p.flops for p in points):
