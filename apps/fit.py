@@ -64,6 +64,7 @@ def messages(quiet: bool, verbose: bool) -> Iterator[None]:
             warnings.filterwarnings("ignore", message)
         for logger in loggers:
             logger.setLevel(level)
+        logging.getLogger("lightning").propagate = False  # it has a handler of its own
         try:
             yield
         finally:

@@ -134,7 +134,11 @@ def describe(trainer: Trainer, model: LightningModule) -> str:
 
 
 def short(count: int) -> str:
-    return f"{count / 1e6:.3g}M" if count < 1e9 else f"{count / 1e9:.3g}B"
+    """A count as people write it: 866K, 125M, 1.3B."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
 
 
 def backend(trainer: Trainer, model: LightningModule) -> list[str]:

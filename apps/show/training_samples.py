@@ -1,4 +1,4 @@
-"""A sample at every validation: text that goes on, or a clip that does; to disk, and to wandb."""
+"""A sample at every validation: a continued text or clip, on disk and in wandb."""
 
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from tttvideo.data.text.tokenizer import Tokenizer, load_tokenizer
 from tttvideo.data.video.writer import write_video
+from tttvideo.files import write_text
 from tttvideo.sampling.choose import Chooser
 from tttvideo.sampling.decode import decode, prefill
 from tttvideo.sampling.frame_streams import decode_frames
@@ -24,7 +25,7 @@ TOKENS, FRAMES = 300, 8
 
 
 class Samples(Callback):
-    """Write samples/step_N.txt or step_N.mp4 (left the truth, right the prediction) in `folder`."""
+    """Write step_N.txt, or step_N.mp4 with the truth left and the prediction right, to `folder`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -34,18 +35,17 @@ class Samples(Callback):
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if not fitting or not isinstance(model, TokenModel):
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         window = trainer.val_dataloaders.dataset[0].tokens.to(model.device)[None]
         if model.header.kind == "text":
             tokenizer = load_tokenizer(model.header.tokenizer, trainer.datamodule.tokenizer_json)
-            path = self.write_text(model, tokenizer, window, trainer.global_step)
+            path = self.save_text(model, tokenizer, window, trainer.global_step)
         else:
-            path = self.write_clip(model, window, trainer.global_step)
+            path = self.save_clip(model, window, trainer.global_step)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 log_to_wandb(logger, path, trainer.global_step)
 
-    def write_text(
+    def save_text(
         self, model: TokenModel, tokenizer: Tokenizer, window: torch.Tensor, step: int
     ) -> Path:
         prompt = window[:, : window.shape[1] // 2]
@@ -54,10 +54,10 @@ class Samples(Callback):
         tokens = [int(token) for token in chosen]
         path = self.folder / f"step_{step:06}.txt"
         text = [tokenizer.decoder()(part, final=True) for part in (prompt[0].tolist(), tokens)]
-        path.write_text("\n--- the model goes on ---\n".join(text) + "\n", encoding="utf-8")
+        write_text(path, "\n--- continued by the model ---\n".join(text) + "\n")
         return path
 
-    def write_clip(self, model: TokenModel, window: torch.Tensor, step: int) -> Path:
+    def save_clip(self, model: TokenModel, window: torch.Tensor, step: int) -> Path:
         frames = rearrange(window[0, :-1], "(f p) -> f p", p=model.header.frame)
         known = max(1, len(frames) - FRAMES)
         prefix = prefill(model.backbone, frames[:known].reshape(1, -1))
