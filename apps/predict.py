@@ -28,19 +28,24 @@ KEPT = 30  # the last context frames, which compare.mp4 shows before the predict
 
 
 def run(options: argparse.Namespace) -> None:
-    model = load_tokens_model(options.checkpoint)
-    if model.frame_tokenizer is None:
-        raise ValueError(f"{options.checkpoint} is a model of text; `tttvideo generate` runs it")
-    choose = Chooser(options.temperature, options.top_k, options.top_p, options.seed)
-    report = predict(
-        model, Path(options.video), options.context, options.horizon, Path(options.out), choose
-    )
-    report.finish(vars(options))
+    report = predict(options)
     print(table(report.metrics))
     print(f"see {report.out}/compare.mp4, {report.out}/sheet.png and {report.out}/metrics.json")
 
 
-def predict(
+def predict(options: argparse.Namespace) -> PredictionReport:
+    """Continue the video that the options name, and write the report."""
+    model = load_tokens_model(options.checkpoint)
+    if model.frame_tokenizer is None:
+        raise ValueError(f"{options.checkpoint} is a model of text; `tttvideo generate` runs it")
+    choose = Chooser(options.temperature, options.top_k, options.top_p, options.seed)
+    seconds = options.context, options.horizon
+    report = continue_video(model, Path(options.video), *seconds, Path(options.out), choose)
+    report.finish(vars(options))
+    return report
+
+
+def continue_video(
     model: TokenCheckpoint,
     video: Path,
     context: float | None,

@@ -1,22 +1,24 @@
 """`tttvideo demo`: the options."""
 
 import argparse
+from pathlib import Path
 
 from .options import Parser, check_folder, check_video
 
 
 PROGRAM = "tttvideo.apps.demo:run"
+FEWEST = 24  # frames: two windows of video_tiny, for training and validation, and the end
 
 
 def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="tttvideo demo",
         description="Train a small model on one video and let it predict the end of the video, "
-        "which it has not seen. Without --video, a video of moving digits is generated. Finished "
+        "which it has not seen. Without --video, a video of bouncing shapes is drawn. Finished "
         "stages are not repeated when the command is started again.",
         epilog="example: tttvideo demo --video clip.mp4",
     )
-    top.add_argument("--video", metavar="FILE", help="train on this video (default: generate one)")
+    top.add_argument("--video", metavar="FILE", help="train on this video (default: draw one)")
     top.add_argument(
         "--out", metavar="DIR", help="folder to write to (default: out/demo or out/demo_NAME)"
     )
@@ -39,3 +41,12 @@ def check(options: argparse.Namespace) -> None:
         check_folder(options.out)
     if options.video:
         check_video(options.video)
+        check_length(options.video)
+
+
+def check_length(video: str) -> None:
+    from tttvideo.data.video.reader import VideoReader
+
+    count = len(VideoReader(Path(video), 64).index.times)
+    if count < FEWEST:
+        raise ValueError(f"{video} has {count} frames; the demo needs at least {FEWEST}")

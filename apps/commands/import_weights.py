@@ -3,10 +3,13 @@
 import argparse
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from .options import Parser, check_output
 
 
 PROGRAM = "tttvideo.apps.convert:import_weights"
+SIZES = ("125m", "350m", "760m", "1b")  # of flax files
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,6 +42,31 @@ def parser() -> argparse.ArgumentParser:
 
 
 def check(options: argparse.Namespace) -> None:
-    if not Path(options.source).exists():
-        raise ValueError(f"there is no file or folder {options.source}")
     check_output(options.out)
+    check_source(Path(options.source), options.config)
+    if options.tokenizer not in ("unknown", "bytes"):
+        from tttvideo.data.text.tokenizer import read_tokenizer  # takes long to import
+
+        read_tokenizer(options.tokenizer)
+
+
+def check_source(source: Path, config: str | None) -> None:
+    """Refuse a path without weights, and a config that is missing or of no use."""
+    if not source.exists():
+        raise ValueError(f"there is no file or folder {source}")
+    if source.is_dir() or source.suffix == ".safetensors":
+        check_safetensors(source / "model.safetensors" if source.is_dir() else source)
+        if config:
+            raise ValueError(f"--config {config} is for flax files; {source} has a config.json")
+    elif not source.stat().st_size:
+        raise ValueError(f"{source} is empty (0 bytes); copy it again")
+    elif config and config not in SIZES and not Path(config).is_file():
+        raise ValueError(f"--config {config} is neither a file nor a size ({', '.join(SIZES)})")
+
+
+def check_safetensors(file: Path) -> None:
+    try:
+        with safe_open(file, "numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} cannot be read as safetensors: {error}") from error

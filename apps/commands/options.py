@@ -97,7 +97,7 @@ def check_output(path: str, option: str = "out", suffix: str = "") -> None:
     check_folder(str(Path(path).parent), option)
 
 
-def check_video(path: str, horizon: float | None = None) -> None:
+def check_video(path: str | Path, horizon: float | None = None) -> None:
     """Refuse a file that is missing, empty, no video, or damaged in its first frame.
 
     horizon: seconds to predict; less than a frame of the video is refused too.

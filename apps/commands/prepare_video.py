@@ -2,7 +2,7 @@
 
 import argparse
 
-from .options import Parser, check_checkpoint, check_output
+from .options import Parser, check_checkpoint, check_output, check_video, refuse_unless
 
 
 PROGRAM = "tttvideo.apps.prepare.video:run"
@@ -30,5 +30,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def check(options: argparse.Namespace) -> None:
+    if options.end is not None:
+        refuse_unless(options.end > 0, "end", options.end, "above 0 seconds")
     check_output(options.out)
     check_checkpoint(options.frame_tokenizer)
+    check_videos(options.inputs)
+
+
+def check_videos(inputs: list[str]) -> None:
+    from tttvideo.data.inputs import VIDEO_SUFFIXES, find_files
+
+    for path in find_files(inputs, VIDEO_SUFFIXES):
+        check_video(path)

@@ -45,7 +45,8 @@ def run(options: argparse.Namespace) -> None:
                 frames += len(tokens)
         if not frames:
             raise ValueError(f"--end {end} leaves no frame; choose a later one")
-    print(f"{out}: {frames:,} frames of {len(files)} videos, {header.frame} tokens each")
+    videos = "1 video" if len(files) == 1 else f"{len(files):,} videos"
+    print(f"{out}: {frames:,} frames of {videos}, {header.frame} tokens each")
 
 
 def tokenise(path: Path, tokenizer: FrameTokenizer, end: float | None) -> Iterator[np.ndarray]:

@@ -242,13 +242,13 @@ def test_demo_does_its_stages_once(work, monkeypatch, capsys, tmp_path):
     arguments = ["demo", "--out", str(tmp_path), "--steps", "2", "2"]
     main(arguments)
     first = capsys.readouterr().out
-    assert "done before" not in first and f"see {tmp_path}/compare.mp4" in first
+    assert "already done" not in first and f"{tmp_path}/compare.mp4" in first
     main(arguments)
-    assert capsys.readouterr().out.count("done before") == 4
+    assert capsys.readouterr().out.count("already done") == 4
     main([*arguments, "--fresh"])
-    assert "done before" not in capsys.readouterr().out
+    assert "already done" not in capsys.readouterr().out
     main(["demo", "--video", "clip.mp4", *arguments[1:]])
-    assert "done before" not in capsys.readouterr().out
+    assert "already done" not in capsys.readouterr().out
 
 
 @pytest.mark.slow
