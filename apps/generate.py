@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -120,7 +120,8 @@ def read_prompts(
     total = None if None in sizes else sum(size or 0 for size in sizes)
     with progress("reading", total, "B") as advance:
         for prompt in prompts:
-            parts = chain([np.array(marks, np.int64)], tokens_of(tokenizer, prompt.chunks(advance)))
+            encoded = encode_chunks(tokenizer, prompt.chunks(advance), Utf8Decoder())
+            parts = chain([np.array(marks, np.int64)], (tokens for tokens, _ in encoded))
             prefix, count = read_parts(model.backbone, parts, saved and saved.prefix)
             if prefix is None or count == len(marks):
                 raise ValueError(f"the prompt{prompt.name} is empty; give at least one character")
@@ -129,12 +130,6 @@ def read_prompts(
     if torch.cuda.is_available():
         torch.cuda.synchronize()  # the time it took is measured
     return prefixes, counts
-
-
-def tokens_of(tokenizer: Tokenizer, chunks: Iterable[bytes]) -> Iterator[np.ndarray]:
-    """The tokens of a text, piece by piece."""
-    for tokens, _ in encode_chunks(tokenizer, chunks, Utf8Decoder()):
-        yield tokens.astype(np.int64)
 
 
 def decode_pieces(

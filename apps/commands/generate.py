@@ -77,8 +77,9 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError("--stop is empty; give at least one character")
     check_prompts(options)
     check_checkpoint(options.checkpoint)
-    if options.load_state and not Path(options.load_state).is_file():
-        raise ValueError(f"there is no saved state {options.load_state}")
+    if options.load_state:
+        source = "`tttvideo generate --save-state`, or not a whole one; save it again"
+        check_checkpoint(options.load_state, "saved state", source)
     if options.save_state:
         check_output(options.save_state, "save-state")
 

@@ -73,12 +73,14 @@ def refuse_unless(good: bool, name: str, value: Any, allowed: str) -> None:
         raise ValueError(f"--{name} {value} must be {allowed}")
 
 
-def check_checkpoint(path: str) -> None:
-    """Refuse a missing file and one that cannot be a checkpoint."""
+def check_checkpoint(
+    path: str, name: str = "checkpoint", source: str = "`tttvideo fit` or `import`"
+) -> None:
+    """Refuse a missing file, and one that torch cannot have written."""
     if not Path(path).is_file():
-        raise ValueError(f"there is no checkpoint {path}")
+        raise ValueError(f"there is no {name} {path}")
     if not is_zipfile(path):
-        raise ValueError(f"{path} is not a checkpoint of `tttvideo fit` or `import`")
+        raise ValueError(f"{path} is not a {name} of {source}")
 
 
 def check_folder(path: str, option: str = "out") -> None:

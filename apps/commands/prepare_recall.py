@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         default=1024,
         metavar="BYTES",
-        help="of the longest document (default: 1024)",
+        help="of the longest document, 256 or more (default: 1024)",
     )
     top.add_argument(
         "--tasks",
@@ -48,3 +48,4 @@ def parser() -> argparse.ArgumentParser:
 def check(options: argparse.Namespace) -> None:
     check_output(options.out, suffix=".jsonl")
     refuse_unless(options.size >= 1, "size", options.size, "1 or more")
+    refuse_unless(options.length >= 256, "length", options.length, "256 or more")

@@ -1,4 +1,4 @@
-"""`tttvideo generate`: prompts from everywhere, stop strings, states in files, and bad input."""
+"""`tttvideo generate`: prompts from all sources, stop strings, saved states, and wrong input."""
 
 import io
 import re
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from tttvideo.apps import generate
 from tttvideo.apps.cli import main
 from tttvideo.apps.show.stream_text import StreamedText, print_texts
 from tttvideo.backbone import Backbone, BackboneConfig
-from tttvideo.data.text import documents as text
+from tttvideo.data.text import documents
+from tttvideo.data.text.documents import Utf8Decoder, encode_chunks
 from tttvideo.data.text.tokenizer import ByteTokenizer, JsonTokenizer, train_bpe
 from tttvideo.mixers.ttt import TTTConfig
 from tttvideo.sampling import texts
@@ -66,8 +66,8 @@ def inside(models, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def said(capsys):
-    """Run the command; what it prints."""
+def generate(capsys):
+    """A function that runs the command and returns its standard output."""
 
     def run(*arguments):
         capsys.readouterr()
@@ -82,71 +82,74 @@ NAMES = ("bytes", "json", "attention")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_several_prompts_are_as_each_is_alone_with_the_next_seed(said, name):
+def test_several_prompts_give_the_texts_of_each_alone_with_the_next_seed(generate, name):
     prompts = ["It was", "wisdom – is", "x"]
     options = [word for prompt in prompts for word in ("--prompt", prompt)]
-    together = said(f"{name}.ckpt", *options, *SEEDED)
+    together = generate(f"{name}.ckpt", *options, *SEEDED)
     alone = [
-        said(f"{name}.ckpt", "--prompt", prompt, "--tokens", 30, "--seed", 7 + row)
+        generate(f"{name}.ckpt", "--prompt", prompt, "--tokens", 30, "--seed", 7 + row)
         for row, prompt in enumerate(prompts)
     ]
     assert together == "".join(f"--- {n} of 3 ---\n{one}" for n, one in enumerate(alone, 1))
     assert all(one.startswith(prompt) for one, prompt in zip(alone, prompts, strict=True))
 
 
-def test_a_file_of_prompts_has_one_in_each_line(said):
+def test_a_prompts_file_has_a_prompt_in_each_line(generate):
     options = [word for p in ("It was", "wisdom – is", "no") for word in ("--prompt", p)]
-    wanted = said("json.ckpt", *options, *SEEDED)
-    assert said("json.ckpt", "--prompts-file", "prompts.txt", *SEEDED) == wanted
+    wanted = generate("json.ckpt", *options, *SEEDED)
+    assert generate("json.ckpt", "--prompts-file", "prompts.txt", *SEEDED) == wanted
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_read_in_pieces_is_the_text_read_at_once(said, name, monkeypatch):
-    whole = said(f"{name}.ckpt", "--prompt", BOOK, *SEEDED)
-    monkeypatch.setattr(text, "CHUNK", 7)
-    monkeypatch.setattr(text, "PIECE", 100)
+def test_a_file_read_in_pieces_gives_the_text_of_a_prompt_read_at_once(generate, name, monkeypatch):
+    whole = generate(f"{name}.ckpt", "--prompt", BOOK, *SEEDED)
+    monkeypatch.setattr(documents, "CHUNK", 7)
+    monkeypatch.setattr(documents, "PIECE", 100)
     monkeypatch.setattr(texts, "CHUNK", 48)
-    assert BOOK + said(f"{name}.ckpt", "--prompt-file", "book.txt", *SEEDED) == whole
+    assert BOOK + generate(f"{name}.ckpt", "--prompt-file", "book.txt", *SEEDED) == whole
 
 
-def test_tokens_do_not_depend_on_how_a_text_comes(monkeypatch):
-    monkeypatch.setattr(text, "PIECE", 100)
+def encode(tokenizer, chunks):
+    """The tokens of a text that comes in chunks."""
+    return np.concatenate([tokens for tokens, _ in encode_chunks(tokenizer, chunks, Utf8Decoder())])
+
+
+def test_tokens_do_not_depend_on_the_chunks_of_a_text(monkeypatch):
+    monkeypatch.setattr(documents, "PIECE", 100)
     data = BOOK.encode()
     for size in (1, 64, len(data)):
         chunks = [data[i : i + size] for i in range(0, len(data), size)]
-        tokens = np.concatenate(list(generate.tokens_of(TOKENIZER, chunks)))
-        assert tokens.tolist() == TOKENIZER.encode(BOOK)
+        assert encode(TOKENIZER, chunks).tolist() == TOKENIZER.encode(BOOK)
 
 
-def test_bytes_are_read_as_they_are_and_standard_input_too(said, monkeypatch):
-    from_file = said("unmarked.ckpt", "--prompt-file", "raw.txt", *SEEDED)
+def test_bytes_and_standard_input_are_read_unchanged(generate, monkeypatch):
+    from_file = generate("unmarked.ckpt", "--prompt-file", "raw.txt", *SEEDED)
     raw = Path("raw.txt").read_bytes()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw)))
-    assert said("unmarked.ckpt", "--prompt", "-", *SEEDED) == from_file
-    tokens = np.concatenate(list(generate.tokens_of(ByteTokenizer(), [raw])))
-    assert bytes(tokens.astype(np.uint8)) == raw
+    assert generate("unmarked.ckpt", "--prompt", "-", *SEEDED) == from_file
+    assert bytes(encode(ByteTokenizer(), [raw]).astype(np.uint8)) == raw
 
 
-def test_it_says_how_many_tokens_were_read_and_written_a_second(capsys):
-    for name, count in (("bytes", 7), ("unmarked", 6)):  # the mark of the beginning is one
+def test_the_rates_of_reading_and_writing_are_printed(capsys):
+    for name, count in (("bytes", 7), ("unmarked", 6)):  # BOS is one
         main(["generate", f"{name}.ckpt", "--prompt", "It was", "--tokens", "12"])
         pace = r"read (\d+) tokens, [\d,]+ tokens per second; wrote (\d+) tokens, [\d,]+ tokens per"
         read, wrote = re.search(pace, capsys.readouterr().err).groups()
         assert int(read) == count and int(wrote) <= 12
 
 
-def test_a_stop_string_ends_a_text_before_it(said):
+def test_a_stop_string_ends_a_text_before_it(generate):
     prompt = ("json.ckpt", "--prompt", "It was", *SEEDED)
-    whole = said(*prompt)
+    whole = generate(*prompt)
     stop = whole[14:17]
-    assert said(*prompt, "--stop", "never, never", "--stop", stop) == (
+    assert generate(*prompt, "--stop", "never, never", "--stop", stop) == (
         whole[: whole.index(stop, len("It was"))] + "\n"
     )
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 50])
 @pytest.mark.parametrize(
-    "stops, shown",
+    "stops, wanted",
     [
         (["\n\n"], "abc abd – ab\nabab"),
         (["abab", "zz"], "abc abd – ab\n"),
@@ -157,34 +160,34 @@ def test_a_stop_string_ends_a_text_before_it(said):
     ],
     ids=repr,
 )
-def test_what_is_shown_does_not_depend_on_how_the_text_comes(stops, shown, size):
+def test_a_streamed_text_does_not_depend_on_its_pieces(stops, wanted, size):
     data = "abc abd – ab\nabab\n\nend z".encode()
-    one, pieces = StreamedText(ByteTokenizer().decoder(), stops), []
+    stream, pieces = StreamedText(ByteTokenizer().decoder(), stops), []
     for i in range(0, len(data), size):
-        pieces.append(one(list(data[i : i + size])))
-        assert shown.startswith("".join(pieces))
-        if one.ended:
+        pieces.append(stream(list(data[i : i + size])))
+        assert wanted.startswith("".join(pieces))
+        if stream.ended:
             break
-    pieces.append(one([], final=True))
-    assert "".join(pieces) == shown
-    assert one.ended == (not shown.endswith("end z"))
+    pieces.append(stream([], final=True))
+    assert "".join(pieces) == wanted
+    assert stream.ended == (not wanted.endswith("end z"))
 
 
-def test_what_cannot_become_a_stop_string_is_shown_at_once():
-    one = StreamedText(ByteTokenizer().decoder(), ["stop"])
-    assert [one([byte]) for byte in b"as sto s"] == ["a", "", "s ", "", "", "", "sto ", ""]
+def test_characters_that_begin_no_stop_string_are_streamed_at_once():
+    stream = StreamedText(ByteTokenizer().decoder(), ["stop"])
+    assert [stream([byte]) for byte in b"as sto s"] == ["a", "", "s ", "", "", "", "sto ", ""]
 
 
-def test_the_first_text_is_shown_as_it_comes_and_others_when_it_is_finished(capsys):
-    shown = []
+def test_the_first_text_is_printed_while_it_is_decoded_and_the_others_after_it(capsys):
+    printed = []
 
     def pieces():
         for piece in ((1, "b", False), (0, "a", False), (1, "c", True), (0, "", True)):
             yield piece
-            shown.append(capsys.readouterr().out)
+            printed.append(capsys.readouterr().out)
 
     print_texts(pieces(), ["1:", "2:"])
-    assert shown == ["1:", "a", "", "\n2:bc\n"]
+    assert printed == ["1:", "a", "", "\n2:bc\n"]
 
 
 def last(path, name):
@@ -192,13 +195,13 @@ def last(path, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_saved_state_goes_on_exactly(said, name):
-    """The same tokens and the same draws as in one run, from one file to the next."""
+def test_a_saved_state_resumes_exactly(generate, name):
+    """The same tokens and the same random numbers as in one run, over several files."""
     start = (f"{name}.ckpt", "--prompt-file", "book.txt", "--seed", 7)
-    said(*start, "--tokens", 25, "--save-state", "whole")
-    said(*start, "--tokens", 0, "--save-state", "deep/first")
-    said(f"{name}.ckpt", "--load-state", "deep/first", "--tokens", 11, "--save-state", "second")
-    said(f"{name}.ckpt", "--load-state", "second", "--tokens", 14, "--save-state", "second")
+    generate(*start, "--tokens", 25, "--save-state", "whole")
+    generate(*start, "--tokens", 0, "--save-state", "deep/first")
+    generate(f"{name}.ckpt", "--load-state", "deep/first", "--tokens", 11, "--save-state", "second")
+    generate(f"{name}.ckpt", "--load-state", "second", "--tokens", 14, "--save-state", "second")
     whole, second = last("whole", name), last("second", name)
     assert torch.equal(whole.prefix.logits, second.prefix.logits)
     assert torch.equal(whole.draws, second.draws)
@@ -207,35 +210,37 @@ def test_a_saved_state_goes_on_exactly(said, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_book_read_once_answers_as_if_read_for_each_question(said, name):
-    said(f"{name}.ckpt", "--prompt-file", "book.txt", "--tokens", 0, "--save-state", "book")
+def test_a_book_read_once_gives_the_answers_of_a_book_read_for_each_question(generate, name):
+    generate(f"{name}.ckpt", "--prompt-file", "book.txt", "--tokens", 0, "--save-state", "book")
     questions = ("\nWhat was it?", "\nWisdom?")
     options = [word for question in questions for word in ("--prompt", question)]
-    both = said(f"{name}.ckpt", "--load-state", "book", *options, *SEEDED)
+    both = generate(f"{name}.ckpt", "--load-state", "book", *options, *SEEDED)
     for row, question in enumerate(questions):
-        read = said(f"{name}.ckpt", "--prompt", BOOK + question, "--tokens", 30, "--seed", 7 + row)
+        read = generate(
+            f"{name}.ckpt", "--prompt", BOOK + question, "--tokens", 30, "--seed", 7 + row
+        )
         assert read.removeprefix(BOOK) in both
 
 
-def test_a_loaded_state_says_how_much_was_read_before(said, capsys):
-    said("bytes.ckpt", "--prompt", "It was", "--tokens", 4, "--save-state", "it")
+def test_the_number_of_tokens_in_a_loaded_state_is_printed(generate, capsys):
+    generate("bytes.ckpt", "--prompt", "It was", "--tokens", 4, "--save-state", "it")
     main(["generate", "bytes.ckpt", "--load-state", "it", "--tokens", "3"])
     assert "11 tokens were read before\n" in capsys.readouterr().err
 
 
-def test_without_a_seed_a_loaded_state_is_gone_on_with_in_other_ways(said):
-    said("json.ckpt", "--prompt", "It", "--tokens", 0, "--save-state", "it")
+def test_without_a_seed_a_loaded_state_is_continued_differently_each_time(generate):
+    generate("json.ckpt", "--prompt", "It", "--tokens", 0, "--save-state", "it")
     assert last("it", "json").draws is None
-    assert len({said("json.ckpt", "--load-state", "it", "--tokens", 30) for _ in range(4)}) > 1
+    assert len({generate("json.ckpt", "--load-state", "it", "--tokens", 30) for _ in range(4)}) > 1
 
 
-def test_a_text_ends_with_its_document(said):
+def test_a_text_ends_with_its_document(generate):
     start = ("--prompt", "It was", "--temperature", 0, "--tokens")
-    third = said("json.ckpt", *start, 3, "--save-state", "third")
+    third = generate("json.ckpt", *start, 3, "--save-state", "third")
     then = last("third", "json")
     eos = then.prefix.logits.argmax().item()  # the token that would come next
     save_model("ends.ckpt", TOKENIZER, eos=eos)
-    assert said("ends.ckpt", *start, 20, "--save-state", "ended") == third
+    assert generate("ends.ckpt", *start, 20, "--save-state", "ended") == third
     ended = last("ended", "json")
     assert torch.equal(ended.prefix.logits, then.prefix.logits) and ended.tokens == then.tokens
 
@@ -266,18 +271,18 @@ def test_a_text_ends_with_its_document(said):
         ("unknown.ckpt --prompt x", "unknown.ckpt has no tokenizer"),
     ],
 )
-def test_bad_input_gets_one_clear_line(said, line, message):
+def test_bad_input_gets_one_clear_line(generate, line, message):
     if "state" in message:
-        said("bytes.ckpt", "--prompt", "x", "--tokens", 1, "--save-state", "bytes.state")
+        generate("bytes.ckpt", "--prompt", "x", "--tokens", 1, "--save-state", "bytes.state")
         whole = Path("bytes.state").read_bytes()
         Path("half.state").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SystemExit) as stopped:
-        said(*line.split())
+        generate(*line.split())
     assert message in str(stopped.value) and "\n" not in str(stopped.value)
     assert not Path("x.state").exists()
 
 
-def test_standard_input_without_anything_is_an_empty_prompt(said, monkeypatch):
+def test_empty_standard_input_is_an_empty_prompt(generate, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
     with pytest.raises(SystemExit, match="the prompt - is empty"):
-        said("bytes.ckpt", "--prompt", "-")
+        generate("bytes.ckpt", "--prompt", "-")

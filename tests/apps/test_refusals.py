@@ -1,0 +1,123 @@
+"""Wrong input is refused fast: before torch is imported, in one line, and without a trace."""
+
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+
+from helpers.processes import fastest
+from tttvideo.apps.commands import COMMANDS, module
+from tttvideo.data.tokens import Header, TokenWriter
+from tttvideo.data.video.drawn import bouncing_glyphs
+from tttvideo.data.video.writer import write_video
+
+
+HELP_SECONDS, REFUSAL_SECONDS = 0.3, 1.0  # of CPU time
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Whole files a.ckpt, a.mp4, a.bin and a.txt; damaged and empty ones; a folder."""
+    with ZipFile(tmp_path / "a.ckpt", "w") as archive:
+        archive.writestr("data.pkl", b"")
+    write_video(tmp_path / "a.mp4", bouncing_glyphs(8), 10, lossless=True)
+    with TokenWriter(tmp_path / "a.bin", Header("text", "bytes", 258, bos=256, eos=257)) as writer:
+        writer.start_document()
+        writer.write(np.arange(256))
+    (tmp_path / "a.txt").write_text("It was the best of times. " * 9)
+    for name in ("empty.ckpt", "empty.mp4", "empty.bin", "empty.txt", "empty.msgpack"):
+        (tmp_path / name).touch()
+    (tmp_path / "text.mp4").write_text("no video" * 99)
+    (tmp_path / "folder").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches_within_a_third_of_a_second_of_cpu_time(command, tmp_path):
+    finished = fastest(tmp_path, *command.split(), "--help", limit=HELP_SECONDS)
+    assert finished.code == 0, finished.errors
+    assert "example: tttvideo" in finished.output
+    assert not finished.heavy
+    assert finished.seconds < HELP_SECONDS
+
+
+def test_every_command_has_a_parser_a_check_and_a_program():
+    for name, (file, _) in COMMANDS.items():
+        if file:
+            command = module(name)
+            assert command.parser().prog == f"tttvideo {name}"
+            assert callable(command.check) and command.PROGRAM.startswith("tttvideo.apps.")
+
+
+REFUSED = [
+    ("fly", "there is no command 'fly'; choose from demo, prepare"),
+    ("prepare fly", "there is no prepare 'fly'; choose from text, video, recall"),
+    ("generate", "arguments are required: CKPT; `tttvideo generate --help` explains"),
+    ("generate a.ckpt --prompt x --tokens ten", "invalid int value: 'ten'"),
+    ("generate nowhere.ckpt --prompt x", "there is no checkpoint nowhere.ckpt"),
+    ("generate a.txt --prompt x", "a.txt is not a checkpoint"),
+    ("generate empty.ckpt --prompt x", "empty.ckpt is not a checkpoint"),
+    ("generate folder --prompt x", "there is no checkpoint folder"),
+    ("generate a.ckpt --prompt-file nowhere.txt", "nowhere.txt"),
+    ("generate a.ckpt --prompt-file empty.txt", "the prompt empty.txt is empty"),
+    ("generate a.ckpt --prompt x --temperature -1", "--temperature -1.0 must be 0 or more"),
+    ("generate a.ckpt --prompt x --top-p 0", "--top-p 0.0 must be above 0 and at most 1"),
+    ("generate a.ckpt --load-state nowhere", "there is no saved state nowhere"),
+    ("generate a.ckpt --load-state a.txt", "a.txt is not a saved state of"),
+    ("generate a.ckpt --prompt x --save-state folder", "--save-state folder is a folder"),
+    ("predict a.ckpt nowhere.mp4 --out x", "nowhere.mp4 does not exist"),
+    ("predict a.ckpt empty.mp4 --out x", "empty.mp4 is empty (0 bytes)"),
+    ("predict a.ckpt text.mp4 --out x", "text.mp4"),
+    ("predict a.ckpt folder --out x", "folder is not a file"),
+    ("predict a.ckpt a.mp4 --horizon 0.01 --out x", "--horizon 0.01 is less than a frame"),
+    ("predict a.ckpt a.mp4 --context 0 --out x", "--context 0.0 must be above 0 seconds"),
+    ("predict a.ckpt a.mp4 --out a.txt", "a.txt is a file; name a folder"),
+    ("predict empty.ckpt a.mp4 --out x", "empty.ckpt is not a checkpoint"),
+    ("prepare text nowhere --out x", "no file or folder nowhere"),
+    ("prepare text empty.txt --out x", "empty.txt is empty"),
+    ("prepare text a.mp4 --out x", "a.mp4 does not end in one of .txt"),
+    ("prepare text a.txt --validation 2 --out x", "--validation 2.0 must be"),
+    ("prepare text a.txt --tokenizer nowhere --out x", "there is no tokenizer nowhere"),
+    ("prepare video nowhere --frame-tokenizer a.ckpt --out x", "no file or folder nowhere"),
+    ("prepare video empty.mp4 --frame-tokenizer a.ckpt --out x", "empty.mp4 is empty"),
+    ("prepare video text.mp4 --frame-tokenizer a.ckpt --out x", "text.mp4"),
+    ("prepare video a.mp4 --frame-tokenizer nowhere --out x", "there is no checkpoint nowhere"),
+    ("prepare video a.mp4 --frame-tokenizer a.ckpt --end 0 --out x", "--end 0.0 must be above 0"),
+    ("prepare recall --out x.txt", "--out x.txt must end in .jsonl"),
+    ("prepare recall --out x.jsonl --size 0", "--size 0 must be 1 or more"),
+    ("prepare recall --out x.jsonl --length 1", "--length 1 must be 256 or more"),
+    ("import nowhere x.ckpt", "no file or folder nowhere"),
+    ("import folder x.ckpt", "cannot be read as safetensors"),
+    ("import empty.msgpack x.ckpt", "empty.msgpack is empty"),
+    ("import a.txt x.ckpt --config 2b", "--config 2b is neither a file nor a size"),
+    ("import a.txt x.ckpt --tokenizer nowhere", "there is no tokenizer nowhere"),
+    ("export nowhere.ckpt x", "there is no checkpoint nowhere.ckpt"),
+    ("export a.ckpt a.txt", "a.txt is a file; name a folder"),
+    ("demo --video nowhere.mp4", "nowhere.mp4 does not exist"),
+    ("demo --video empty.mp4", "empty.mp4 is empty"),
+    ("demo --video a.mp4", "a.mp4 has 8 frames; the demo needs at least 24"),
+    ("demo --steps 0 5", "--steps 0 5 must both be 1 or more"),
+    ("fit --config nowhere", "no config file nowhere"),
+    ("fit --config text_tiny --data.train empty.bin --out x", "empty.bin is not a token file"),
+    ("validate --config text_tiny --data.train a.bin --out x", "there is no x/last.ckpt"),
+    ("compare nowhere.bin a.bin --out x", "no token file nowhere.bin"),
+    ("bench kernels --repeats 0", "repeats"),
+]
+
+
+@pytest.mark.parametrize("line, message", REFUSED, ids=[line for line, _ in REFUSED])
+def test_wrong_input_is_refused_within_a_second_of_cpu_time_and_leaves_nothing(
+    folder, line, message
+):
+    before = {path.name for path in folder.iterdir()}
+    finished = fastest(folder, *line.split(), limit=REFUSAL_SECONDS)
+    assert finished.code == 1 and message in finished.errors
+    assert finished.errors.count("\n") == 1 and finished.errors.startswith("tttvideo")
+    assert not finished.heavy
+    assert finished.seconds < REFUSAL_SECONDS
+    assert {path.name for path in folder.iterdir()} - before == {"output", "errors", "heavy"}
+
+
+def test_a_folder_that_cannot_be_written_is_refused(folder):
+    finished = fastest(folder, "predict", "a.ckpt", "a.mp4", "--out", "a.txt/x", limit=1)
+    assert "a.txt is a file; name a folder" in finished.errors
