@@ -7,9 +7,10 @@ B batch, T tokens, C width, V vocabulary, P tokens per frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from functools import partial
+from typing import Any, TypeVar, cast, overload
 
 import torch
 import torch.nn.functional as F
@@ -118,12 +119,12 @@ class Block(nn.Module):
     def residuals(self, x: Tensor, state: B, mix: Callable[..., Any]) -> tuple[Tensor, B]:
         """The sums of the block, with `mix` of its mixer."""
         tail = combine(lambda block: block.tail, state)
-        if self.conv:
+        if self.conv and self.conv_norm:
             y, tail = run(self.conv, self.conv_norm(x), tail)
             x = x + y
         y, mixer = mix(self.mixer_norm(x), combine(lambda block: block.mixer, state))
         x = x + y
-        if self.mlp:
+        if self.mlp and self.mlp_norm:
             x = x + self.mlp(self.mlp_norm(x))
         return x, combine(BlockState, mixer, tail)
 
@@ -144,7 +145,8 @@ class Backbone(nn.Module):
         if config.grid:
             self.places = nn.Parameter(torch.empty(config.grid[0] * config.grid[1], config.width))
             nn.init.normal_(self.places, std=0.02)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks = cast(Sequence[Block], blocks)
         self.norm = nn.RMSNorm(config.width, config.norm_eps)
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -196,7 +198,7 @@ class Backbone(nn.Module):
         x, state = run(self.embed, tokens, state)
         states = []
         for i, block in enumerate(blocks):
-            x, after = block(x, combine(lambda one, i=i: one.blocks[i], state))
+            x, after = block(x, combine(partial(block_state, i), state))
             states.append(after)
         return self.norm(x), combine(with_blocks, state, *states)
 
@@ -244,6 +246,10 @@ class Backbone(nn.Module):
             tail = one.tail if one.tail is None else one.tail.detach()
             blocks.append(BlockState(getattr(block.mixer, method)(one.mixer), tail))
         return with_blocks(state, *blocks)
+
+
+def block_state(i: int, state: BackboneState) -> BlockState:
+    return state.blocks[i]
 
 
 def with_blocks(state: BackboneState, *blocks: BlockState) -> BackboneState:

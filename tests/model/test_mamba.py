@@ -1,4 +1,4 @@
-"""Laws of the Mamba baselines: scans against references, any cut, causality, sizes, initial weights."""
+"""Laws of the Mamba baselines: scans against references, cuts, causality, sizes, initialisation."""
 
 import inspect
 import weakref

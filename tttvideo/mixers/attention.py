@@ -42,7 +42,7 @@ class KVCache:
     seen: int
 
 
-class Attention(Mixer):
+class Attention(Mixer[KVCache]):
     """The mixer "attention"; it has no use for `grid`."""
 
     def __init__(self, width: int, heads: int, config: AttentionConfig, grid: Grid | None = None):
@@ -84,7 +84,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
     T, L = q.shape[2], k.shape[2]
     if T == L and (window is None or window >= L):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    parts, places = [], torch.arange(L, device=q.device)
+    parts: list[Tensor] = []
+    places = torch.arange(L, device=q.device)
     for part in q.split(min(window or QUERIES, QUERIES), dim=2):
         first = L - T + sum(p.shape[2] for p in parts)
         end = first + part.shape[2]

@@ -46,7 +46,7 @@ class LinearAttentionState:
     seen: int
 
 
-class LinearAttention(Mixer):
+class LinearAttention(Mixer[LinearAttentionState]):
     """The mixer "linear_attention"; it has no use for `grid`."""
 
     def __init__(

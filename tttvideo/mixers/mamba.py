@@ -89,7 +89,7 @@ class MambaState:
     ssm: Tensor
 
 
-class MambaMixer(Mixer):
+class MambaMixer(Mixer[MambaState]):
     """The parts that Mamba and Mamba-2 share: convolution, output projection and first state."""
 
     def __init__(self, width: int, config: ResolvedMamba, channels: int, ssm: tuple[int, ...]):

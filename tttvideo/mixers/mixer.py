@@ -5,7 +5,7 @@ B batch, T tokens, C width.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -18,11 +18,10 @@ Grid = tuple[int, int]
 """Rows and columns of tokens in a video frame."""
 
 
-class Mixer(nn.Module):
+class Mixer(nn.Module, Generic[S]):
     """Mix tokens over time: forward(x (B, T, C), state) -> (y (B, T, C), state).
 
     A mixer is built as mixer(width, heads, config, grid), where grid is None for text.
-    `init_state(batch)` is the state before the first token.
     """
 
     pre_conv = 0
@@ -32,6 +31,10 @@ class Mixer(nn.Module):
     def resolve(cls, config: Any, grid: Grid | None = None) -> Any:
         """The config with a default in place of every null."""
         return config
+
+    def init_state(self, batch: int) -> S:
+        """The state before the first token of B sequences."""
+        raise NotImplementedError
 
     def forward_packed(self, x: Tensor, packed: Packed[S]) -> tuple[Tensor, Packed[S]]:
         """Read sequences that lie one after the other in a row x (1, T, C)."""

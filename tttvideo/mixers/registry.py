@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from . import attention, linear_attention, mamba, ttt
 from .attention import Attention, AttentionConfig
@@ -36,7 +36,7 @@ CONFIGS: dict[str, Any] = {one.name: one.default_factory for one in fields(Mixer
 class MixerEntry:
     """What the rest of the package knows of a mixer."""
 
-    mixer: type[Mixer]
+    mixer: type[Mixer[Any]]
     field: str
     """Name of its config in MixerConfigs, in YAML and on the command line."""
     flops: Callable[[Any, int, int, int], float]
@@ -67,7 +67,7 @@ MIXERS = {
     "mamba2": MixerEntry(Mamba2, "mamba", mamba.mamba2_flops, lambda _: "Mamba-2", swiglu=False),
 }
 
-MixerName = Literal[tuple(MIXERS)]  # type: ignore[valid-type]
+MixerName: TypeAlias = Literal[tuple(MIXERS)]  # type: ignore[valid-type]
 
 
 def find_mixer(name: str) -> MixerEntry:

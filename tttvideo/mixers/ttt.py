@@ -151,7 +151,7 @@ class TTTDecoding:
         return self.places[:, :1]
 
 
-class TTTLayer(Mixer):
+class TTTLayer(Mixer[TTTState]):
     """The mixer "ttt"."""
 
     @classmethod
@@ -261,14 +261,15 @@ class TTTLayer(Mixer):
     ) -> tuple[Tensor, Tensor, Tensor, Packed[Tensor | None]]:
         """q, k, v (B, T, H, D), q and k rotated, and the new tails of the convolutions."""
         q, v = self.q_proj(x), self.v_proj(x)
-        tails = Packed(tuple(state.tail for state in packed.states), packed.lengths)
+        states: tuple[TTTState | TTTDecoding, ...] = packed.states
+        tails: Packed[Any] = Packed(tuple(state.tail for state in states), packed.lengths)
         if self.k_proj:
             k = self.k_proj(x)
-        else:
+        elif self.conv_q and self.conv_k:
             k, _ = run_packed(self.conv_k, q, tails)
             q, tails = run_packed(self.conv_q, q, tails)
         q, k, v = (rearrange(y, "b t (h d) -> b t h d", h=self.heads) for y in (q, k, v))
-        both = zip(packed.states, packed.lengths, strict=True)
+        both = zip(states, packed.lengths, strict=True)
         angles = torch.cat([self.angles(state, length, x.device) for state, length in both])
         return rotate(q, angles), rotate(k, angles), v, tails
 

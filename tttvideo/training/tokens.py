@@ -140,7 +140,7 @@ class TokenModel(OuterLoop):
         if start.trained:
             done: Any = start.trained
             before: TrainedBefore = {"tokens": done["tokens"], "flops": done["flops"]}
-            self.trained = {**done, "before": before}
+            self.trained = done | {"before": before}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["tttvideo"] = {

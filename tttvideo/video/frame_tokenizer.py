@@ -1,8 +1,8 @@
-"""Frames to tokens and back: a per-frame convolutional autoencoder with finite scalar quantisation.
+"""Frames to tokens and back: a convolutional autoencoder with finite scalar quantisation.
 
-A frame alone gives its tokens (there is no convolution over time), so streams have no seams. Each
-patch of 8 x 8 pixels becomes one token: a point of a small grid, 8 x 5 x 5 x 5 = 1000 of them by
-default (finite scalar quantisation, arXiv 2309.15505).
+There is no convolution over time: every frame is encoded alone, so streams have no seams. Each
+patch of 8 x 8 pixels becomes one token, by default one of the 8 x 5 x 5 x 5 = 1000 points of a
+small grid (finite scalar quantisation, arXiv 2309.15505).
 
 N frames, S pixels of height and width, R = S / 8 rows and columns of tokens, P = R^2 tokens.
 """
@@ -41,7 +41,10 @@ class FrameTokenizerConfig:
 
 
 class FSQ(nn.Module):
-    """Round each channel to one of its levels; the gradient passes the rounding unchanged."""
+    """Round each channel to one of its levels; gradients pass the rounding unchanged."""
+
+    counts: Tensor
+    bases: Tensor
 
     def __init__(self, levels: tuple[int, ...]):
         super().__init__()
@@ -51,14 +54,14 @@ class FSQ(nn.Module):
         self.register_buffer("bases", bases, persistent=False)
 
     def forward(self, z: Tensor) -> Tensor:
-        """z (..., channels) of any size to the nearest codes, each channel in [-1, 1]."""
+        """The codes nearest to z (..., channels), each channel in [-1, 1]."""
         z = self.bound(z.float())
         return (z + (z.round() - z).detach()) / (self.counts // 2)
 
     def bound(self, z: Tensor) -> Tensor:
         """Squash a channel of n levels so that rounding gives n integers, lowest -(n // 2)."""
         half = (self.counts - 1) * 1.001 / 2
-        offset = (self.counts % 2 == 0) * 0.5  # an even count has no middle level
+        offset: Tensor = (self.counts % 2 == 0) * 0.5  # an even count has no middle level
         return torch.tanh(z + torch.atanh(offset / half)) * half - offset
 
     def to_tokens(self, codes: Tensor) -> Tensor:
@@ -107,7 +110,9 @@ class FrameTokenizer(nn.Module):
             nn.Conv2d(wide, channels, 1),
         )
         self.expand = nn.Conv2d(channels, wide, 1)
-        self.place = nn.Parameter(torch.zeros(wide, *config.grid))  # a fixed camera sees places
+        self.place = nn.Parameter(
+            torch.zeros(wide, *config.grid)
+        )  # for a fixed camera
         self.decoder = nn.Sequential(
             *(Residual(wide) for _ in range(config.blocks)),
             nn.Conv2d(wide, 4 * config.width, 1),
@@ -118,12 +123,13 @@ class FrameTokenizer(nn.Module):
         )
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """The frames as they come back, float (N, S, S, 3) about [0, 1], and tokens (N, P)."""
+        """Reconstructed frames, float (N, S, S, 3) near [0, 1], and tokens (N, P)."""
         x = self.encoder(rearrange(frames / 127.5 - 1, "n h w c -> n c h w"))
         codes = self.fsq(rearrange(x, "n c r s -> n r s c"))
         return self.pixels(codes), self.fsq.to_tokens(codes).flatten(1)
 
     def pixels(self, codes: Tensor) -> Tensor:
+        """Codes (N, R, R, channels) to frames, float (N, S, S, 3) near [0, 1]."""
         x = self.expand(rearrange(codes, "n r s c -> n c r s")) + self.place
         return rearrange((self.decoder(x) + 1) / 2, "n c h w -> n h w c")
 
@@ -139,7 +145,7 @@ class FrameTokenizer(nn.Module):
         return (self.pixels(codes).clamp(0, 1) * 255).round().to(torch.uint8)
 
     def fingerprint(self) -> str:
-        """A short hash of the weights: tokens mean something only to their own tokenizer."""
+        """A short hash of config and weights: only the same tokenizer can decode its tokens."""
         digest = hashlib.sha256(repr(self.config).encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode())

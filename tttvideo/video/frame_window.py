@@ -17,6 +17,9 @@ class FrameWindow(nn.Module):
     The state is the last `past` tokens (B, past), the number V where there is none yet.
     """
 
+    lag: Tensor
+    inside: Tensor
+
     def __init__(self, vocab_size: int, width: int, grid: tuple[int, int], frames: int):
         super().__init__()
         rows, columns = grid
