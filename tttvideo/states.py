@@ -84,7 +84,7 @@ def run_packed(
 def run(
     layer: Callable[[Tensor, Any], tuple[Tensor, Any]], x: Tensor, state: Any
 ) -> tuple[Tensor, Any]:
-    """Run a layer from a state, or over packed sequences from theirs."""
+    """Run a layer from a state, or over packed sequences from packed states."""
     return run_packed(layer, x, state) if isinstance(state, Packed) else layer(x, state)
 
 

@@ -1,4 +1,4 @@
-"""The count of operations is what PyTorch's own counter sees, and what it cannot see by hand."""
+"""FLOPs equal PyTorch's own count, plus a count by hand of the operations it does not see."""
 
 from dataclasses import replace
 

@@ -24,7 +24,7 @@ PLAIN = TTTConfig(
 )
 
 
-def draw(*shape):
+def normal(*shape):
     return torch.randn(*shape, dtype=torch.float64)
 
 
@@ -32,7 +32,7 @@ def inputs(M, T=T):
     """q, k, v, eta, token_scale and a start, with nothing equal and nothing zero."""
     torch.manual_seed(0)
     eta, token_scale = torch.rand(B, T, H).double() / 4, torch.rand(M).double() + 0.5
-    return *(draw(B, T, H, D) for _ in range(3)), eta, token_scale, State((draw(B, H, D, D),))
+    return *(normal(B, T, H, D) for _ in range(3)), eta, token_scale, State((normal(B, H, D, D),))
 
 
 @pytest.mark.parametrize("backend", ["dual", "reference"])
@@ -49,7 +49,7 @@ def test_one_gradient_step_on_all_of_the_past_from_zero_is_linear_attention(back
 def test_softmax_attention_is_the_nonparametric_learner_of_nadaraya_and_watson():
     """Theorem 2: the mean of the labels v_s, s <= t, weighed by the kernel exp(q_t . k_s)."""
     torch.manual_seed(0)
-    q, k, v = draw(B, H, T, D), draw(B, H, T, D), draw(B, H, T, D)
+    q, k, v = normal(B, H, T, D), normal(B, H, T, D), normal(B, H, T, D)
     y = attend(q * math.sqrt(D), k, v, None)  # attend divides by the root, the theorem does not
     for t in range(T):
         kernel = torch.exp((q[:, :, t, None] * k[:, :, : t + 1]).sum(-1, keepdim=True))
@@ -83,7 +83,7 @@ def test_the_norm_free_dual_form_equals_the_reference_and_so_do_its_gradients(M,
         y, after = ttt_norm_free(*operands[:-1], state, mini_batch_size=M, backend=backend)
         results = y, *after.weights, *after.open
         torch.manual_seed(1)
-        loss = sum((draw(*x.shape) * x).sum() for x in results)
+        loss = sum((normal(*x.shape) * x).sum() for x in results)
         found.append((*results, *torch.autograd.grad(loss, operands)))
     for fast, slow in zip(*found, strict=True):
         torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
@@ -127,7 +127,7 @@ def test_the_norm_free_model_refuses_the_triton_backend():
 @pytest.mark.parametrize("T", [1, kernel.CHUNK, LONG])
 def test_chunks_of_linear_attention_equal_token_by_token(T):
     torch.manual_seed(0)
-    operands = draw(B, H, T, D), draw(B, H, T, D), draw(B, H, T, 4), draw(B, H, D, 4)
+    operands = normal(B, H, T, D), normal(B, H, T, D), normal(B, H, T, 4), normal(B, H, D, 4)
     found = []
     for form in (kernel.linear_attention, kernel.reference):
         leaves = [x.clone().requires_grad_() for x in operands]
@@ -141,7 +141,7 @@ def test_chunks_of_linear_attention_equal_token_by_token(T):
 def test_normalised_linear_attention_is_a_mean_of_values_weighted_by_positive_features():
     torch.manual_seed(0)
     layer = LinearAttention(H * D, H, LinearAttentionConfig()).double()
-    q, k, v = draw(B, H, T, D), draw(B, H, T, D), draw(B, H, T, D)
+    q, k, v = normal(B, H, T, D), normal(B, H, T, D), normal(B, H, T, D)
     y, _ = layer.read(q, k, v, layer.init_state(B).memory)
     q, k = (torch.where(x > 0, x + 1, torch.exp(x)) for x in (q, k))
     for t in range(T):
@@ -156,13 +156,13 @@ def test_ttt_by_batch_gradient_descent_equals_plain_linear_attention():
     linear = LinearAttention(24, 4, LinearAttentionConfig(normalise=False)).double()
     ttt = TTTLayer(24, 4, PLAIN).double()
     ttt.load_state_dict(linear.state_dict())
-    x = draw(B, 50, 24)
+    x = normal(B, 50, 24)
     torch.testing.assert_close(ttt(x)[0], linear(x)[0], **EXACT)
 
 
 def test_every_switch_of_the_ladder_changes_the_function():
     torch.manual_seed(0)
-    x, full = draw(B, 50, 24), TTTConfig(backbone="transformer", mini_batch_size=16)
+    x, full = normal(B, 50, 24), TTTConfig(backbone="transformer", mini_batch_size=16)
     outputs, counts = [], []
     for changes in ({}, {"norm": False}, {"learn_start": False}, {"learn_step": False}):
         torch.manual_seed(1)

@@ -323,10 +323,10 @@ def test_the_package_equals_the_torch_form(mixer):
     x = torch.randn(2, 300, 64, device="cuda")
     layers = [mixer(64, 1, MambaConfig(backend=b)).cuda() for b in ("torch", "mamba_ssm")]
     layers[1].load_state_dict(layers[0].state_dict())
-    ours, theirs = (layer(x) for layer in layers)
-    torch.testing.assert_close(theirs[0], ours[0], atol=2e-3, rtol=2e-3)
-    torch.testing.assert_close(theirs[1].ssm, ours[1].ssm, atol=2e-3, rtol=2e-3)
-    for y, _ in (ours, theirs):
+    torch_form, package = (layer(x) for layer in layers)
+    torch.testing.assert_close(package[0], torch_form[0], atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(package[1].ssm, torch_form[1].ssm, atol=2e-3, rtol=2e-3)
+    for y, _ in (torch_form, package):
         y.square().mean().backward()
     for name, parameter in layers[0].named_parameters():
         other = dict(layers[1].named_parameters())[name]

@@ -25,7 +25,7 @@ CONFIGS = {
     "window": replace(SIZES, mixer="attention", attention=AttentionConfig(window=5)),
     "mamba": replace(SIZES, mixer="mamba", mlp_width=0, mamba=MambaConfig(d_state=3)),
     "linear attention": replace(SIZES, mixer="linear_attention"),
-    "bare": replace(SIZES, ttt=TTTConfig(mini_batch_size=4, norm=False, learn_step=False)),
+    "norm-free": replace(SIZES, ttt=TTTConfig(mini_batch_size=4, norm=False, learn_step=False)),
     "mamba2": replace(SIZES, mixer="mamba2", mamba=MambaConfig(d_state=3, head_dim=8)),
 }
 MIXERS = pytest.mark.parametrize("name", CONFIGS)
@@ -140,7 +140,7 @@ def test_a_carried_state_continues_under_autocast_close_to_float32(name):
     assert (logits - wanted).norm() <= 2e-2 * wanted.norm()
 
 
-@pytest.mark.parametrize("name", ["ttt linear", "ttt mlp", "bare"])
+@pytest.mark.parametrize("name", ["ttt linear", "ttt mlp", "norm-free"])
 def test_the_learned_start_gets_a_gradient_in_every_window(name):
     model, tokens = new_model(name), torch.randint(31, (1, 8))
     _, state = model(tokens)

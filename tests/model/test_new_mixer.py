@@ -1,6 +1,6 @@
 """One class and one entry add a mixer: all parts of the package then know it."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from tttvideo.mixers import registry
 from tttvideo.mixers.mixer import Mixer
 from tttvideo.states import from_plain, state_dataclass, to_plain
 from tttvideo.training.tokens import functional
-from tttvideo.weights.checkpoints import load_tokens_model, save_tokens_model
+from tttvideo.weights.checkpoints import backbone_config, load_tokens_model, save_tokens_model
 
 
 @state_dataclass
@@ -83,3 +83,12 @@ def test_a_mixer_of_one_entry_is_counted_and_named():
     assert flops_per_token(config, 14) == 2 * (2 * 16 * 16 + 6 * 16 * 24) + 2 * 16 * 31
     assert mixer_name(replace(config, norm_eps=1e-5)) == "mean of the past, norm eps 1e-05"
     assert functional(config)["mixer"] == "toy"
+
+
+def test_a_checkpoint_older_than_a_mixer_loads_and_needs_its_own_config_only():
+    plain = asdict(BackboneConfig(31, 16, 2, 2, 24, mixer="attention"))
+    del plain["mamba"]
+    assert backbone_config(plain) == BackboneConfig(31, 16, 2, 2, 24, mixer="attention")
+    del plain["attention"]
+    with pytest.raises(KeyError, match="attention"):
+        backbone_config(plain)

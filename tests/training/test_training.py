@@ -95,7 +95,7 @@ MIXERS = pytest.mark.parametrize("mixer", registry.MIXERS)
 @MIXERS
 @torch.no_grad()
 def test_documents_in_a_window_give_the_bits_of_separate_calls(mixer):
-    """No leak: what stands before a document does not change one bit of it."""
+    """No leak: the tokens before a document change no bit of its logits."""
     module = model(mixer=mixer)
     tokens, begins = torch.randint(256, (2, 23)), torch.zeros(2, 23, dtype=torch.bool)
     begins[0, [0, 5, 6]] = begins[1, 9] = True
@@ -106,8 +106,8 @@ def test_documents_in_a_window_give_the_bits_of_separate_calls(mixer):
     changed, after = module.read(other, begins, None)
     assert torch.equal(logits[0, 6:], changed[0, 6:]) and torch.equal(logits[1, 9:], changed[1, 9:])
     assert not torch.equal(logits[1, :9], changed[1, :9])
-    for ours, theirs in zip(states, after, strict=True):
-        assert_same_state(ours, theirs, tolerance=0)
+    for state, changed_state in zip(states, after, strict=True):
+        assert_same_state(state, changed_state, tolerance=0)
     alone = [tokens[:1, :5], tokens[:1, 5:6], tokens[:1, 6:], tokens[1:, :9], tokens[1:, 9:]]
     whole = torch.cat([module.backbone(part)[0] for part in alone], dim=1)
     torch.testing.assert_close(logits.view(1, -1, 258), whole, rtol=1e-5, atol=1e-6)
@@ -142,8 +142,8 @@ def test_a_checkpoint_saves_and_loads_the_lanes():
     module.on_save_checkpoint(checkpoint)
     other = model()
     other.on_load_checkpoint(checkpoint)
-    for ours, theirs in zip(module.carried, other.carried, strict=True):
-        assert_same_state(ours, theirs, tolerance=0)
+    for saved, loaded in zip(module.carried, other.carried, strict=True):
+        assert_same_state(saved, loaded, tolerance=0)
 
 
 def test_training_starts_from_the_weights_of_start_from_once(tmp_path):

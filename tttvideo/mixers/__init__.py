@@ -1,1 +1,1 @@
-"""Mixers: what mixes tokens over time."""
+"""Mixers: layers that mix tokens over time."""

@@ -62,7 +62,7 @@ class MambaConfig:
 
 @dataclass(frozen=True)
 class ResolvedMamba:
-    """MambaConfig without nulls, of what Mamba uses."""
+    """The fields of MambaConfig that Mamba uses, without nulls."""
 
     d_state: int
     expand: int
@@ -72,7 +72,7 @@ class ResolvedMamba:
 
 @dataclass(frozen=True)
 class ResolvedMamba2(ResolvedMamba):
-    """MambaConfig without nulls, of what Mamba-2 uses."""
+    """The fields of MambaConfig that Mamba-2 uses, without nulls."""
 
     head_dim: int
 
@@ -96,7 +96,7 @@ class MambaMixer(Mixer[MambaState]):
         super().__init__()
         self.config, self.ssm = config, ssm
         self.conv = ShortConv(channels, config.conv_kernel)
-        for parameter in (self.conv.weight, self.conv.bias):  # as nn.Conv1d draws them
+        for parameter in (self.conv.weight, self.conv.bias):  # initialised as in nn.Conv1d
             nn.init.uniform_(parameter, -(config.conv_kernel**-0.5), config.conv_kernel**-0.5)
         self.out_proj = nn.Linear(config.expand * width, width, bias=False)
 

@@ -44,7 +44,7 @@ class MixerEntry:
     label: Callable[[Any], str]
     """Its name for people, from its config."""
     labelled: tuple[str, ...] = ()
-    """Config fields that the label tells."""
+    """Config fields that are part of the label."""
     free: tuple[str, ...] = ("backend",)
     """Config fields that may change between runs with the same weights."""
     swiglu: bool = True

@@ -110,9 +110,7 @@ class FrameTokenizer(nn.Module):
             nn.Conv2d(wide, channels, 1),
         )
         self.expand = nn.Conv2d(channels, wide, 1)
-        self.place = nn.Parameter(
-            torch.zeros(wide, *config.grid)
-        )  # for a fixed camera
+        self.place = nn.Parameter(torch.zeros(wide, *config.grid))  # for a fixed camera
         self.decoder = nn.Sequential(
             *(Residual(wide) for _ in range(config.blocks)),
             nn.Conv2d(wide, 4 * config.width, 1),
