@@ -108,7 +108,7 @@ class Block(nn.Module):
         return BlockState(self.mixer.init_state(batch), tail)
 
     def forward(self, x: Tensor, state: B) -> tuple[Tensor, B]:
-        """Read x (B, T, C) from a state, or a row (1, T, C) of packed sequences from packed states."""
+        """Read x (B, T, C) from a state, or packed sequences in a row (1, T, C)."""
         mix = self.mixer.forward_packed if isinstance(state, Packed) else self.mixer
         return self.residuals(x, state, mix)
 
