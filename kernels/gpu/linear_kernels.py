@@ -98,31 +98,31 @@ def load_norm(norm_weight, norm_bias, head, D: tl.constexpr, AXIS: tl.constexpr)
 def load_state(weights, program, D: tl.constexpr, AXIS: tl.constexpr):
     """W and b, a row, of one head of one sequence."""
     features = tl.arange(0, triton.next_power_of_2(D))
-    at = program * D * D + place(features, D, features, 1, AXIS)
-    W = tl.load(weights[0] + at, inside(features, D, features, D, AXIS), 0.0)
+    at = place(features, D, features, 1, AXIS)
+    W = tl.load(weights[0] + program * D * D + at, inside(features, D, features, D, AXIS), 0.0)
     return W, load_row(weights[1] + program * D, D, AXIS)
 
 
 @triton.jit
 def store_state(weights, program, W, b, D: tl.constexpr, AXIS: tl.constexpr):
     features = tl.arange(0, triton.next_power_of_2(D))
-    at = program * D * D + place(features, D, features, 1, AXIS)
-    tl.store(weights[0] + at, W, inside(features, D, features, D, AXIS))
+    at = place(features, D, features, 1, AXIS)
+    tl.store(weights[0] + program * D * D + at, W, inside(features, D, features, D, AXIS))
     store_row(weights[1] + program * D, b, D, AXIS)
 
 
 @triton.jit
-def load_rates(eta, stride, first, tokens, count, AXIS: tl.constexpr):
-    """eta of tokens first, first + 1, ..., for broadcasting over features; 0 from `count` on."""
-    rates = tl.load(eta + (first + tokens) * stride, tokens < count, 0.0)
+def load_rates(eta, stride, begin, tokens, length, AXIS: tl.constexpr):
+    """eta of some tokens of the sequence, for broadcasting over features; 0 from `length` on."""
+    rates = tl.load(eta + (begin + tokens) * stride, tokens < length, 0.0)
     return tl.expand_dims(rates, AXIS)
 
 
 @triton.jit
 def step(W, b, K, S, scale, AXIS: tl.constexpr):
-    """[W; b] + scale [K, 1]^T S."""
-    W += scale * product(tl.trans(K), S, AXIS)
-    b += scale * tl.sum(S.to(tl.float32), 1 - AXIS, keep_dims=True)
+    """The state after a mini-batch, [W; b] - scale [K, 1]^T S."""
+    W -= scale * product(tl.trans(K), S, AXIS)
+    b -= scale * tl.sum(S.to(tl.float32), 1 - AXIS, keep_dims=True)
     return W, b
 
 
@@ -176,7 +176,7 @@ def forward_sweep_kernel(
         K = tl.load(k + (begin + start) * k_strides[1] + at_k, mask, 0.0)
         W_read = W.to(K.dtype)
         V = tl.load(v + (begin + start) * v_strides[1] + at_v, mask, 0.0)
-        rates = load_rates(eta, eta_strides[1], begin + start, tokens, length - start, AXIS)
+        rates = load_rates(eta, eta_strides[1], begin, start + tokens, length, AXIS)
         S = write(K, V, rates, W_read, b, norm_weight, norm_bias, D, AXIS)
         if steps is not None:
             tl.store(steps + to + at, S, mask)
@@ -184,7 +184,7 @@ def forward_sweep_kernel(
         out = read(Q, K, S, W_read, b, reads, ahead >= 0, norm_weight, norm_bias, D, AXIS)
         tl.store(y + to + at, out, mask)
         if start + M <= length:
-            W, b = step(W, b, K, S, -last_scale, AXIS)
+            W, b = step(W, b, K, S, last_scale, AXIS)
         else:
             at_open = program * M * D + place(tokens, D, features, 1, AXIS)
             tl.store(open_rows + at_open, S.to(tl.float32), mask)
@@ -215,6 +215,7 @@ def forward_writers_kernel(
     for i in tl.range(0, tl.cdiv(length, ROWS), num_stages=STAGES, disable_licm=not LICM):
         w = i * ROWS
         start = w // M * M if ROWS < M else w
+        to = ((batch * T + begin + w) * H + head) * D
         mask = inside(writers, length - w, features, D, AXIS)
         K = tl.load(k + (begin + w) * k_strides[1] + at_k, mask, 0.0)
         if ROWS == M:
@@ -223,11 +224,11 @@ def forward_writers_kernel(
             if w == start:
                 W_read, b_read = W.to(K.dtype), b
         V = tl.load(v + (begin + w) * v_strides[1] + at_v, mask, 0.0)
-        rates = load_rates(eta, eta_strides[1], begin + w, writers, length - w, AXIS)
+        rates = load_rates(eta, eta_strides[1], begin, w + writers, length, AXIS)
         S = write(K, V, rates, W_read, b_read, norm_weight, norm_bias, D, AXIS)
-        tl.store(steps + ((batch * T + begin + w) * H + head) * D + at, S, mask)
+        tl.store(steps + to + at, S, mask)
         if start + M <= length:
-            W, b = step(W, b, K, S, -last_scale, AXIS)
+            W, b = step(W, b, K, S, last_scale, AXIS)
         else:
             at_open = program * M * D + place(w - start + writers, D, features, 1, AXIS)
             tl.store(open_rows + at_open, S.to(tl.float32), mask)
@@ -272,7 +273,7 @@ def forward_readers_kernel(
         out = read(Q, K, S, W.to(K.dtype), b, reads, causal, norm_weight, norm_bias, D, AXIS)
         tl.store(y + to_reader + at_reader, out, in_reader)
         if start + M <= length:
-            W, b = step(W, b, K, S, -last_scale, AXIS)
+            W, b = step(W, b, K, S, last_scale, AXIS)
 
 
 @triton.jit
@@ -340,7 +341,7 @@ def backward_sweep_kernel(
         dstep = product(K, dW_read, AXIS) + db
         dlast_rows -= tl.where(start + M > length, 0.0, tl.sum(S * dstep, AXIS, keep_dims=True))
         dK = -scale * product(S, tl.trans(dW_read), AXIS)
-        W, b = step(W, b, K, S, scale, AXIS)
+        W, b = step(W, b, K, S, -scale, AXIS)
         W_read = W.to(K.dtype)
 
         dY = tl.load(dy + (begin + start) * dy_strides[1] + at_dy, mask, 0.0).to(tl.float32)
@@ -360,7 +361,7 @@ def backward_sweep_kernel(
             dS += tl.load(dopen + at_open, mask, 0.0)
         dS += product(tl.trans(mix_read), dz_read, AXIS)
         V = tl.load(v + (begin + start) * v_strides[1] + at_v, mask, 0.0)
-        rates = load_rates(eta, eta_strides[1], begin + start, tokens, length - start, AXIS)
+        rates = load_rates(eta, eta_strides[1], begin, start + tokens, length, AXIS)
         dtarget, dz_write, drates, dnorm_rows = write_backward(
             dS, K, V, rates, x, rstd, norm_weight, norm_bias, D, AXIS
         )
@@ -433,7 +434,7 @@ def backward_readers_kernel(
         causal = ahead >= start - r
         mix = tl.where(causal, product(Q, tl.trans(K), AXIS) + 1, 0.0)
         mix_read = (reads * mix).to(Q.dtype)
-        W, b = step(W, b, K, S, scale, AXIS)
+        W, b = step(W, b, K, S, -scale, AXIS)
         W_read = W.to(K.dtype)
 
         K_own = K
@@ -531,7 +532,7 @@ def backward_writers_kernel(
             dS += tl.load(dopen + at_open, in_writer, 0.0)
         dS += product(mix_read, dz_read, AXIS)
         V = tl.load(v + (begin + w) * v_strides[1] + at_v, in_writer, 0.0)
-        rates = load_rates(eta, eta_strides[1], begin + w, writers, length - w, AXIS)
+        rates = load_rates(eta, eta_strides[1], begin, w + writers, length, AXIS)
         dtarget, dz_write, drates, dnorm_rows = write_backward(
             dS, K, V, rates, x, rstd, norm_weight, norm_bias, D, AXIS
         )
@@ -584,8 +585,9 @@ def backward_keys_kernel(
         K = tl.load(k + (begin + start) * k_strides[1] + at_k, mask, 0.0)
         S = tl.load(steps + to + at, mask, 0.0)
         W += scale * product(tl.trans(K), S, AXIS)
+        W_read = W.to(K.dtype)
         dz_write = tl.load(zs + to + at, mask, 0.0)
         dK = tl.load(dk + to + at, mask, 0.0).to(tl.float32)
-        dK += product(dz_write, tl.trans(W.to(K.dtype)), AXIS)
+        dK += product(dz_write, tl.trans(W_read), AXIS)
         tl.debug_barrier()  # all threads have read dk
         tl.store(dk + to + at, dK, mask)
