@@ -3,45 +3,30 @@
 import pytest
 import torch
 
-from tttvideo.kernels import Slots, State, ttt_decode_, ttt_linear, ttt_mlp
+from helpers.inner import OPS, part, random_inner, run
+from tttvideo.kernels import Slots, State, ttt_decode_
 from tttvideo.kernels.dual import decode as dual_decode
 from tttvideo.kernels.gpu import decode as triton_decode
 
 
 DECODE = {"dual": dual_decode.decode_, "triton": triton_decode.decode_}
-OPS = {"linear": ttt_linear, "mlp": ttt_mlp}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 DTYPES = list(TOLERANCE)[: 3 if DEVICE == "cuda" else 2]  # the interpreter's bfloat16 is wrong
 
 
-def random_inner(kind, T, M, D, B=2, H=2, dtype=torch.float32):
-    """q, k, v as views of one projection, eta, token_scale, norm_weight, norm_bias; weights."""
-    generator = torch.Generator().manual_seed(0)
-
-    def draw(*shape, scale=1.0):
-        return (torch.randn(*shape, generator=generator) * scale).to(DEVICE)
-
-    q, k, v = draw(B, T, 3, H, D).to(dtype).unbind(2)
-    eta = draw(B, H, T).sigmoid().transpose(1, 2) * 0.1
-    token_scale = draw(M, scale=0.02) + 1 / torch.arange(1, M + 1, device=DEVICE)
-    norm = draw(H, D, scale=0.1) + 1, draw(H, D, scale=0.1)
-    sizes = (D, D) if kind == "linear" else (D, 4 * D, D)
-    weights = []
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
-        weights += [draw(B, H, before, after, scale=before**-0.5), draw(B, H, 1, after, scale=0.1)]
-    return [q, k, v, eta, token_scale, *norm], State(tuple(weights))
-
-
-def part(inputs, start, stop):
-    return [x[:, start:stop] for x in inputs[:4]] + inputs[4:]
+def drawn(kind, T, M, D, B=2, H=2, dtype=torch.float32):
+    """Inputs without gradients, q, k and v as views of one projection, eta of another."""
+    inputs, state = random_inner(kind, T, M, D, B, H, dtype=dtype, device=DEVICE)
+    q, k, v, eta, *shared = (x.detach() for x in inputs)
+    q, k, v = torch.stack((q, k, v), dim=2).unbind(2)
+    eta = eta.transpose(1, 2).contiguous().transpose(1, 2)
+    return [q, k, v, eta, *shared], state.map(torch.Tensor.detach)
 
 
 def truth(kind, inputs, state):
     """The dual form in float64, whatever the dtype of the tokens."""
-    inputs = [x.double() for x in inputs]
-    M = len(inputs[4])
-    return OPS[kind](*inputs, state.map(torch.Tensor.double), mini_batch_size=M, backend="dual")
+    return run(kind, [x.double() for x in inputs], state.map(torch.Tensor.double))
 
 
 @pytest.fixture(params=DECODE)
@@ -85,7 +70,7 @@ def assert_same_state(came, wanted, tolerance):
     ],
 )
 def test_token_by_token_equals_the_dual_form(kind, D, M, dtype, backend):
-    inputs, state = random_inner(kind, 2 * M + 2, M, D, B=1, dtype=dtype)
+    inputs, state = drawn(kind, 2 * M + 2, M, D, B=1, dtype=dtype)
     y, after = truth(kind, inputs, state)
     slots = Slots.of(state, M, dtype)
     came = decode(backend, inputs, slots)
@@ -102,8 +87,8 @@ def test_token_by_token_equals_the_dual_form(kind, D, M, dtype, backend):
 
 
 @pytest.mark.parametrize("kind", OPS)
-def test_decoding_goes_on_from_the_middle_of_a_mini_batch(kind, backend):
-    inputs, state = random_inner(kind, T=19, M=8, D=16)
+def test_decoding_continues_from_the_middle_of_a_mini_batch(kind, backend):
+    inputs, state = drawn(kind, T=19, M=8, D=16)
     y, after = truth(kind, inputs, state)
     _, middle = OPS[kind](*part(inputs, 0, 11), state, mini_batch_size=8)
     slots = Slots.of(middle, 8, torch.float32)
@@ -114,7 +99,7 @@ def test_decoding_goes_on_from_the_middle_of_a_mini_batch(kind, backend):
 @pytest.mark.parametrize("kind", OPS)
 def test_sequences_at_different_places_do_not_touch_each_other(kind, backend):
     M, begins = 4, (0, 3, 6)
-    inputs, state = random_inner(kind, T=12, M=M, D=16, B=3)
+    inputs, state = drawn(kind, T=12, M=M, D=16, B=3)
     alone = [[x[i : i + 1] for x in inputs[:4]] + inputs[4:] for i in range(3)]
     states = [State(tuple(w[i : i + 1] for w in state.weights)) for i in range(3)]
     slots = Slots.of(state, M, torch.float32)
@@ -137,8 +122,8 @@ def test_sequences_at_different_places_do_not_touch_each_other(kind, backend):
 
 
 @pytest.mark.parametrize("kind", OPS)
-def test_a_fresh_sequence_takes_the_place_of_another(kind, backend):
-    inputs, state = random_inner(kind, T=9, M=4, D=16, B=3)
+def test_a_fresh_sequence_replaces_another(kind, backend):
+    inputs, state = drawn(kind, T=9, M=4, D=16, B=3)
     slots = Slots.of(state, 4, torch.float32)
     decode(backend, part(inputs, 0, 3), slots)
     fresh = State(tuple(2 * w[2:] for w in state.weights))
@@ -154,7 +139,7 @@ def test_a_fresh_sequence_takes_the_place_of_another(kind, backend):
 
 
 def test_decoding_leaves_no_graph_behind(backend):
-    inputs, state = random_inner("linear", T=3, M=2, D=16)
+    inputs, state = drawn("linear", T=3, M=2, D=16)
     learned = State(tuple(w.requires_grad_() for w in state.weights))
     slots = Slots.of(learned, 2, torch.float32)
     with torch.no_grad():
@@ -167,7 +152,7 @@ def test_decoding_leaves_no_graph_behind(backend):
 
 @pytest.mark.parametrize("kind", OPS)
 def test_strides_do_not_matter_and_a_second_run_gives_the_same_bits(kind, backend):
-    inputs, state = random_inner(kind, T=5, M=3, D=16)
+    inputs, state = drawn(kind, T=5, M=3, D=16)
     dense = [x.contiguous() for x in inputs]
     assert not any(x.is_contiguous() for x in inputs[:4])
     first, second = (Slots.of(state, 3, torch.float32) for _ in "ab")
@@ -177,7 +162,7 @@ def test_strides_do_not_matter_and_a_second_run_gives_the_same_bits(kind, backen
 
 @pytest.mark.parametrize("kind", OPS)
 def test_rows_that_are_not_filled_are_not_read(kind, backend):
-    inputs, state = random_inner(kind, T=7, M=5, D=16, dtype=torch.float16)
+    inputs, state = drawn(kind, T=7, M=5, D=16, dtype=torch.float16)
     clean, poisoned = (Slots.of(state, 5, torch.float16) for _ in "ab")
     for x in poisoned.rows:
         x.fill_(torch.nan)
@@ -188,7 +173,7 @@ def test_rows_that_are_not_filled_are_not_read(kind, backend):
 @pytest.mark.parametrize("kind", OPS)
 @pytest.mark.parametrize("filled", [0, 3])
 def test_slots_give_back_the_state_they_came_from(kind, filled):
-    inputs, state = random_inner(kind, T=5 + filled, M=5, D=16)
+    inputs, state = drawn(kind, T=5 + filled, M=5, D=16)
     _, state = OPS[kind](*inputs, state, mini_batch_size=5)
     slots = Slots.of(state, 5, torch.float32)
     for came in (slots.to_state(), slots.state(1)):
@@ -202,8 +187,8 @@ def test_slots_give_back_the_state_they_came_from(kind, filled):
 
 
 @pytest.mark.parametrize("kind", OPS)
-def test_ttt_decode_serves_any_backend_and_names_what_does_not_fit(kind):
-    inputs, state = random_inner(kind, T=20, M=16, D=32)
+def test_ttt_decode_takes_any_backend_and_names_wrong_arguments(kind):
+    inputs, state = drawn(kind, T=20, M=16, D=32)
     y, after = truth(kind, inputs, state)
     for name in ("auto", "dual", "triton"):
         slots = Slots.of(state, 16, torch.float32)
@@ -219,7 +204,7 @@ def test_ttt_decode_serves_any_backend_and_names_what_does_not_fit(kind):
 
 
 def test_slots_and_states_share_no_memory(backend):
-    inputs, state = random_inner("linear", T=4, M=3, D=16)
+    inputs, state = drawn("linear", T=4, M=3, D=16)
     before = state.map(torch.clone)
     slots = Slots.of(state, 3, torch.float32)
     taken = slots.to_state()
@@ -232,7 +217,7 @@ def test_slots_and_states_share_no_memory(backend):
 @pytest.mark.parametrize("dtype", DTYPES[-1:], ids=str)
 def test_rounding_does_not_build_up_over_many_mini_batches(dtype, backend):
     T = 2048 if DEVICE == "cuda" else 512  # of one token each; the interpreter takes 20 s for 512
-    inputs, state = random_inner("linear", T=T, M=1, D=16, B=1, H=1, dtype=dtype)
+    inputs, state = drawn("linear", T=T, M=1, D=16, B=1, H=1, dtype=dtype)
     y, after = truth("linear", inputs, state)
     slots = Slots.of(state, 1, dtype)
     assert_close(decode(backend, inputs, slots), y, TOLERANCE[dtype])
@@ -243,7 +228,7 @@ def test_rounding_does_not_build_up_over_many_mini_batches(dtype, backend):
 @pytest.mark.skipif(DEVICE == "cpu", reason="only a GPU can capture a CUDA graph")
 @pytest.mark.parametrize("kind", OPS)
 def test_a_cuda_graph_of_one_token_decodes_many(kind):
-    inputs, state = random_inner(kind, T=40, M=16, D=64, dtype=torch.bfloat16)
+    inputs, state = drawn(kind, T=40, M=16, D=64, dtype=torch.bfloat16)
     slots, replayed, spare = (Slots.of(state, 16, torch.bfloat16) for _ in "abc")
     token = [x.clone() for x in part(inputs, 0, 1)]
     DECODE["triton"](*token, spare)  # compiles

@@ -1,4 +1,4 @@
-"""Laws of what stands before the backends: packed sequences, the choice, torch.compile."""
+"""Laws of the operators: packed sequences, the choice of a backend, torch.compile."""
 
 import logging
 import subprocess
@@ -8,53 +8,28 @@ from itertools import pairwise
 import pytest
 import torch
 
+from helpers.inner import OPS, part, random_inner, sequences, tensors
 from tttvideo.backbone import Backbone, BackboneConfig
-from tttvideo.kernels import Packed, State, backends, ttt_linear, ttt_mlp
+from tttvideo.kernels import Packed, backends
 from tttvideo.kernels.dual import piece as dual
 from tttvideo.kernels.gpu import launch
 from tttvideo.mixers.ttt import TTTConfig
 
 
-OPS = {"linear": ttt_linear, "mlp": ttt_mlp}
 WEIGHTS = {"linear": 2, "mlp": 4}
 H, D, M = 2, 32, 16
 
 
-def drawn(kind, T, B=1, S=1, dtype=torch.float32, seed=0):
-    """Inputs q, k, v, eta, token_scale, norm_weight, norm_bias; S states with nothing open."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape, scale=1.0, dtype=dtype):
-        x = torch.randn(*shape, generator=generator, dtype=torch.float64) * scale
-        return x.to(dtype).requires_grad_()
-
-    inputs = [draw(B, T, H, D) for _ in "qkv"]
-    inputs += [draw(B, T, H, scale=0.01), draw(M), draw(H, D), draw(H, D)]
-    sizes = (D, D) if kind == "linear" else (D, 4 * D, D)
-    master = torch.promote_types(dtype, torch.float32)
-    states = []
-    for _ in range(S):
-        weights = []
-        for before, after in zip(sizes[:-1], sizes[1:], strict=True):
-            for rows in (before, 1):
-                weights.append(draw(B, H, rows, after, scale=0.1, dtype=master))
-        states.append(State(tuple(weights)))
-    return inputs, states
+def drawn(kind, T, **options):
+    options = {"B": 1, "dtype": torch.float32, **options}
+    return random_inner(kind, T, M, D, H=H, **options)
 
 
 def read(kind, inputs, state, **options):
     return OPS[kind](*inputs, state, mini_batch_size=M, **options)
 
 
-def part(inputs, begin, end):
-    return [x[:, begin:end] for x in inputs[:4]] + inputs[4:]
-
-
-def tensors(states):
-    return [x for state in states for x in (*state.weights, *state.open)]
-
-
-def carried(kind, states, lengths):
+def advanced(kind, states, lengths):
     """The states, each after some tokens of its own, so that mini-batches are open."""
     after = []
     for s, (state, length) in enumerate(zip(states, lengths, strict=True)):
@@ -63,18 +38,23 @@ def carried(kind, states, lengths):
     return tuple(after)
 
 
+def all_tensors(states):
+    return [x for state in states for x in tensors(state)]
+
+
 @pytest.mark.parametrize("backend", ["dual", "reference"])
 @pytest.mark.parametrize("kind", OPS)
 def test_packed_sequences_equal_separate_calls_bit_for_bit(kind, backend):
     borders = [0, 5, 37, 38, 70]
-    inputs, starts = drawn(kind, borders[-1], S=4)
-    states = carried(kind, starts, [3, 0, 20, 15])
-    leaves = [*inputs, *tensors(starts)]
+    inputs, start = drawn(kind, borders[-1], S=4)
+    states = advanced(kind, sequences(start), [3, 0, 20, 15])
+    leaves = [*inputs, *start.weights]
 
     def gradients(y, states):
         cotangents = torch.Generator().manual_seed(5)
         loss = sum(
-            (x * torch.randn(x.shape, generator=cotangents)).sum() for x in (y, *tensors(states))
+            (x * torch.randn(x.shape, generator=cotangents)).sum()
+            for x in (y, *all_tensors(states))
         )
         return torch.autograd.grad(loss, leaves, retain_graph=True)
 
@@ -88,15 +68,15 @@ def test_packed_sequences_equal_separate_calls_bit_for_bit(kind, backend):
     after_alone = [state for _, state in alone]
     assert torch.equal(y, y_alone)
     assert [s.filled for s in after] == [s.filled for s in after_alone] == [8, 0, 5, 15]
-    assert all(map(torch.equal, tensors(after), tensors(after_alone)))
+    assert all(map(torch.equal, all_tensors(after), all_tensors(after_alone)))
     # shared parameters gather the same addends through one graph, so they too are equal bit for bit
     assert all(map(torch.equal, gradients(y, after), gradients(y_alone, after_alone)))
 
 
 @pytest.mark.parametrize("kind", OPS)
 def test_nothing_leaks_from_one_packed_sequence_into_another(kind):
-    inputs, states = drawn(kind, 40, S=2)
-    packed = Packed(tuple(states), (19, 21))
+    inputs, state = drawn(kind, 40, S=2)
+    packed = Packed(sequences(state), (19, 21))
     y, _ = read(kind, inputs, packed)
     for x in inputs[:4]:
         x.data[:, 3] += 1
@@ -115,22 +95,22 @@ def test_nothing_leaks_from_one_packed_sequence_into_another(kind):
     ],
 )
 def test_wrong_packings_are_refused_by_name(lengths, count, message):
-    inputs, states = drawn("linear", 9, S=count)
+    inputs, state = drawn("linear", 9)
     with pytest.raises(ValueError, match=message):
-        read("linear", inputs, Packed(tuple(states), lengths))
+        read("linear", inputs, Packed((state,) * count, lengths))
 
 
 def test_a_packed_call_needs_one_row_and_a_packed_state():
-    inputs, states = drawn("linear", 9, B=2)
+    inputs, state = drawn("linear", 9, B=2)
     with pytest.raises(ValueError, match="batch of 2; with packed sequences it must be 1"):
-        read("linear", inputs, Packed(tuple(states), (9,)))
+        read("linear", inputs, Packed((state,), (9,)))
     with pytest.raises(ValueError, match="state is a list; it must be a State or a Packed"):
-        read("linear", inputs, states)
+        read("linear", inputs, [state])
 
 
 def test_the_choice_names_its_reason_and_logs_it_once(caplog):
     backends.log_choice.cache_clear()
-    inputs, (state,) = drawn("linear", 3)
+    inputs, state = drawn("linear", 3)
     with caplog.at_level(logging.INFO, logger="tttvideo"):
         read("linear", inputs, state)
         read("linear", inputs, state)
@@ -149,7 +129,7 @@ def test_the_choice_names_its_reason_and_logs_it_once(caplog):
         (torch.float32, 32, 16, 64, "64 hidden features are not four times the head dim"),
     ],
 )
-def test_triton_says_what_it_cannot_serve(dtype, D, M, E, reason, monkeypatch):
+def test_triton_names_the_reason_when_it_cannot_be_used(dtype, D, M, E, reason, monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     tokens = (torch.zeros(1, 1, 1, D, dtype=dtype),) * 3
     weights = tuple(torch.zeros(1, 1, *shape) for shape in ((D, E), (1, E), (E, D), (1, D)))
@@ -160,12 +140,12 @@ def test_triton_says_what_it_cannot_serve(dtype, D, M, E, reason, monkeypatch):
 
 def test_triton_is_refused_on_a_cpu_without_its_interpreter(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET")
-    inputs, (state,) = drawn("linear", 3)
+    inputs, state = drawn("linear", 3)
     with pytest.raises(ValueError, match="the tokens are on cpu"):
         read("linear", inputs, state, backend="triton")
 
 
-def test_a_machine_without_triton_reads_by_the_dual_form():
+def test_a_machine_without_triton_uses_the_dual_form():
     program = (
         "import sys, importlib.util as u; find = u.find_spec\n"
         "u.find_spec = lambda name, *a: None if name == 'triton' else find(name, *a)\n"
@@ -204,7 +184,7 @@ def test_a_model_compiles_into_one_graph(inner):
     torch.testing.assert_close(logits_compiled, logits)
     for p, grad in zip(model.parameters(), plain, strict=True):
         torch.testing.assert_close(p.grad, grad)
-    with torch.no_grad():  # goes on in an open mini-batch
+    with torch.no_grad():  # continues an open mini-batch
         (_, state), (_, state_compiled) = model(tokens), compiled(tokens)
         more, more_compiled = model(tokens, state)[0], compiled(tokens, state_compiled)[0]
     torch.testing.assert_close(more_compiled, more)
@@ -212,26 +192,26 @@ def test_a_model_compiles_into_one_graph(inner):
 
 def check_operator(operator, kind, T, dtype):
     """torch's own checks: schema, fake results, autograd registration, ahead-of-time autograd."""
-    inputs, (state,) = drawn(kind, T, B=2, dtype=dtype)
+    inputs, state = drawn(kind, T, B=2, dtype=dtype)
     checks = torch.library.opcheck(operator, (*inputs, list(state.weights), None, True))
     assert set(checks.values()) == {"SUCCESS"}
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own check looks
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own check reads it
 @pytest.mark.parametrize("kind", OPS)
-def test_the_dual_operator_is_registered_as_torch_wants_it(kind):
+def test_the_dual_operator_passes_the_checks_of_torch(kind):
     check_operator(dual.OPERATORS[WEIGHTS[kind]], kind, 2 * M, torch.float64)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own check looks
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own check reads it
 @pytest.mark.parametrize("kind", OPS)
-def test_the_triton_operator_is_registered_as_torch_wants_it(kind):
+def test_the_triton_operator_passes_the_checks_of_torch(kind):
     check_operator(launch.OPERATORS[WEIGHTS[kind]], kind, M + 3, torch.float32)
 
 
 @pytest.mark.parametrize("kind", OPS)
-def test_triton_serves_any_cut_of_a_sequence(kind):
-    inputs, (state,) = drawn(kind, 40)
+def test_triton_reads_any_cut_of_a_sequence(kind):
+    inputs, state = drawn(kind, 40)
     y, after = read(kind, inputs, state, backend="dual")
     ys, carried = [], state
     for begin, end in ((0, 5), (5, 9), (9, 35), (35, 40)):
@@ -239,11 +219,11 @@ def test_triton_serves_any_cut_of_a_sequence(kind):
         ys.append(out)
     assert carried.filled == after.filled == 8
     torch.testing.assert_close(torch.cat(ys, dim=1), y, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(tensors([carried]), tensors([after]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tensors(carried), tensors(after), rtol=1e-4, atol=1e-5)
 
 
 def test_a_state_keeps_nothing_of_the_tokens_it_has_read():
-    inputs, (state,) = drawn("linear", 5)
+    inputs, state = drawn("linear", 5)
     with torch.no_grad():
         for backend in ("dual", "triton"):
             _, after = read("linear", inputs, state, backend=backend)
@@ -255,15 +235,15 @@ def test_a_state_keeps_nothing_of_the_tokens_it_has_read():
 @pytest.mark.parametrize("kind", OPS)
 def test_triton_reads_packed_sequences_as_the_dual_form_does(kind):
     borders = [0, 5, 37, 38, 52]
-    inputs, starts = drawn(kind, borders[-1], S=4)
-    states = carried(kind, starts, [3, 0, 20, 15])
-    leaves = [*inputs, *tensors(starts)]
+    inputs, start = drawn(kind, borders[-1], S=4)
+    states = advanced(kind, sequences(start), [3, 0, 20, 15])
+    leaves = [*inputs, *start.weights]
     packed = Packed(states, (5, 32, 1, 14))
 
     def results(backend):
         y, after = read(kind, inputs, packed, backend=backend)
         cotangents = torch.Generator().manual_seed(5)
-        outputs = [y, *tensors(after.states)]
+        outputs = [y, *all_tensors(after.states)]
         loss = sum((x * torch.randn(x.shape, generator=cotangents)).sum() for x in outputs)
         grads = torch.autograd.grad(loss, leaves, retain_graph=True)
         return [s.filled for s in after.states], outputs, grads

@@ -3,7 +3,6 @@
 B batch, T tokens, H heads, D head dim, M mini-batch size, S sequences.
 """
 
-from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -11,11 +10,11 @@ import torch
 import triton.language
 from triton.runtime import interpreter
 
-from tttvideo.kernels import State, ttt_linear, ttt_mlp
+from helpers.inner import OPS, random_inner
+from tttvideo.kernels import State
 from tttvideo.kernels.gpu import linear, mlp
 
 
-OPS = {"linear": ttt_linear, "mlp": ttt_mlp}
 MODELS = {"linear": linear, "mlp": mlp}
 KINDS = [("linear", 16), ("mlp", 32)]  # with the smallest head dim
 FORMS = [("linear", 16, 16), ("linear", 16, 32), ("mlp", 32, 16), ("mlp", 32, 32)]
@@ -40,18 +39,13 @@ def random(*shape):
 
 def drawn(kind, T, D, M=16, B=1, H=1, S=None, dtype=torch.float32):
     """Inputs, S or B starts, and gradients of y, of the weights after and of the open rows."""
-    S = B if S is None else S
-    q, k, v = (random(B, T, H, D) * scale for scale in (1, 2 * D**-0.5, 1))
-    eta, noise = torch.rand(B, T, H).to(DEVICE) / 5, torch.rand(M) / 10
-    token_scale = (1 / torch.arange(1, M + 1) + noise).to(DEVICE)
-    norm = [1 + random(H, D) / 3, random(H, D) / 3]
-    sizes = (D, D) if kind == "linear" else (D, 4 * D, D)
-    start = []
-    for before, after in pairwise(sizes):
-        start += [random(S, H, before, after) * before**-0.5, random(S, H, 1, after) / 3]
+    inputs, state = random_inner(kind, T, M, D, B, H, S=S, dtype=dtype, device=DEVICE)
+    inputs, start = ([x.detach() for x in xs] for xs in (inputs, state.weights))
+    inputs[1] = inputs[1] * (2 * D**-0.5)
+    sizes, S = [D, *(w.shape[-1] for w in start[::2])], len(start[0])
     rows = [random(S, H, M, features) for features in (*sizes[1:-1], *sizes[1:])]
     grads = [random(B, T, H, D).to(dtype), *(random(*w.shape) for w in start), *rows]
-    return [*(x.to(dtype) for x in (q, k, v)), eta, token_scale, *norm], start, grads
+    return inputs, start, grads
 
 
 def names(kind):
@@ -85,7 +79,7 @@ def dual(kind, inputs, start):
 
 
 def check(kind, case):
-    """The kernels give what is expected, and nothing at all where that is zero."""
+    """The kernels give the expected values, and exact zeros where these are zero."""
     came, wanted, dtype = run(kind, *case), expected(kind, *case), case[0][0].dtype
     assert came["y"].dtype == dtype
     caps = CAPS[kind][DTYPES.index(dtype)]
@@ -114,8 +108,8 @@ def seed():
 
 
 @pytest.fixture(scope="module", autouse=DEVICE == "cpu")
-def language_put_in_place_once():
-    """Else the interpreter does it at each call of a function, for more than half of its time."""
+def patch_the_language_once():
+    """Otherwise the interpreter does it at each call of a function, in more than half its time."""
     modules = {"tl": triton.language, "core": triton.language.core}
     scope = interpreter._patch_lang(SimpleNamespace(__globals__=modules))
     with pytest.MonkeyPatch.context() as patch:
@@ -142,7 +136,7 @@ def test_outputs_and_every_gradient_are_those_of_the_dual_form(kind, B, T, H, D,
 
 @pytest.mark.parametrize("arch", [80, 100])  # 90 is what the interpreter takes
 @pytest.mark.parametrize("kind, D", KINDS)
-def test_every_gpu_gets_the_same(kind, D, arch, monkeypatch):
+def test_the_plans_of_every_gpu_give_the_same(kind, D, arch, monkeypatch):
     for module in (linear, mlp):
         monkeypatch.setattr(module, "arch", lambda: arch)
     check(kind, drawn(kind, 35, D, dtype=torch.float16))
@@ -241,7 +235,7 @@ def test_every_output_is_written_and_twice_the_same_bits(kind, D, M, ranges, mon
 
 
 @pytest.mark.parametrize("kind, D", KINDS)
-def test_a_cut_sequence_goes_on_from_the_carried_state(kind, D):
+def test_a_cut_sequence_continues_from_the_state(kind, D):
     inputs, start, _ = drawn(kind, 53, D, H=2)
 
     def part(begin, end, weights):
@@ -257,7 +251,7 @@ def test_a_cut_sequence_goes_on_from_the_carried_state(kind, D):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind, D", KINDS)
-def test_rounding_does_not_feed_on_itself_in_2048_mini_batches(kind, D):
+def test_rounding_errors_do_not_grow_over_2048_mini_batches(kind, D):
     inputs, start, _ = drawn(kind, 2048 * 16, D, dtype=torch.float16)
     came = MODELS[kind].forward(*inputs, start, None, False)
     y, state = dual(kind, [x.double() for x in inputs], [w.double() for w in start])
