@@ -1,8 +1,8 @@
-"""A checkpoint as lm-evaluation-harness asks models: how likely is a text, and how does it go on.
+"""A checkpoint as a model of lm-evaluation-harness: likelihoods and continuations of texts.
 
-No context is ever cut off: it is read in chunks into a state of constant size. Every text begins
-as the training's documents do, with their first mark. What a context left is kept for the next
-request, so the possible answers to one question read it once.
+No context is cut off: it is read in chunks into a state of constant size. Every text begins with
+the mark that begins the documents of training. The prefix of a context is kept for the next
+request, so that a question is read once for all its choices.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ class TTTVideoLM(TemplateLM):
     """`lm_eval.simple_evaluate(model=TTTVideoLM("out/text_tiny/last.ckpt"), tasks=[...])`.
 
     device: where the model runs; a GPU if there is one.
-    chunk: tokens that are read at once; only memory and speed depend on it.
+    chunk: tokens of a call; only memory and speed depend on it.
     Raises ValueError for a checkpoint whose tokens are not text or have no marks.
     """
 
@@ -43,7 +43,7 @@ class TTTVideoLM(TemplateLM):
         if model.frame_tokenizer or model.tokenizer == "unknown":
             raise ValueError(
                 f"{checkpoint} reads tokens of {model.tokenizer}; only models of text whose "
-                "tokenizer is in the checkpoint can be asked"
+                "tokenizer is in the checkpoint can be measured"
             )
         if model.bos is None or model.eos is None:
             raise ValueError(
@@ -72,14 +72,14 @@ class TTTVideoLM(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Without marks, whatever is asked: `read` puts the first one before every text."""
+        """Without marks in any case: `read` puts the first one before every text."""
         return self.text.encode(string)
 
     def read(self, context: list[int]) -> Prefix:
-        """What a context leaves, its first mark before it."""
+        """The prefix of a context, which begins with the first mark."""
         if not self.last or self.last[0] != context:
-            bare = context[1:] if context[:1] == [self.prefix_token_id] else context
-            tokens = self.row([self.prefix_token_id, *bare])
+            rest = context[1:] if context[:1] == [self.prefix_token_id] else context
+            tokens = self.row([self.prefix_token_id, *rest])
             self.last = context, prefill(self.backbone, tokens, self.chunk)
         return self.last[1]
 
@@ -101,7 +101,7 @@ class TTTVideoLM(TemplateLM):
         return answers
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Of whole documents, each from its first mark on."""
+        """Log-likelihoods of whole documents, each after its first mark."""
         sums = []
         with progress("documents", len(requests), "documents") as advance:
             for (text,) in (request.args for request in requests):
@@ -113,14 +113,14 @@ class TTTVideoLM(TemplateLM):
         return sums
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """How texts go on, until one of the strings that stop them, which is left out."""
-        said = []
+        """Continuations up to one of the stop strings, which is left out."""
+        found = []
         with progress("texts", len(requests), "texts") as advance:
-            for context, wishes in (request.args for request in requests):
-                said.append(self.generate(context, **generation(wishes)))
-                self.cache_hook.add_partial("generate_until", (context, wishes), said[-1])
+            for context, settings in (request.args for request in requests):
+                found.append(self.generate(context, **generation(settings)))
+                self.cache_hook.add_partial("generate_until", (context, settings), found[-1])
                 advance(1)
-        return said
+        return found
 
     @torch.inference_mode()
     def generate(self, context: str, until: list[str], count: int, **how: Any) -> str:
@@ -138,9 +138,9 @@ class TTTVideoLM(TemplateLM):
         return text + stream([], final=True)
 
 
-def generation(wishes: dict[str, Any]) -> dict[str, Any]:
-    """A task's wishes as arguments of `generate`; ValueError for one that is not known."""
-    values = normalize_gen_kwargs(wishes)
+def generation(settings: dict[str, Any]) -> dict[str, Any]:
+    """Generation settings of a task as arguments of `generate`; ValueError for an unknown one."""
+    values = normalize_gen_kwargs(settings)
     if set(values) - GENERATION:
         raise ValueError(
             f"generation_kwargs {min(set(values) - GENERATION)!r} is none of "

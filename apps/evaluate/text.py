@@ -45,7 +45,7 @@ def measure_or_read(
     device = best_device()
     backbone = checkpoint.backbone.to(device)
     ttt = backbone.config.mixer == "ttt"
-    work = plan.work(backbone.blocks[0].mixer.config.mini_batch_size if ttt else None)
+    work = plan.work(backbone.config.resolved.mini_batch_size if ttt else None)
     with progress(subject.label, work, "tokens") as advance:
         measured = Meter(backbone, data, lengths, plan, advance).measure()
     about = run_conditions(device)

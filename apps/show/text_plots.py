@@ -69,7 +69,7 @@ def draw_fixed(found: dict[str, list[Measured]], windows: dict[str, int], plan: 
             line(left, x[1:], bits(other), colour, "shuffled", f"{label}, shuffled context")
         resets = [m.fixed_reset.bits_per_byte().value for m in some]
         name = f"{label}, reset every {plan.reset:,}"
-        left.axhline(np.mean(resets), color=colour, linestyle="--", linewidth=1, label=name)
+        left.axhline(float(np.mean(resets)), color=colour, linestyle="--", linewidth=1, label=name)
         base = [m.fixed[plan.reset] for m in some]
         both = list(zip(some, base, strict=True))
         gains = [[m.fixed[c].minus(b) for c in plan.contexts] for m, b in both]
@@ -77,8 +77,8 @@ def draw_fixed(found: dict[str, list[Measured]], windows: dict[str, int], plan: 
         if some[0].shuffled:
             gains = [[m.shuffled[c].minus(b) for c in plan.contexts if c] for m, b in both]
             line(right, x[1:], bits(gains), colour, "shuffled", label)
-        gains = [m.fixed_reset.minus(b).bits_per_byte().value for m, b in both]
-        right.axhline(np.mean(gains), color=colour, linestyle="--", linewidth=1)
+        resets = [m.fixed_reset.minus(b).bits_per_byte().value for m, b in both]
+        right.axhline(float(np.mean(resets)), color=colour, linestyle="--", linewidth=1)
     right.axhline(0, color="#999999", linewidth=0.8)
     for panel in (left, right):
         mark_windows(panel, found, windows)
@@ -147,16 +147,21 @@ def mark_windows(panel: Axes, found: dict[str, list[Measured]], windows: dict[st
     """Mark the training windows: no model was trained on longer ones."""
     for window in sorted(set(windows.values())):
         panel.axvline(window, color="#999999", linestyle="-.", linewidth=0.8)
-        place = {"xy": (window, 1), "xycoords": ("data", "axes fraction")}
-        offset = {"xytext": (2, -8), "textcoords": "offset points"}
-        text = f"training window {short(window)}"
-        panel.annotate(text, **place, **offset, fontsize=6, color="#666666")
+        panel.annotate(
+            f"training window {short(window)}",
+            xy=(window, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(2, -8),
+            textcoords="offset points",
+            fontsize=6,
+            color="#666666",
+        )
 
 
 def legend(figure: Figure, panel: Axes) -> None:
     """Draw the legend below the panels, where it hides no line."""
-    place = {"loc": "outside lower center", "ncols": 3}
-    figure.legend(*panel.get_legend_handles_labels(), **place, fontsize=8, frameon=False)
+    handles, labels = panel.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
 
 
 def log_axis(panel: Axes, name: str) -> None:

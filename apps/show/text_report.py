@@ -146,8 +146,10 @@ def text_page(
     return "\n\n".join(parts) + "\n"
 
 
-MODEL_COLUMNS = ("name", "checkpoint", "model", "parameters", "trained on", "tokens scored")
-MODEL_COLUMNS += ("perplexity", "nats per token", "bits per byte", "with reset", "measured")
+MODEL_COLUMNS = [
+    *("name", "checkpoint", "model", "parameters", "trained on", "tokens scored"),
+    *("perplexity", "nats per token", "bits per byte", "with reset", "measured"),
+]
 DIFFERENCE_COLUMNS = ("name", "difference", "bits per byte", "standard error", "z", "documents")
 
 
@@ -191,7 +193,7 @@ def interval(e: Estimate, digits: int = 4) -> str:
 def difference_rows(label: str, some: list[Measured], plan: Plan) -> list[tuple[str, ...]]:
     """Rows of each checkpoint, and of the mean where there are several."""
     each = [differences(measured, plan) for measured in some]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in each[0]:
         tallies = [one[name] for one in each]
         numbered = [(f"{label} {i}", t) for i, t in enumerate(tallies, 1)]

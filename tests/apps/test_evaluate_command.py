@@ -85,7 +85,7 @@ def meter(checkpoint, **options):
     return measure.Meter(loaded.backbone, data, lengths, plan, read.append), read
 
 
-def test_models_come_out_as_tables_and_pictures(tmp_path, capsys):
+def test_models_are_shown_as_tables_and_pictures(tmp_path, capsys):
     record = evaluate("a.ckpt", "b.ckpt", "soft=attention.ckpt", "data.bin", *SMALL, out=tmp_path)
     names = {"by_index.png", "fixed_targets.png", "inner_loss.png"}
     names |= {"evaluation.json", "evaluation.md", "cache"}
@@ -121,9 +121,9 @@ def test_a_second_run_reads_its_cache_and_another_setting_does_not(tmp_path, cap
         assert "a.ckpt: read from" in capsys.readouterr().out
         with pytest.raises(TypeError):
             evaluate("b.ckpt", "data.bin", *SMALL, out=tmp_path)
-    ours, theirs = first["models"][0], second["models"][0]
-    assert (ours.pop("cached"), theirs.pop("cached")) == (False, True)
-    assert ours == theirs and theirs["measured"]["commit"] == now["commit"] != "fff"
+    before, after = first["models"][0], second["models"][0]
+    assert (before.pop("cached"), after.pop("cached")) == (False, True)
+    assert before == after and after["measured"]["commit"] == now["commit"] != "fff"
     assert second["date"] == "another day"
     page = (tmp_path / "evaluation.md").read_text()
     assert f"| {now['date'][:10]}" in page and f"commit {now['commit']}, {now['device']} |" in page
@@ -133,7 +133,7 @@ def test_a_second_run_reads_its_cache_and_another_setting_does_not(tmp_path, cap
 
 
 @pytest.mark.parametrize("checkpoint", ["a.ckpt", "attention.ckpt"])
-def test_fixed_targets_cost_what_the_same_tokens_cost_by_index(checkpoint):
+def test_costs_of_fixed_targets_equal_those_of_the_same_tokens_by_index(checkpoint):
     """Where the context is all of the document, and, of the control, everywhere."""
     found, _ = meter(checkpoint, targets=1)
     plan = found.plan
@@ -147,7 +147,7 @@ def test_fixed_targets_cost_what_the_same_tokens_cost_by_index(checkpoint):
     assert (abs(whole / pieces - 1) > 1e-5).all()
 
 
-def test_targets_and_not_contexts_are_scored_and_all_work_is_foreseen(tmp_path):
+def test_only_targets_are_scored_and_the_plan_counts_all_work(tmp_path):
     found, read = meter("a.ckpt")
     measured = found.measure()
     assert sum(read) == found.plan.work(mini_batch=16)
@@ -183,7 +183,7 @@ def test_bytes_of_a_bpe_are_those_of_the_text(tmp_path):
     assert whole["bits_per_byte"]["value"] == pytest.approx(bits)
 
 
-def test_only_seeds_of_one_model_share_a_name_that_nobody_gave(tmp_path):
+def test_only_seeds_of_one_model_share_a_default_name(tmp_path):
     for name, width in (("one", 8), ("two", 8)):
         write_model(tmp_path / name / "last.ckpt", width=width)
     backbone = Backbone(BackboneConfig(258, 8, 2, 2, mlp_width=16, ttt=TTTConfig(base_lr=4.0)))
@@ -224,7 +224,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_model_is_called_by_its_mixer_and_what_sets_it_apart(name):
+def test_a_model_is_named_by_its_mixer_and_its_unusual_settings(name):
     config = BackboneConfig(**NAMES[name])
     assert mixer_name(config) == name
     assert "backend" not in traits(config)  # who computes it is no trait

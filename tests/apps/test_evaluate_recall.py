@@ -13,7 +13,7 @@ from tttvideo.measures.recall import score_answers
 from tttvideo.weights.checkpoints import save_tokens_model
 
 
-def run_app(arguments):
+def run_command(arguments):
     invoke("evaluate recall", [*map(str, arguments)])
 
 
@@ -36,7 +36,7 @@ def test_the_command_writes_maps_and_tables_and_reads_its_answers_again(
     checkpoint, tmp_path, capsys
 ):
     out = tmp_path / "maps"
-    run_app([checkpoint, "--out", out, *FEW, "--distractors", 1])
+    run_command([checkpoint, "--out", out, *FEW, "--distractors", 1])
     record = json.loads((out / "recall-tiny.json").read_text())
     cells = {(c["task"], c["length"], c["row"]): c for c in record["cells"]}
     assert len(cells) == 2 * (2 + len(PAIRS) + len(HOPS))
@@ -50,9 +50,9 @@ def test_the_command_writes_maps_and_tables_and_reads_its_answers_again(
 
     record["date"] = "long ago"
     (out / "recall-tiny.json").write_text(json.dumps(record))
-    run_app([checkpoint, "--out", out, *FEW, "--distractors", 1])
+    run_command([checkpoint, "--out", out, *FEW, "--distractors", 1])
     assert json.loads((out / "recall-tiny.json").read_text()) == record  # was not asked again
-    run_app([checkpoint, "--out", out, *FEW, "--distractors", 0])
+    run_command([checkpoint, "--out", out, *FEW, "--distractors", 0])
     assert json.loads((out / "recall-tiny.json").read_text())["date"] != "long ago"
     assert {path.suffix for path in out.iterdir()} == {".json", ".md", ".png"}
 
@@ -64,7 +64,7 @@ def test_a_model_that_diverges_is_wrong_and_named(checkpoint, tmp_path, monkeypa
         return exact | far, bits.where(torch.tensor(not far), torch.nan)
 
     monkeypatch.setattr("tttvideo.measures.recall.score_answers", broken)
-    run_app([checkpoint, "--out", tmp_path / "maps", *FEW])
+    run_command([checkpoint, "--out", tmp_path / "maps", *FEW])
     cells = json.loads((tmp_path / "maps" / "recall-tiny.json").read_text())["cells"]
     far = [c for c in cells if c["length"] == 300 and c["answers"]]
     assert far and all(c["bits"] is None and c["exact"] == 0 for c in far)
@@ -76,7 +76,7 @@ def test_a_haystack_that_is_no_text_is_refused_in_one_line(checkpoint, tmp_path)
     (tmp_path / "hay.bin").write_bytes(b"A sentence. \xff")
     hay = ["--haystack", tmp_path / "hay.bin"]
     with pytest.raises(ValueError, match=r"hay\.bin is no text in UTF-8: byte 12 is") as error:
-        run_app([checkpoint, "--out", tmp_path / "maps", *FEW, *hay])
+        run_command([checkpoint, "--out", tmp_path / "maps", *FEW, *hay])
     assert "\n" not in str(error.value)
 
 
@@ -99,5 +99,5 @@ def test_checkpoints_are_named_by_the_shortest_unique_end_of_their_path():
 )
 def test_settings_without_questions_are_refused(arguments, message, checkpoint, tmp_path):
     with pytest.raises(ValueError, match=message):
-        run_app([checkpoint, "--out", tmp_path / "maps", *arguments])
+        run_command([checkpoint, "--out", tmp_path / "maps", *arguments])
     assert not (tmp_path / "maps").exists()

@@ -1,4 +1,4 @@
-"""Laws of asking a checkpoint as lm-evaluation-harness does, against its logits; offline."""
+"""Laws of the requests of lm-evaluation-harness, against the logits of a checkpoint; offline."""
 
 import json
 import math
@@ -43,7 +43,7 @@ metric_list: [{metric: byte_perplexity}, {metric: bits_per_byte}]
 UNTIL = """
 output_type: generate_until
 doc_to_text: "{{question}}"
-doc_to_target: "{{said}}"
+doc_to_target: "{{continuation}}"
 generation_kwargs: {until: STOPS, max_gen_toks: 12, temperature: 0.0}
 metric_list: [{metric: exact_match}]
 """
@@ -111,7 +111,7 @@ def evaluate(model, folder, name, task, rows):
     return results["results"][name], samples
 
 
-def test_the_harness_knows_the_model_by_its_name():
+def test_the_model_is_registered_in_the_harness():
     assert get_model("tttvideo") is TTTVideoLM
 
 
@@ -134,18 +134,24 @@ def test_choices_get_the_likelihoods_of_the_logits(checkpoint, tmp_path):
     assert results["acc,none"] == pytest.approx(sum(right) / 3)
 
 
-def test_a_greedy_continuation_is_called_greedy(checkpoint):
+def test_a_greedy_continuation_is_reported_as_greedy(checkpoint):
     model = TTTVideoLM(str(checkpoint), device="cpu")
-    context, said = model.tok_encode("after three"), []
+    context, continuation = model.tok_encode("after three"), []
     for _ in range(4):
         with torch.no_grad():
-            logits = model.backbone(torch.tensor([[model.text.bos, *context, *said]]))[0]
-        said.append(logits[0, -1].argmax().item())
+            logits = model.backbone(torch.tensor([[model.text.bos, *context, *continuation]]))[0]
+        continuation.append(logits[0, -1].argmax().item())
     (nats, greedy), (_, other) = model._loglikelihood_tokens(
-        [(("", ""), context, said), (("", ""), context, [said[0], (said[1] + 1) % 256])]
+        [
+            (("", ""), context, continuation),
+            (("", ""), context, [continuation[0], (continuation[1] + 1) % 256]),
+        ]
+            (("", ""), context, continuation),
+            (("", ""), context, [continuation[0], (continuation[1] + 1) % 256]),
+        ]
     )
     assert greedy and not other
-    assert nats == pytest.approx(log_probabilities(model, context, said)[0], rel=1e-4)
+    assert nats == pytest.approx(log_probabilities(model, context, continuation)[0], rel=1e-4)
 
 
 def test_whole_documents_are_scored_from_their_first_mark(checkpoint, tmp_path):
@@ -159,30 +165,30 @@ def test_whole_documents_are_scored_from_their_first_mark(checkpoint, tmp_path):
 
 
 def greedy_text(model, text, count):
-    """The text that follows, token by token, each from the logits of all before it."""
+    """The greedy continuation, token by token, each from the logits of all tokens before it."""
     tokens = [model.text.bos, *model.tok_encode(text)]
-    said = []
+    continuation = []
     for _ in range(count):
         with torch.no_grad():
-            token = model.backbone(torch.tensor([tokens + said]))[0][0, -1].argmax().item()
+            token = model.backbone(torch.tensor([tokens + continuation]))[0][0, -1].argmax().item()
         if token == model.text.eos:
             break
-        said.append(token)
-    return model.text.decoder()(said, final=True)
+        continuation.append(token)
+    return model.text.decoder()(continuation, final=True)
 
 
-def test_texts_go_on_greedily_until_a_string_stops_them(checkpoint, tmp_path):
+def test_texts_are_continued_greedily_until_a_stop_string(checkpoint, tmp_path):
     model = TTTVideoLM(str(checkpoint), device="cpu")
     wanted = [greedy_text(model, q["question"], 12) for q in QUESTIONS]
     stop = wanted[0][2:4]
     rows = [
-        {**question, "said": text.split(stop)[0]}
+        {**question, "continuation": text.split(stop)[0]}
         for question, text in zip(QUESTIONS, wanted, strict=True)
     ]
-    assert len(rows[0]["said"]) <= 2 < len(wanted[0])
+    assert len(rows[0]["continuation"]) <= 2 < len(wanted[0])
     task = UNTIL.replace("STOPS", json.dumps([stop]))
     results, samples = evaluate(model, tmp_path, "until", task, rows)
-    assert [sample["resps"][0][0] for sample in samples] == [row["said"] for row in rows]
+    assert [sample["resps"][0][0] for sample in samples] == [row["continuation"] for row in rows]
     assert results["exact_match,none"] == 1
 
 
@@ -196,7 +202,7 @@ def test_a_text_ends_at_the_documents_end(checkpoint, monkeypatch):
     assert text == model.text.decoder()([letter], final=True) != ""
 
 
-def test_the_choices_of_a_question_read_it_once(checkpoint):
+def test_a_question_is_read_once_for_all_its_choices(checkpoint):
     model = TTTVideoLM(str(checkpoint), device="cpu")
     read = []
     block = model.backbone.blocks[0]
@@ -225,9 +231,9 @@ def test_sampling_is_repeatable_under_the_harness_seed(checkpoint):
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_wishes_of_a_task_are_understood_or_named():
-    wishes = {"until": "\n", "max_gen_toks": 7, "do_sample": True, "temperature": 0.5}
-    assert generation(wishes) == {
+def test_generation_settings_of_a_task_are_read_or_refused():
+    given = {"until": "\n", "max_gen_toks": 7, "do_sample": True, "temperature": 0.5}
+    assert generation(given) == {
         **{"until": ["\n"], "count": 7, "temperature": 0.5},
         **{"top_k": 0, "top_p": 1.0},
     }

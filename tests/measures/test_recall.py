@@ -47,10 +47,10 @@ def test_tokens_after_a_text_change_no_score():
     model, tokens, answers, _ = scored()
     longer = torch.cat((tokens, torch.randint(11, (3, 7))), dim=1)
     marks = torch.cat((answers, torch.full((3, 7), -1)), dim=1)
-    for ours, theirs in zip(
+    for plain, padded in zip(
         score_answers(model, tokens, answers), score_answers(model, longer, marks), strict=True
     ):
-        torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(plain, padded)
 
 
 def test_answers_that_cannot_be_scored_are_refused():

@@ -32,7 +32,7 @@ def test_a_fit_finds_the_law_that_made_the_losses(x):
     np.testing.assert_allclose(fit(x), law(x, A=80.0 * (x[0] / 1e5) ** 0.3))
 
 
-def test_alpha_lies_in_its_interval_about_as_often_as_it_says():
+def test_alpha_lies_in_its_95_percent_interval_about_as_often():
     rng = np.random.default_rng(0)
     hits = 0
     for _ in range(60):
@@ -53,7 +53,7 @@ def test_one_odd_run_hardly_moves_the_fit_and_shows_in_the_residuals():
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_few_sizes_get_a_plain_power_law_that_says_so(count):
+def test_few_sizes_get_a_power_law_without_E_and_a_note(count):
     fit = fit_power_law(SIZES[:count], law(SIZES[:count], E=0.0))
     assert fit.E == 0 and fit.alpha == pytest.approx(0.3)
     assert "too few for E" in fit.note
@@ -67,7 +67,7 @@ def test_losses_of_no_law_are_fitted_without_a_fall(loss):
 
 
 @pytest.mark.parametrize(("x", "loss"), [([1], [1]), ([2, 2], [1, 2]), ([1, 2], [0, 1])], ids=str)
-def test_what_cannot_be_fitted_is_said(x, loss):
+def test_losses_that_cannot_be_fitted_are_refused(x, loss):
     with pytest.raises(ValueError, match="two different sizes or more"):
         fit_power_law(x, loss)
 
@@ -87,7 +87,7 @@ def test_the_best_context_is_the_lowest_between_runs_and_never_beyond_them():
     assert 1e12 not in found and 1e15 not in found
 
 
-def run_app(arguments):
+def run_command(arguments):
     invoke("evaluate scaling", [*map(str, arguments)])
 
 
@@ -111,7 +111,7 @@ def make_run(folder, losses, width=16, window=64, tokenizer="bytes", before=0, *
     return folder
 
 
-def test_the_app_fits_the_last_losses_by_mixer_and_context(tmp_path, capsys):
+def test_the_command_fits_the_last_losses_by_mixer_and_context(tmp_path, capsys):
     def loss(width, window):
         return 2 - width / 100 - window / 1e4
 
@@ -120,7 +120,7 @@ def test_the_app_fits_the_last_losses_by_mixer_and_context(tmp_path, capsys):
         for width in (16, 24, 32)
         for window in (64, 128)
     ]
-    run_app([*runs, "--out", tmp_path / "fit"])
+    run_command([*runs, "--out", tmp_path / "fit"])
     found = json.loads((tmp_path / "fit" / "scaling.json").read_text())
     names = [group["name"] for group in found["groups"]]
     assert names == ["TTT-Linear, context 64", "TTT-Linear, context 128"]
@@ -136,7 +136,7 @@ def test_the_app_fits_the_last_losses_by_mixer_and_context(tmp_path, capsys):
     assert (tmp_path / "fit" / "scaling.png").stat().st_size > 10_000
 
 
-def test_a_run_that_was_started_again_is_read_as_one(tmp_path):
+def test_a_resumed_run_is_read_as_one(tmp_path):
     run = make_run(tmp_path / "run", [4.0, 3.0])
     again = run / "logs" / "version_10"
     again.mkdir()
@@ -147,7 +147,7 @@ def test_a_run_that_was_started_again_is_read_as_one(tmp_path):
     assert [loss for _, loss in found.curve] == [4.0, 2.5]
 
 
-def test_a_run_that_goes_on_from_another_counts_what_that_one_read(tmp_path):
+def test_a_run_that_starts_from_another_counts_its_tokens_too(tmp_path):
     """Its steps begin at 0 again; its tokens and operations do not."""
     alone = read_run(make_run(tmp_path / "alone", [4.0, 3.0]))
     more = read_run(make_run(tmp_path / "more", [4.0, 3.0], before=5000))
@@ -163,7 +163,7 @@ def test_models_that_differ_in_more_than_size_are_not_fitted_together(tmp_path):
         for name, ttt in (("m", TTTConfig()), ("t", TTTConfig(backbone="transformer")))
         for width in (16, 24)
     ]
-    run_app([*runs, "--out", tmp_path / "fit"])
+    run_command([*runs, "--out", tmp_path / "fit"])
     found = json.loads((tmp_path / "fit" / "scaling.json").read_text())
     groups = {group["name"]: len(group["runs"]) for group in found["groups"]}
     assert groups == {"TTT-Linear": 2, "TTT-Linear (T)": 2}
@@ -174,11 +174,11 @@ def test_a_run_that_diverged_is_named_in_one_line(losses, tmp_path):
     good, bad = make_run(tmp_path / "good", [3.0]), make_run(tmp_path / "bad", losses)
     step = 10 if math.isinf(losses[0]) else 20
     with pytest.raises(ValueError, match=f"/bad diverged: its val_loss at step {step} is") as error:
-        run_app([good, bad, "--out", tmp_path / "fit"])
+        run_command([good, bad, "--out", tmp_path / "fit"])
     assert "\n" not in str(error.value)
 
 
-def test_what_is_no_set_of_runs_is_said_in_one_line(tmp_path):
+def test_folders_that_are_no_set_of_runs_are_refused_in_one_line(tmp_path):
     good, silent = make_run(tmp_path / "good", [3.0]), make_run(tmp_path / "silent", [])
     other = make_run(tmp_path / "other", [3.0], tokenizer="0123")
     (tmp_path / "empty").mkdir()
@@ -198,5 +198,5 @@ def test_what_is_no_set_of_runs_is_said_in_one_line(tmp_path):
         (imported, "records no training"),
     ]:
         with pytest.raises(ValueError, match=message) as error:
-            run_app([good, second, "--out", tmp_path / "fit"])
+            run_command([good, second, "--out", tmp_path / "fit"])
         assert "\n" not in str(error.value)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import OptimizeResult, least_squares
 from scipy.stats import t as student_t
 
@@ -33,31 +34,31 @@ class PowerLaw:
     """Log loss minus that of the fit, for each point: 0.01 is a loss 1 % above the fit."""
     note: str
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, x: ArrayLike) -> np.ndarray:
         return self.E + np.exp(self.log_A - self.alpha * np.log(np.asarray(x, float)))
 
 
-def fit_power_law(x: Sequence[float], loss: Sequence[float]) -> PowerLaw:
+def fit_power_law(sizes: ArrayLike, losses: ArrayLike) -> PowerLaw:
     """Fit log loss by least squares under Huber's loss, so that one odd run hardly moves the curve.
 
-    Raises ValueError for fewer than two different x, and for x or loss that is not above 0.
+    Raises ValueError for fewer than two different sizes, and for numbers that are not above 0.
     """
-    x, loss = np.asarray(x, float), np.asarray(loss, float)
-    sizes = len(np.unique(x))
-    if x.shape != loss.shape or sizes < 2 or not (np.r_[x, loss] > 0).all():
+    x, loss = np.asarray(sizes, float), np.asarray(losses, float)
+    different = len(np.unique(x))
+    if x.shape != loss.shape or different < 2 or not (np.r_[x, loss] > 0).all():
         raise ValueError(
-            f"{len(x)} sizes, {sizes} of them different, and {len(loss)} losses; a fit takes a "
+            f"{len(x)} sizes, {different} of them different, and {len(loss)} losses; a fit takes a "
             "loss for each size, two different sizes or more, and all of them above 0"
         )
     centre = np.exp(np.log(x).mean())  # far from x = 1, A and alpha could hardly be told apart
-    curved = sizes >= FEWEST
+    curved = different >= FEWEST
     starts = loss.min() * np.linspace(0, 0.98, 9) if curved else [0.0]
     fits = [fit_from(x / centre, loss, E, curved) for E in starts]
     best = min(fits, key=lambda found: found.cost)
     E, log_A, alpha = best.x if curved else (0.0, *best.x)
     J = jacobian((E, log_A, alpha), x / centre)[:, 0 if E > 0 else 1 :]
     interval = alpha_interval(J, best.fun, alpha)
-    note = "E + A x^-alpha" if curved else f"A x^-alpha: {sizes} sizes, too few for E"
+    note = "E + A x^-alpha" if curved else f"A x^-alpha: {different} sizes, too few for E"
     if curved and E == 0:
         note = "A x^-alpha: the best E is 0"
     if interval is None:
@@ -131,7 +132,7 @@ def best_context(points: Sequence[Point], tolerance: float = 0.1) -> list[Best]:
     Each run is a budget; runs within `tolerance` of it count as equal. Between two runs of one
     context the log of loss is a line over the log of operations; beyond them there is no loss.
     """
-    budgets = []
+    budgets: list[float] = []
     for flops in sorted(p.flops for p in points):
         if not budgets or flops > budgets[-1] * (1 + tolerance):
             budgets.append(flops)
@@ -144,7 +145,7 @@ def best_context(points: Sequence[Point], tolerance: float = 0.1) -> list[Best]:
             if loss is not None:
                 losses[context] = loss
         if len(losses) > 1:
-            found.append(Best(budget, min(losses, key=losses.get), losses))
+            found.append(Best(budget, min(losses, key=losses.__getitem__), losses))
     return found
 
 

@@ -42,13 +42,14 @@ def read_subjects(named: list[tuple[str, str]], data: Tokens) -> list[Subject]:
     for label, path in named:
         checkpoint = load_for(path, data)
         config, trained = checkpoint.backbone.config, checkpoint.trained
+        window = trained["window"] if trained else None
         subject = Subject(
-            label=label or describe(config, trained and trained["window"]),
+            label=label or describe(config, window),
             path=path,
             sha256=file_hash(Path(path)),
             mixer=mixer_name(config),
             parameters=sum(p.numel() for p in checkpoint.backbone.parameters()),
-            window=trained and trained["window"],
+            window=window,
             trained=trained,
         )
         subjects.append(subject)
