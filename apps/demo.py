@@ -44,8 +44,9 @@ def run(options: argparse.Namespace) -> None:
     stages.do(
         "train the frame tokenizer",
         [demo.file, demo.frame_steps],
-        "2 of 5: train the frame tokenizer, a model that turns a frame into a few numbers, the "
-        f"tokens, and back ({duration(first)})",
+        "2 of 5: train the frame tokenizer, a model that turns a frame into 64 numbers, its "
+        f"tokens, and back ({duration(first)})\n"
+        "        loss falls while it learns; dB rises: how close a frame is after there and back",
         demo.train_tokenizer,
     )
     stages.do(
@@ -57,7 +58,8 @@ def run(options: argparse.Namespace) -> None:
     stages.do(
         "train the video model",
         [demo.file, demo.token_steps],
-        f"4 of 5: train the video model, which predicts token after token ({duration(second)})",
+        f"4 of 5: train the video model, which predicts token after token ({duration(second)})\n"
+        "        bits fall while it learns: how uncertain the model is about the next token",
         demo.train_model,
     )
     print(
@@ -85,7 +87,7 @@ class Stages:
         title: for the user: the work, and its time on two CPU cores.
         """
         finished = self.done.get(name) == settings
-        print(f"\n{title}{': already done' if finished else ''}", flush=True)
+        print(f"\n{title.splitlines()[0]}: already done" if finished else f"\n{title}", flush=True)
         if finished:
             return
         names = list(self.done)

@@ -66,6 +66,7 @@ class Samples(Callback):
         tokens = torch.cat([frames, frames[:known], *predicted])
         images = model.frame_tokenizer.decode(tokens).cpu().numpy()
         pairs = np.concatenate(np.split(images, 2), axis=2)  # side by side
+        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step_{step:06}.mp4"
         write_video(path, pairs, model.header.fps or 10)
         return path

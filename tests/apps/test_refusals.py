@@ -101,6 +101,12 @@ REFUSED = [
     ("fit --config text_tiny --data.train empty.bin --out x", "empty.bin is not a token file"),
     ("validate --config text_tiny --data.train a.bin --out x", "there is no x/last.ckpt"),
     ("compare nowhere.bin a.bin --out x", "no token file nowhere.bin"),
+    ("evaluate text nowhere.ckpt a.bin --out x", "there is no checkpoint nowhere.ckpt"),
+    ("evaluate text a.ckpt empty.bin --out x", "empty.bin is not a token file"),
+    ("evaluate text a.ckpt a.bin --length 0 --out x", "--length 0 must be 1 or more"),
+    ("evaluate recall nowhere.ckpt --out x", "there is no checkpoint nowhere.ckpt"),
+    ("evaluate scaling nowhere --out x", "nowhere"),
+    ("evaluate harness nowhere.ckpt --tasks a --out x", "there is no checkpoint nowhere.ckpt"),
     ("bench kernels --repeats 0", "repeats"),
 ]
 
