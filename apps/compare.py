@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -82,17 +82,14 @@ def run(options: argparse.Namespace) -> None:
 def new_plan(options: argparse.Namespace, device: str) -> Plan:
     """The plan of a device, "cpu" or "cuda", with the numbers in the options."""
     plan = PLANS[device]
-    stages = tuple(
-        Stage(window, stage.batch, count, stage.lr)
-        for stage, window, count in zip(
-            plan.stages,
-            options.windows or [stage.window for stage in plan.stages],
-            options.tokens or [stage.tokens for stage in plan.stages],
-            strict=True,
-        )
+    windows = options.windows or [stage.window for stage in plan.stages]
+    tokens = options.tokens or [stage.tokens for stage in plan.stages]
+    short, long = (
+        replace(stage, window=window, tokens=count)
+        for stage, window, count in zip(plan.stages, windows, tokens, strict=True)
     )
     mixers = tuple(dict.fromkeys(options.mixers or plan.mixers))
-    return Plan(plan.size, mixers, stages, options.jobs or plan.jobs)
+    return Plan(plan.size, mixers, (short, long), options.jobs or plan.jobs)
 
 
 def pairs(options: argparse.Namespace, plan: Plan) -> list[tuple[str, int]]:

@@ -11,6 +11,7 @@ import ast
 import collections.abc
 import functools
 import importlib.util
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -40,6 +41,8 @@ SKIPPED = ("self", "model", "train_dataloaders", "val_dataloaders", "dataloaders
 """Arguments of Trainer.fit, validate and test that are no keys."""
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 WORDS |= {types.NoneType: "null", list: "a list", tuple: "a list"}
+SCALARS: dict[Any, Any] = {int: int, float: (int, float), bool: bool, str: (str, int, float)}
+SCALARS |= {types.NoneType: types.NoneType}
 GROUP = "a group of keys"
 SEQUENCES = (list, tuple, collections.abc.Sequence, collections.abc.Iterable)
 
@@ -112,13 +115,11 @@ def look_up(keys: dict[str, Key], parts: list[str]) -> Key | None:
 
 def keys_below(key: Key) -> dict[str, Key] | None:
     """None where any are accepted."""
-    found = [kind for kind in members(key.type) if isinstance(kind, type) and kind is not Any]
-    groups = [kind.keys for kind in found if issubclass(kind, Group)]
-    return groups[0] if groups else None
+    return next((kind.keys for kind in members(key.type) if is_group(kind)), None)
 
 
 def listed(keys: dict[str, Key], group: str = "") -> Iterator[tuple[str, Key]]:
-    """Dotted names with their keys, groups before what is in them."""
+    """Dotted names with their keys, each group before its keys."""
     for name, key in keys.items():
         yield f"{group}{name}", key
         yield from listed(keys_below(key) or {}, f"{group}{name}.")
@@ -134,7 +135,7 @@ def members(kind: Any) -> tuple[Any, ...]:
 
 
 def accepts(kind: Any, value: Any) -> bool:
-    """Is it a value of this type, as far as can be told?"""
+    """Whether a value is of this type; True where the type is not known."""
     origin, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
     if members(kind) != (kind,):
         return any(accepts(each, value) for each in members(kind))
@@ -142,25 +143,15 @@ def accepts(kind: Any, value: Any) -> bool:
         return value in inner
     if origin in SEQUENCES and inner:
         return isinstance(value, list) and all(accepts(inner[0], each) for each in value)
-    if origin is float and isinstance(value, str):  # YAML reads 1e-3 as text, the real parser not
-        return is_number(value)
-    if origin is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if origin is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if origin is str:
-        return isinstance(value, (str, int, float)) and not isinstance(value, bool)
-    if origin in (bool, types.NoneType):
-        return isinstance(value, origin)
-    return not (isinstance(origin, type) and issubclass(origin, Group)) or isinstance(value, dict)
+    if origin is float and isinstance(value, str):  # YAML reads 1e-3 as text, the parser does not
+        return re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", value) is not None
+    if origin in SCALARS:
+        return isinstance(value, SCALARS[origin]) and (origin is bool) >= isinstance(value, bool)
+    return not is_group(origin) or isinstance(value, dict)
 
 
-def is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def is_group(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Group)
 
 
 def allowed(kind: Any) -> str:
@@ -170,8 +161,7 @@ def allowed(kind: Any) -> str:
     origin = typing.get_origin(kind) or kind
     if origin is typing.Literal:
         return f"one of {', '.join(map(str, typing.get_args(kind)))}"
-    group = isinstance(origin, type) and issubclass(origin, Group)
-    return GROUP if group else WORDS.get(origin, "any")
+    return GROUP if is_group(origin) else WORDS.get(origin, "any")
 
 
 # Source: modules, definitions, arguments
@@ -198,16 +188,18 @@ def definition(module: str, name: str) -> tuple[str, ast.stmt] | None:
             return module, node
         if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets):
             return module, node
-        for alias in node.names if isinstance(node, ast.ImportFrom) else ():
-            if (alias.asname or alias.name) == name:
-                up = node.level - (path.name == "__init__.py")
-                package = module.split(".")[: -up or None] if node.level else []
-                return definition(".".join([*package, node.module or ""]).strip("."), alias.name)
+        if isinstance(node, ast.ImportFrom):
+            names = [alias.name for alias in node.names if name == (alias.asname or alias.name)]
+            up = node.level - (path.name == "__init__.py")
+            package = module.split(".")[: -up or None] if node.level else []
+            origin = ".".join([*package, node.module or ""]).strip(".")
+            if names:
+                return definition(origin, names[0])
     return None
 
 
 def group(module: str, node: ast.stmt) -> Any:
-    """A class as a Group; Any where its arguments cannot be told from its source."""
+    """A class as a Group; Any where its source does not state its arguments."""
     keys = arguments(module, node)
     return Any if keys is None else type("Keys", (Group,), {"keys": keys})
 
@@ -217,11 +209,15 @@ def arguments(module: str, node: ast.stmt) -> dict[str, Key] | None:
         return None
     bases = [definition(module, ast.unparse(base)) for base in node.bases]
     if not is_dataclass(node):
-        own = method(module, node, "__init__")
-        return own if own is not None or not bases or not bases[0] else arguments(*bases[0])
+        names = {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
+        first = None if "__init__" in names or not bases else bases[0]
+        return arguments(*first) if first else method(module, node, "__init__")
     found: dict[str, Key] = {}
     for base in bases:
-        found |= (base and arguments(*base)) or {}
+        inherited = arguments(*base) if base else None
+        if inherited is None:
+            return None
+        found |= inherited
     for each, after in zip(node.body, [*node.body[1:], node], strict=True):
         if isinstance(each, ast.AnnAssign):
             doc = after.value if isinstance(after, ast.Expr) else None
@@ -252,9 +248,10 @@ def method(module: str, node: ast.stmt, name: str) -> dict[str, Key] | None:
     return None
 
 
-def documented(node: ast.ClassDef | ast.FunctionDef) -> dict[str, str]:
+def documented(node: ast.stmt) -> dict[str, str]:
     """The sentences of a docstring's arguments."""
-    found = docstring_parser.parse(ast.get_docstring(node) or "")
+    known = isinstance(node, (ast.ClassDef, ast.FunctionDef))
+    found = docstring_parser.parse((known and ast.get_docstring(node)) or "")
     return {one.arg_name: one.description or "" for one in found.params}
 
 
@@ -264,7 +261,7 @@ def key(module: str, annotation: ast.expr | None, default: ast.expr | None, doc:
 
 
 def evaluate(module: str, annotation: str) -> Any:
-    """An annotation's type, with Any for what is not found; quoted ones included."""
+    """An annotation's type, also of a quoted one; Any for names that are not found."""
     try:
         kind = eval(annotation, {}, Names(module))
     except (TypeError, AttributeError, NameError):

@@ -16,7 +16,7 @@ import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tttvideo.apps.show.training_console import TrainingConsole
@@ -108,7 +108,7 @@ class FitCLI(LightningCLI):
     def instantiate_trainer(self, **changes: Any) -> Trainer:
         config = self.config_init[self.subcommand]
         out = Path(config.out)
-        loggers = [CSVLogger(out, name="logs")]
+        loggers: list[Logger] = [CSVLogger(out, name="logs")]
         if config.wandb != "off":
             out.mkdir(parents=True, exist_ok=True)
             offline = config.wandb == "offline"

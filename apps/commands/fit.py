@@ -81,7 +81,9 @@ class FitParser(Parser):
     The result has `arguments`, for LightningCLI, and `settings`, the keys and values in them.
     """
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
         given = sys.argv[1:] if args is None else list(args)
         options, _ = self.parse_known_args(given, namespace)
         options.arguments = find_configs([word for word in given if word not in FLAGS])

@@ -14,11 +14,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from tttvideo.data.modules import FrameData
 from tttvideo.kernels.backends import choose_backend
 from tttvideo.measures.names import mixer_name
 from tttvideo.mixers.ttt import TTTLayer
-from tttvideo.training.tokens import TokenModel
+from tttvideo.training import FrameTokenizerModel, TokenModel
 
 
 FIGURES = {
@@ -118,13 +117,12 @@ class TrainingConsole(Callback):
 def describe(trainer: Trainer, model: LightningModule) -> str:
     """The model and its size, the data, the device, and the backend and why it serves."""
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    name, data = type(model).__name__, type(trainer.datamodule).__name__
+    name, data = type(model).__name__, "data of its own"
     if isinstance(model, TokenModel):
-        tokens = trainer.datamodule.file.tokens
-        name, data = mixer_name(model.backbone.config), f"{trainer.datamodule.train}"
-        data += f", {len(tokens):,} tokens"
-    elif isinstance(trainer.datamodule, FrameData):
-        name, data = "frame tokenizer", f"{len(trainer.datamodule.frames):,} frames"
+        name = mixer_name(model.backbone.config)
+        data = f"{model.data.train}, {len(model.data.file.tokens):,} tokens"
+    elif isinstance(model, FrameTokenizerModel):
+        name, data = "frame tokenizer", f"{len(model.data.frames):,} frames"
     gpu = model.device.type == "cuda"
     device = torch.cuda.get_device_name(model.device) if gpu else str(model.device)
     count = f"{trainer.world_size} x " if trainer.world_size > 1 else ""

@@ -35,9 +35,10 @@ class Samples(Callback):
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if not fitting or not isinstance(model, TokenModel):
             return
-        window = trainer.val_dataloaders.dataset[0].tokens.to(model.device)[None]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        window = model.data.val_dataloader().dataset[0].tokens.to(model.device)[None]
         if model.header.kind == "text":
-            tokenizer = load_tokenizer(model.header.tokenizer, trainer.datamodule.tokenizer_json)
+            tokenizer = load_tokenizer(model.header.tokenizer, model.data.tokenizer_json)
             path = self.save_text(model, tokenizer, window, trainer.global_step)
         else:
             path = self.save_clip(model, window, trainer.global_step)
@@ -58,12 +59,13 @@ class Samples(Callback):
         return path
 
     def save_clip(self, model: TokenModel, window: torch.Tensor, step: int) -> Path:
-        frames = rearrange(window[0, :-1], "(f p) -> f p", p=model.header.frame)
+        frames = rearrange(window[0, :-1], "(f p) -> f p", p=model.data.header.frame)
         known = max(1, len(frames) - FRAMES)
         prefix = prefill(model.backbone, frames[:known].reshape(1, -1))
         ahead = len(frames) - known
         predicted = list(decode_frames(model.backbone, prefix, ahead, Chooser(temperature=0)))
         tokens = torch.cat([frames, frames[:known], *predicted])
+        assert model.frame_tokenizer is not None  # of a model of video
         images = model.frame_tokenizer.decode(tokens).cpu().numpy()
         pairs = np.concatenate(np.split(images, 2), axis=2)  # side by side
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -112,10 +112,11 @@ def test_a_broken_file_gets_one_line(tmp_path, text, message):
 def test_a_class_whose_arguments_are_unknown_accepts_everything(tmp_path, monkeypatch):
     (tmp_path / "mine_for_keys.py").write_text(
         "class Open:\n    def __init__(self, **kwargs): ...\n"
+        "class Child(Open):\n    def __init__(self, extra: int = 3, **kwargs): ...\n"
         "class Typed:\n    def __init__(self, size: 'int | None' = 3): ...\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    for name, right in (("Open", True), ("Missing", True), ("Typed", False)):
+    for name, right in (("Open", True), ("Child", True), ("Missing", True), ("Typed", False)):
         new = settings([f"--model=mine_for_keys.{name}", "--model.anything=3"])
         if right:
             check_settings(new, "fit")
