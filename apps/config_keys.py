@@ -186,7 +186,8 @@ def definition(module: str, name: str) -> tuple[str, ast.stmt] | None:
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return module, node
-        if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets):
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and name in map(ast.unparse, targets):
             return module, node
         if isinstance(node, ast.ImportFrom):
             names = [alias.name for alias in node.names if name == (alias.asname or alias.name)]
@@ -250,8 +251,8 @@ def method(module: str, node: ast.stmt, name: str) -> dict[str, Key] | None:
 
 def documented(node: ast.stmt) -> dict[str, str]:
     """The sentences of a docstring's arguments."""
-    known = isinstance(node, (ast.ClassDef, ast.FunctionDef))
-    found = docstring_parser.parse((known and ast.get_docstring(node)) or "")
+    assert isinstance(node, (ast.ClassDef, ast.FunctionDef))
+    found = docstring_parser.parse(ast.get_docstring(node) or "")
     return {one.arg_name: one.description or "" for one in found.params}
 
 
@@ -281,7 +282,9 @@ class Names(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         found = definition(self.module, name)
-        value = found[1].value if found and isinstance(found[1], ast.Assign) else None
+        value = (
+            found[1].value if found and isinstance(found[1], (ast.Assign, ast.AnnAssign)) else None
+        )
         if isinstance(value, ast.Dict):  # of which the names are used: Literal[tuple(MIXERS)]
             return dict.fromkeys(k.value for k in value.keys if isinstance(k, ast.Constant))
         if found and value:

@@ -12,7 +12,9 @@ from zipfile import is_zipfile
 class Parser(argparse.ArgumentParser):
     """An argparse parser that raises ValueError, in one line, for wrong arguments."""
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
         options, unknown = self.parse_known_args(args, namespace)
         if unknown:
             word, known = unknown[0].partition("=")[0], re.findall(r"--[\w-]+", self.format_help())
