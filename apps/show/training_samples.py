@@ -68,7 +68,6 @@ class Samples(Callback):
         assert model.frame_tokenizer is not None  # of a model of video
         images = model.frame_tokenizer.decode(tokens).cpu().numpy()
         pairs = np.concatenate(np.split(images, 2), axis=2)  # side by side
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step_{step:06}.mp4"
         write_video(path, pairs, model.header.fps or 10)
         return path
