@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from tttvideo.data.text.tokenizer import bytes_json, read_tokenizer
-from tttvideo.weights.checkpoints import load_tokens_model, save_tokens_model
+from tttvideo.weights.checkpoints import TokenCheckpoint, load_tokens_model, save_tokens_model
 from tttvideo.weights.folders import read_weights, write_folder
 
 
@@ -39,7 +39,7 @@ def import_weights(options: argparse.Namespace) -> None:
             )
         marks = options.tokenizer == "bytes" and size == 258
         facts = (options.tokenizer, None, *((256, 257) if marks else (None, None)))
-    save_tokens_model(backbone, options.out, *facts)
+    save_tokens_model(TokenCheckpoint(backbone, *facts), options.out)
     print_size(options.out, backbone)
 
 

@@ -12,7 +12,7 @@ from tttvideo.measures import decoding
 from tttvideo.measures.decoding import Point, decoding_by_context, relative_change
 from tttvideo.mixers.attention import AttentionConfig
 from tttvideo.mixers.ttt import TTTConfig
-from tttvideo.weights.checkpoints import save_tokens_model
+from tttvideo.weights.checkpoints import TokenCheckpoint, save_tokens_model
 
 
 CONTEXTS = (8, 16, 64)
@@ -62,7 +62,7 @@ def test_the_slope_is_relative_and_over_the_logarithm_of_the_context():
 
 
 def test_it_leaves_numbers_table_and_picture_of_a_checkpoint(tmp_path, capsys):
-    save_tokens_model(small(), tmp_path / "a.ckpt", "unknown")
+    save_tokens_model(TokenCheckpoint(small(), "unknown"), tmp_path / "a.ckpt")
     arguments = ["--checkpoint", str(tmp_path / "a.ckpt"), "--tokens", "32", "64"]
     out = tmp_path / "out"
     main(["bench", "generation", *arguments, "--repeats", "3", "--out", str(out)])

@@ -23,7 +23,7 @@ from tttvideo.mixers.attention import AttentionConfig
 from tttvideo.mixers.linear_attention import LinearAttentionConfig
 from tttvideo.mixers.mamba import MambaConfig
 from tttvideo.mixers.ttt import TTTConfig
-from tttvideo.weights.checkpoints import save_tokens_model
+from tttvideo.weights.checkpoints import TokenCheckpoint, save_tokens_model
 
 
 BYTES = Header("text", "bytes", 258, bos=256, eos=257)
@@ -49,7 +49,7 @@ def write_model(path, seed=0, mixer="ttt", vocab_size=258, tokenizer="bytes", js
         torch.nn.init.normal_(parameter, std=0.3)
     for block in backbone.blocks if mixer == "ttt" else ():
         torch.nn.init.zeros_(block.mixer.token_shift)  # or steps could have length 0
-    save_tokens_model(backbone, path, tokenizer, json)
+    save_tokens_model(TokenCheckpoint(backbone, tokenizer, json), path)
     return backbone
 
 
@@ -187,7 +187,7 @@ def test_only_seeds_of_one_model_share_a_default_name(tmp_path):
     for name, width in (("one", 8), ("two", 8)):
         write_model(tmp_path / name / "last.ckpt", width=width)
     backbone = Backbone(BackboneConfig(258, 8, 2, 2, mlp_width=16, ttt=TTTConfig(base_lr=4.0)))
-    save_tokens_model(backbone, tmp_path / "three" / "last.ckpt", "bytes")
+    save_tokens_model(TokenCheckpoint(backbone, "bytes"), tmp_path / "three" / "last.ckpt")
     paths = [str(tmp_path / name / "last.ckpt") for name in ("one", "two", "three")]
     data, unnamed = open_tokens("data.bin"), [("", path) for path in paths]
     assert {s.label for s in read_subjects(unnamed[:2], data)} == {"TTT-Linear, base lr 4, 8x2"}
@@ -301,7 +301,7 @@ def bad(work):
     broken = write_model(work / "nan.ckpt")
     with torch.no_grad():
         broken.blocks[1].mixer.o_proj.weight[0, 0] = torch.nan
-    save_tokens_model(broken, work / "nan.ckpt", "bytes")
+    save_tokens_model(TokenCheckpoint(broken, "bytes"), work / "nan.ckpt")
     write_model(work / "large.ckpt", vocab_size=300)
     write_model(work / "words.ckpt", tokenizer="abc")
     write_model(work / "imported.ckpt", tokenizer="unknown")

@@ -10,7 +10,7 @@ from tttvideo.apps.commands.evaluate_recall import name_checkpoints
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.data.recall.questions import HOPS, PAIRS
 from tttvideo.measures.recall import score_answers
-from tttvideo.weights.checkpoints import save_tokens_model
+from tttvideo.weights.checkpoints import TokenCheckpoint, save_tokens_model
 
 
 def run_command(arguments):
@@ -22,7 +22,7 @@ def checkpoint(tmp_path):
     torch.manual_seed(0)
     backbone = Backbone(BackboneConfig(vocab_size=258, width=16, depth=1, heads=2, mlp_width=24))
     path = tmp_path / "tiny" / "last.ckpt"
-    save_tokens_model(backbone, path, "bytes", bos=256, eos=257)
+    save_tokens_model(TokenCheckpoint(backbone, "bytes", bos=256, eos=257), path)
     saved = torch.load(path, weights_only=True)
     saved["tttvideo"]["trained"] = {"tokens": 10, "flops": 1e9, "window": 200, "steps": 2}
     torch.save(saved, path)

@@ -17,7 +17,7 @@ from tttvideo.data.text.tokenizer import ByteTokenizer, JsonTokenizer, train_bpe
 from tttvideo.mixers.ttt import TTTConfig
 from tttvideo.sampling import texts
 from tttvideo.sampling.saved_states import load_state_file
-from tttvideo.weights.checkpoints import load_tokens_model, save_tokens_model
+from tttvideo.weights.checkpoints import TokenCheckpoint, load_tokens_model, save_tokens_model
 
 
 BOOK = (
@@ -34,7 +34,7 @@ def save_model(path, tokenizer, seed=0, marks=True, eos=None, **changes):
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     facts = (tokenizer.bos, tokenizer.eos if eos is None else eos) if marks else (None, None)
-    save_tokens_model(model, path, tokenizer.name, tokenizer.to_json(), *facts)
+    save_tokens_model(TokenCheckpoint(model, tokenizer.name, tokenizer.to_json(), *facts), path)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from tttvideo.apps.evaluate.harness_model import TTTVideoLM, generation  # noqa:
 from tttvideo.backbone import Backbone, BackboneConfig  # noqa: E402
 from tttvideo.data.text.tokenizer import ByteTokenizer, JsonTokenizer, train_bpe  # noqa: E402
 from tttvideo.mixers.ttt import TTTConfig  # noqa: E402
-from tttvideo.weights.checkpoints import save_tokens_model  # noqa: E402
+from tttvideo.weights.checkpoints import TokenCheckpoint, save_tokens_model  # noqa: E402
 
 
 QUESTIONS = [
@@ -71,7 +71,7 @@ def new_checkpoint(path, tokenizer):
     for parameter in backbone.parameters():
         parameter.data += torch.randn_like(parameter) * 0.2
     marks = tokenizer.bos, tokenizer.eos
-    save_tokens_model(backbone, path, tokenizer.name, tokenizer.to_json(), *marks)
+    save_tokens_model(TokenCheckpoint(backbone, tokenizer.name, tokenizer.to_json(), *marks), path)
     return path
 
 
@@ -242,7 +242,7 @@ def test_generation_settings_of_a_task_are_read_or_refused():
 def test_a_model_without_text_or_marks_is_refused(tmp_path):
     backbone = Backbone(BackboneConfig(vocab_size=256, width=16, depth=1, heads=1))
     for tokenizer, message in (("unknown", "tokens of unknown"), ("bytes", "has no marks")):
-        save_tokens_model(backbone, tmp_path / "model.ckpt", tokenizer)
+        save_tokens_model(TokenCheckpoint(backbone, tokenizer), tmp_path / "model.ckpt")
         with pytest.raises(ValueError, match=message):
             TTTVideoLM(str(tmp_path / "model.ckpt"))
 

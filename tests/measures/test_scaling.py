@@ -13,7 +13,7 @@ from tttvideo.measures.flops import training_flops
 from tttvideo.measures.scaling import Point, best_context, fit_power_law
 from tttvideo.measures.scaling_runs import read_run
 from tttvideo.mixers.ttt import TTTConfig
-from tttvideo.weights.checkpoints import save_tokens_model
+from tttvideo.weights.checkpoints import TokenCheckpoint, save_tokens_model
 
 
 SIZES = np.array([1e5, 3e5, 1e6, 3e6, 1e7])
@@ -95,7 +95,7 @@ def make_run(folder, losses, width=16, window=64, tokenizer="bytes", before=0, *
     """A folder as `tttvideo fit` leaves it, with the losses of steps 10, 20, ..."""
     sizes = {"vocab_size": 20, "width": width, "depth": 1, "heads": 2, "mlp_width": 2 * width}
     config = BackboneConfig(**sizes, **changes)
-    save_tokens_model(Backbone(config), folder / "last.ckpt", tokenizer)
+    save_tokens_model(TokenCheckpoint(Backbone(config), tokenizer), folder / "last.ckpt")
     saved = torch.load(folder / "last.ckpt", weights_only=True)
     steps = 10 * max(1, len(losses))
     tokens = before + 100 * steps
@@ -183,7 +183,8 @@ def test_folders_that_are_no_set_of_runs_are_refused_in_one_line(tmp_path):
     other = make_run(tmp_path / "other", [3.0], tokenizer="0123")
     (tmp_path / "empty").mkdir()
     imported = make_run(tmp_path / "imported", [3.0])
-    save_tokens_model(Backbone(BackboneConfig(20, 16, 1, 2, 32)), imported / "last.ckpt", "bytes")
+    backbone = Backbone(BackboneConfig(20, 16, 1, 2, 32))
+    save_tokens_model(TokenCheckpoint(backbone, "bytes"), imported / "last.ckpt")
     old = make_run(tmp_path / "old", [3.0])
     saved = torch.load(old / "last.ckpt", weights_only=True)
     del saved["tttvideo"]["trained"]["before"]

@@ -16,7 +16,12 @@ from tttvideo.mixers import registry
 from tttvideo.mixers.mixer import Mixer
 from tttvideo.states import from_plain, state_dataclass, to_plain
 from tttvideo.training.tokens import functional
-from tttvideo.weights.checkpoints import backbone_config, load_tokens_model, save_tokens_model
+from tttvideo.weights.checkpoints import (
+    TokenCheckpoint,
+    backbone_config,
+    load_tokens_model,
+    save_tokens_model,
+)
 
 
 @state_dataclass
@@ -65,7 +70,7 @@ def test_a_mixer_of_one_entry_trains_and_its_checkpoint_loads(tmp_path):
         losses[-1].backward()
         optimizer.step()
     assert losses[1] < losses[0]
-    save_tokens_model(model, tmp_path / "toy.ckpt", "bytes")
+    save_tokens_model(TokenCheckpoint(model, "bytes"), tmp_path / "toy.ckpt")
     loaded = load_tokens_model(tmp_path / "toy.ckpt").backbone
     assert loaded.config == config
     with torch.no_grad():

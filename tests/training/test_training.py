@@ -18,7 +18,7 @@ from tttvideo.mixers.ttt import TTTConfig
 from tttvideo.training.outer_loop import OptimConfig
 from tttvideo.training.tokens import TokenModel
 from tttvideo.video.frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
-from tttvideo.weights.checkpoints import save_tokens_model
+from tttvideo.weights.checkpoints import TokenCheckpoint, save_tokens_model
 
 
 def model(inner="linear", mixer="ttt", header=BYTES, tokenizer=None, start_from=None, **optim):
@@ -148,7 +148,7 @@ def test_a_checkpoint_saves_and_loads_the_lanes():
 
 def test_training_starts_from_the_weights_of_start_from_once(tmp_path):
     first, path = model(), tmp_path / "first.ckpt"
-    save_tokens_model(first.backbone, path, "bytes")
+    save_tokens_model(TokenCheckpoint(first.backbone, "bytes"), path)
     second = model(start_from=str(path))
     second.on_fit_start()
     for name, weight in second.backbone.state_dict().items():
@@ -172,7 +172,7 @@ def test_training_starts_from_the_weights_of_start_from_once(tmp_path):
     ids=str,
 )
 def test_start_from_refuses_the_weights_of_another_model(tmp_path, changes, message):
-    save_tokens_model(model().backbone, tmp_path / "first.ckpt", "bytes")
+    save_tokens_model(TokenCheckpoint(model().backbone, "bytes"), tmp_path / "first.ckpt")
     inner, mixer = changes.pop("inner", "linear"), changes.pop("mixer", "ttt")
     module = model(inner, mixer=mixer, start_from=str(tmp_path / "first.ckpt"))
     module.backbone = Backbone(replace(module.backbone.config, **changes))

@@ -19,7 +19,7 @@ from tttvideo.data.text.tokenizer import ByteTokenizer, JsonTokenizer, train_bpe
 from tttvideo.hf import StateCache, TTTForCausalLM, TTTVideoForCausalLM
 from tttvideo.mixers.ttt import TTTConfig
 from tttvideo.states import tree_map
-from tttvideo.weights.checkpoints import load_tokens_model, save_tokens_model
+from tttvideo.weights.checkpoints import TokenCheckpoint, load_tokens_model, save_tokens_model
 
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def new_backbone(name, vocab_size=31):
 
 
 def export(backbone, folder, tokenizer="unknown", **facts):
-    save_tokens_model(backbone, folder / "model.ckpt", tokenizer, **facts)
+    save_tokens_model(TokenCheckpoint(backbone, tokenizer, **facts), folder / "model.ckpt")
     invoke("export", [str(folder / "model.ckpt"), str(folder / "hf")])
     return folder / "hf"
 

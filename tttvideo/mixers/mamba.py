@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -50,31 +50,20 @@ class MambaConfig:
 
         Raises: ValueError for a size below 1 or an unknown backend.
         """
-        states = d_state if self.d_state is None else self.d_state
-        sizes = {"d_state": states, "expand": self.expand, "conv_kernel": self.conv_kernel}
-        for name, size in {**sizes, "head_dim": self.head_dim}.items():
-            if size < 1:
-                raise ValueError(f"mamba.{name} is {size}; it must be 1 or more")
+        values = vars(self) | {"d_state": d_state if self.d_state is None else self.d_state}
+        for name in ("d_state", "expand", "conv_kernel", "head_dim"):
+            if values[name] < 1:
+                raise ValueError(f"mamba.{name} is {values[name]}; it must be 1 or more")
         if self.backend not in ("auto", "torch", "mamba_ssm"):
             raise ValueError(f"mamba.backend {self.backend!r} is not one of auto, torch, mamba_ssm")
-        return ResolvedMamba(states, self.expand, self.conv_kernel, self.backend)
+        return ResolvedMamba(**values)
 
 
-@dataclass(frozen=True)
-class ResolvedMamba:
-    """The fields of MambaConfig that Mamba uses, without nulls."""
+@dataclass(kw_only=True)
+class ResolvedMamba(MambaConfig):
+    """MambaConfig without nulls."""
 
     d_state: int
-    expand: int
-    conv_kernel: int
-    backend: str
-
-
-@dataclass(frozen=True)
-class ResolvedMamba2(ResolvedMamba):
-    """The fields of MambaConfig that Mamba-2 uses, without nulls."""
-
-    head_dim: int
 
 
 @state_dataclass
@@ -91,6 +80,12 @@ class MambaState:
 
 class MambaMixer(Mixer[MambaState]):
     """The parts that Mamba and Mamba-2 share: convolution, output projection and first state."""
+
+    D_STATE: ClassVar[int]
+
+    @classmethod
+    def resolve(cls, config: MambaConfig, grid: Grid | None = None) -> ResolvedMamba:
+        return config.resolved(cls.D_STATE)
 
     def __init__(self, width: int, config: ResolvedMamba, channels: int, ssm: tuple[int, ...]):
         super().__init__()
@@ -112,11 +107,11 @@ class Mamba(MambaMixer):
     The scan of the package mamba_ssm returns a state without a gradient.
     """
 
-    D_STATE: ClassVar[int] = 16
+    D_STATE = 16
 
     @classmethod
     def resolve(cls, config: MambaConfig, grid: Grid | None = None) -> ResolvedMamba:
-        return config.resolved(cls.D_STATE)
+        return replace(super().resolve(config), head_dim=0)  # it has no heads
 
     def __init__(self, width: int, heads: int, config: MambaConfig, grid: Grid | None = None):
         own = self.resolve(config)
@@ -165,11 +160,7 @@ class Mamba(MambaMixer):
 class Mamba2(MambaMixer):
     """The mixer "mamba2"; it ignores `heads` and `grid`: it has inner features / head_dim heads."""
 
-    D_STATE: ClassVar[int] = 128
-
-    @classmethod
-    def resolve(cls, config: MambaConfig, grid: Grid | None = None) -> ResolvedMamba2:
-        return ResolvedMamba2(**vars(config.resolved(cls.D_STATE)), head_dim=config.head_dim)
+    D_STATE = 128
 
     def __init__(self, width: int, heads: int, config: MambaConfig, grid: Grid | None = None):
         own = self.resolve(config)
@@ -250,7 +241,7 @@ def mamba_flops(config: ResolvedMamba, width: int, heads: int, T: int) -> float:
     return projections + 2 * config.conv_kernel * E + 7 * E * N
 
 
-def mamba2_flops(config: ResolvedMamba2, width: int, heads: int, T: int) -> float:
+def mamba2_flops(config: ResolvedMamba, width: int, heads: int, T: int) -> float:
     """Forward operations per token of Mamba-2, by chunks."""
     E, N = config.expand * width, config.d_state
     projections = 2 * width * (2 * E + 2 * N + E // config.head_dim) + 2 * E * width

@@ -17,15 +17,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from tttvideo.kernels import (
-    Packed,
-    Slots,
-    State,
-    ttt_decode_,
-    ttt_linear,
-    ttt_mlp,
-    ttt_norm_free,
-)
+from tttvideo.kernels import Packed, Slots, State, ttt_decode_, ttt_linear, ttt_mlp, ttt_norm_free
 from tttvideo.kernels.baselines.linear_attention import CHUNK
 from tttvideo.layers import ShortConv, rotary_table, rotate
 from tttvideo.states import run_packed, state_dataclass, tree_map
@@ -68,21 +60,13 @@ class TTTConfig:
     """What computes the inner loop."""
 
     def resolved(self, grid: Grid | None) -> ResolvedTTT:
-        """This config with a default in place of every null.
-
-        Raises: ValueError for values that no layer can have.
-        """
-        mamba = self.backbone == "mamba"
-        frame = grid[0] * grid[1] if grid else 16
-        values = dict(vars(self))
-        defaults = {
-            "mini_batch_size": frame,
+        """Put a default in place of every null; ValueError for values that no layer can have."""
+        values: dict[str, Any] = {
+            "mini_batch_size": grid[0] * grid[1] if grid else 16,
             "base_lr": {"linear": 1.0, "mlp": 0.1}[self.inner],
-            "share_qk": mamba,
-            "gate": mamba,
-            "pre_conv": mamba,
+            **dict.fromkeys(("share_qk", "gate", "pre_conv"), self.backbone == "mamba"),
         }
-        values.update({key: value for key, value in defaults.items() if values[key] is None})
+        values |= {name: value for name, value in vars(self).items() if value is not None}
         for name in ("mini_batch_size", "conv_kernel"):
             if values[name] < 1:
                 raise ValueError(f"ttt.{name} is {values[name]}; it must be 1 or more")
@@ -95,23 +79,15 @@ class TTTConfig:
         return ResolvedTTT(**values)
 
 
-@dataclass(frozen=True)
-class ResolvedTTT:
-    """TTTConfig without nulls; see there."""
+@dataclass(kw_only=True)
+class ResolvedTTT(TTTConfig):
+    """TTTConfig without nulls."""
 
-    inner: Literal["linear", "mlp"]
     mini_batch_size: int
     base_lr: float
-    backbone: Literal["mamba", "transformer"]
     share_qk: bool
     gate: bool
     pre_conv: bool
-    conv_kernel: int
-    rope_theta: float
-    learn_start: bool
-    norm: bool
-    learn_step: bool
-    backend: Literal["auto", "triton", "dual", "reference"]
 
 
 @state_dataclass
@@ -131,7 +107,7 @@ class TTTState:
 class TTTDecoding:
     """A TTTState in buffers that `decode_` changes; each sequence has its own place.
 
-    weights, rows, places: as in Slots. operands: as in Slots, empty where they are the weights.
+    The fields are those of Slots; operands is empty where they are the weights.
     """
 
     weights: tuple[Tensor, ...]
@@ -295,8 +271,7 @@ class TTTLayer(Mixer[TTTState]):
     ) -> Packed[TTTState]:
         """The states after the sequences that began with `packed`."""
         places = map(self.place, packed.states, packed.lengths)
-        states = map(TTTState, inner, tails.states, places)
-        return Packed(tuple(states), packed.lengths)
+        return Packed(tuple(map(TTTState, inner, tails.states, places)), packed.lengths)
 
     def angles(self, state: TTTState | TTTDecoding, length: int, device: torch.device) -> Tensor:
         """Rotary angles (..., T, D // 2): by place in the mini-batch, or by row and column."""
@@ -315,18 +290,15 @@ class TTTLayer(Mixer[TTTState]):
 
     def detach_carry(self, state: TTTState) -> TTTState:
         """Carry the learned change W - W0, so that training still reaches the start W0."""
-        weights = self.shifted(state.inner.weights, -1)
-        return tree_map(Tensor.detach, self.with_weights(state, weights))
+        return tree_map(Tensor.detach, self.add_start(state, -1))
 
     def attach_carry(self, carry: TTTState) -> TTTState:
-        return self.with_weights(carry, self.shifted(carry.inner.weights, 1))
+        return self.add_start(carry, 1)
 
-    def shifted(self, weights: tuple[Tensor, ...], sign: int) -> tuple[Tensor, ...]:
-        """The weights plus (sign 1) or minus (sign -1) W0."""
-        both = zip(weights, self.start(), strict=True)
-        return tuple(torch.add(w, w0, alpha=sign) for w, w0 in both)
-
-    def with_weights(self, state: TTTState, weights: tuple[Tensor, ...]) -> TTTState:
+    def add_start(self, state: TTTState, sign: int) -> TTTState:
+        """The state with weights W + sign W0."""
+        both = zip(state.inner.weights, self.start(), strict=True)
+        weights = tuple(torch.add(w, w0, alpha=sign) for w, w0 in both)
         return replace(state, inner=replace(state.inner, weights=weights))
 
     def eta(self, x: Tensor) -> Tensor:

@@ -18,20 +18,15 @@ class Choose(Protocol):
 
 
 class Chooser:
-    """A function from logits (B, V) to tokens (B,); each row has random numbers of its own.
+    """A function from logits (B, V) to tokens (B,); each row has its own random numbers.
 
-    temperature 0 takes the likeliest token; top_k keeps the k likeliest (0: all); top_p keeps the
-    fewest tokens that hold that much probability. Row r draws the same as row 0 draws with the seed
-    `seed + r`.
+    temperature: 0 takes the most probable token. top_k: keep the k most probable (0: all). top_p:
+    keep the fewest tokens with this total probability. seed: row r draws with `seed + r`.
     Raises ValueError for other values.
     """
 
     def __init__(
-        self,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int | None = None,
+        self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int | None = None
     ):
         if not temperature >= 0 or top_k < 0 or not 0 < top_p <= 1:
             raise ValueError(
@@ -57,7 +52,7 @@ class Chooser:
             return logits.argmax(-1)
         ranked, order = (logits / self.temperature).sort(descending=True)
         probabilities = ranked.double().softmax(-1)
-        before = probabilities.cumsum(-1) - probabilities  # probability of all likelier tokens
+        before = probabilities.cumsum(-1) - probabilities  # of all more probable tokens
         kept = before < self.top_p
         if self.top_k:
             kept[:, self.top_k :] = False

@@ -3,7 +3,11 @@
 B batch, T tokens, V vocabulary.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,38 +82,37 @@ def start(backbone: Backbone, batch: int) -> Prefix:
     return Prefix(torch.zeros(batch, backbone.config.vocab_size, device=device), state)
 
 
+@dataclass
 class Decoding:
     """Sequences that are decoded side by side: logits (B, V) for the next tokens, and the state.
 
-    The state belongs to this object, which changes it in place; or it is a Packed of the states of
-    sequences of different structure.
+    state: belongs to this object, which changes it in place; or a Packed of the states of sequences
+        of different structure.
     """
 
-    def __init__(
-        self, backbone: Backbone, logits: Tensor, state: BackboneState | Packed[BackboneState]
-    ):
-        self.backbone, self.logits, self.state = backbone, logits, state
+    backbone: Backbone
+    logits: Tensor
+    state: BackboneState | Packed[BackboneState]
 
     @classmethod
     @torch.inference_mode()
-    def start(cls, backbone: Backbone, prefix: Prefix) -> "Decoding":
+    def start(cls, backbone: Backbone, prefix: Prefix) -> Decoding:
         """Decode the sequences of a prefix, which is not changed."""
         return cls(backbone, prefix.logits, backbone.start_decoding(prefix.state))
 
     @classmethod
     @torch.inference_mode()
-    def join(cls, parts: "Sequence[Decoding]") -> "Decoding":
+    def join(cls, parts: Sequence[Decoding]) -> Decoding:
         """One batch of the sequences of parts whose states have one structure."""
         logits = torch.cat([part.logits for part in parts])
         return cls(parts[0].backbone, logits, stack([part.state for part in parts]))
 
     @classmethod
     @torch.inference_mode()
-    def pack(cls, backbone: Backbone, prefixes: Sequence[Prefix]) -> "Decoding":
+    def pack(cls, backbone: Backbone, prefixes: Sequence[Prefix]) -> Decoding:
         """Decode prefixes of one sequence each, of any structure."""
         logits = torch.cat([prefix.logits for prefix in prefixes])
-        states = tuple(prefix.state for prefix in prefixes)
-        return cls(backbone, logits, Packed(states, (1,) * len(states)))
+        return cls(backbone, logits, pack([prefix.state for prefix in prefixes]))
 
     @torch.inference_mode()
     def read(self, tokens: Tensor) -> None:
@@ -122,14 +125,13 @@ class Decoding:
             self.logits = logits[:, -1]
 
     @torch.inference_mode()
-    def select(self, places: list[int]) -> "Decoding":
+    def select(self, places: list[int]) -> Decoding:
         """A copy of the sequences at these places of the batch."""
         index = torch.tensor(places, device=self.logits.device)
         if isinstance(self.state, Packed):
-            states = tuple(self.state.states[place] for place in places)
-            packed = Packed(states, (1,) * len(states))
-            return Decoding(self.backbone, self.logits[index], packed)
-        state = tree_map(lambda x: x[index], self.state)
+            state: Any = pack([self.state.states[place] for place in places])
+        else:
+            state = tree_map(lambda x: x[index], self.state)
         return Decoding(self.backbone, self.logits[index], state)
 
     @torch.inference_mode()
@@ -138,6 +140,11 @@ class Decoding:
         if isinstance(self.state, Packed):
             return Prefix(self.logits, stack(self.state.states))
         return Prefix(self.logits, self.backbone.finish_decoding(self.state))
+
+
+def pack(states: Sequence[BackboneState]) -> Packed[BackboneState]:
+    """States of sequences of which each reads one token a call."""
+    return Packed(tuple(states), (1,) * len(states))
 
 
 def decode(backbone: Backbone, prefix: Prefix, count: int, choose: Choose) -> Iterator[Tensor]:

@@ -1,7 +1,6 @@
 """Texts of any lengths: reading prompts that come in parts, and decoding several together."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,28 +41,16 @@ def read_parts(
     return prefix, count
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Texts that take their next token in one call; rows: their numbers."""
-
-    rows: list[int]
-    decoding: Decoding
-
-    def select(self, places: list[int]) -> "Batch":
-        """A copy of the texts at these places of `rows`."""
-        return Batch([self.rows[place] for place in places], self.decoding.select(places))
-
-
-def batches(backbone: Backbone, prefixes: Sequence[Prefix]) -> list[Batch]:
-    """Texts in batches of one structure if these are few, else packed in one."""
+def batches(backbone: Backbone, prefixes: Sequence[Prefix]) -> list[tuple[list[int], Decoding]]:
+    """Texts, by their numbers, in batches of one structure if these are few, else packed in one."""
     parts = [Decoding.start(backbone, prefix) for prefix in prefixes]
     groups: dict[Any, list[int]] = {}
     for row, part in enumerate(parts):
         groups.setdefault(structure(part.state), []).append(row)
-    # a packed row takes a third of the time of a call of its own, measured on a CPU
+    # a packed row takes a third of the time of a separate call, measured on a CPU
     if 3 * len(groups) > len(prefixes) + 2:
-        return [Batch(list(range(len(prefixes))), Decoding.pack(backbone, prefixes))]
-    return [Batch(rows, Decoding.join([parts[row] for row in rows])) for rows in groups.values()]
+        return [(list(range(len(prefixes))), Decoding.pack(backbone, prefixes))]
+    return [(rows, Decoding.join([parts[row] for row in rows])) for rows in groups.values()]
 
 
 class Texts:
@@ -82,27 +69,28 @@ class Texts:
 
     @property
     def rows(self) -> list[int]:
-        return sorted(row for batch in self.batches for row in batch.rows)
+        return sorted(row for rows, _ in self.batches for row in rows)
 
     def step(self) -> dict[int, int]:
         """The next token of each text, by its number; texts that end here have none."""
         chosen: dict[int, int] = {}
-        for batch in self.batches:
-            tokens = self.choose(batch.decoding.logits, batch.rows)
-            chosen |= dict(zip(batch.rows, tokens.tolist(), strict=True))
+        for rows, decoding in self.batches:
+            tokens = self.choose(decoding.logits, rows)
+            chosen |= dict(zip(rows, tokens.tolist(), strict=True))
         self.end([row for row, token in chosen.items() if token == self.eos])
-        for batch in self.batches:
-            read = [chosen[row] for row in batch.rows]
-            batch.decoding.read(torch.tensor(read, device=batch.decoding.logits.device))
+        for rows, decoding in self.batches:
+            read = [chosen[row] for row in rows]
+            decoding.read(torch.tensor(read, device=decoding.logits.device))
         return {row: token for row, token in chosen.items() if token != self.eos}
 
-    def end(self, rows: Sequence[int]) -> None:
+    def end(self, ending: Sequence[int]) -> None:
         """End these texts."""
-        left = []
-        for batch in self.batches:
-            over = [place for place, row in enumerate(batch.rows) if row in rows]
-            self.ended |= {batch.rows[p]: batch.decoding.select([p]).prefix() for p in over}
-            rest = [place for place in range(len(batch.rows)) if place not in over]
+        before, self.batches = self.batches, []
+        for rows, decoding in before:
+            over = [place for place, row in enumerate(rows) if row in ending]
+            self.ended |= {rows[place]: decoding.select([place]).prefix() for place in over}
+            rest = [place for place in range(len(rows)) if place not in over]
+            if over and rest:
+                rows, decoding = [rows[place] for place in rest], decoding.select(rest)
             if rest:
-                left.append(batch.select(rest) if over else batch)
-        self.batches = left
+                self.batches.append((rows, decoding))

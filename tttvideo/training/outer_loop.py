@@ -60,10 +60,7 @@ class OuterLoop(LightningModule):
             parameters, self.optim.lr, self.optim.betas, weight_decay=self.optim.weight_decay
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         done, most = checkpoint["global_step"], self.trainer.max_steps
@@ -76,8 +73,7 @@ class OuterLoop(LightningModule):
     def on_train_start(self) -> None:
         self.clock, self.units = time.monotonic(), 0
 
-    def on_validation_end(self) -> None:
-        self.clock, self.units = time.monotonic(), 0  # validation is not training time
+    on_validation_end = on_train_start  # validation is not training time
 
     def log_rate(self, units: int, name: str) -> None:
         """Log units per second, over at least half a second."""
@@ -86,4 +82,4 @@ class OuterLoop(LightningModule):
         if seconds >= 0.5:
             rate = self.units / seconds * self.trainer.world_size
             self.log(name, rate, prog_bar=True, on_step=True)
-            self.clock, self.units = time.monotonic(), 0
+            self.on_train_start()

@@ -24,7 +24,12 @@ from tttvideo.mixers.registry import CONFIGS
 from tttvideo.mixers.ttt import TTTLayer
 from tttvideo.states import from_plain, same_structure, stack, to_plain, tree_map, unstack
 from tttvideo.video.frame_tokenizer import FrameTokenizer
-from tttvideo.weights.checkpoints import load_frame_tokenizer, load_tokens_model
+from tttvideo.weights.checkpoints import (
+    TokenCheckpoint,
+    description,
+    load_frame_tokenizer,
+    load_tokens_model,
+)
 
 from .outer_loop import OptimConfig, OuterLoop
 
@@ -41,19 +46,17 @@ class TokenHeader(Protocol):
     eos: int | None
 
 
-class TrainedBefore(TypedDict):
+class Amount(TypedDict):
     tokens: int
     flops: float
 
 
-class Trained(TypedDict):
+class Trained(Amount):
     """The record of training in a checkpoint; `before` is the share that `start_from` brought."""
 
-    tokens: int
-    flops: float
     window: int
     steps: int
-    before: TrainedBefore
+    before: Amount
 
 
 class TokenModel(OuterLoop):
@@ -91,8 +94,8 @@ class TokenModel(OuterLoop):
                 self.embed_codes(self.frame_tokenizer)
         self.resumed = False
         self.carried: list[BackboneState] = []  # by lane, as Backbone.detach_carry gives them
-        before: TrainedBefore = {"tokens": 0, "flops": 0.0}
-        self.trained: Trained = {**before, "window": 0, "steps": 0, "before": before}
+        before = Amount(tokens=0, flops=0.0)
+        self.trained = Trained(**before, window=0, steps=0, before=before)
 
     @torch.no_grad()
     def embed_codes(self, tokenizer: FrameTokenizer) -> None:
@@ -139,21 +142,14 @@ class TokenModel(OuterLoop):
         self.backbone.load_state_dict(start.backbone.state_dict())
         if start.trained:
             done: Any = start.trained
-            before: TrainedBefore = {"tokens": done["tokens"], "flops": done["flops"]}
+            before = Amount(tokens=done["tokens"], flops=done["flops"])
             self.trained = done | {"before": before}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["tttvideo"] = {
-            "model": "tokens",
-            "backbone": asdict(self.backbone.config),
-            "tokenizer": self.header.tokenizer,
-            "tokenizer_json": self.data.tokenizer_json,
-            "bos": self.header.bos,
-            "eos": self.header.eos,
-            "fps": self.header.fps,
-            "frame_tokenizer": self.frame_tokenizer and asdict(self.frame_tokenizer.config),
-            "trained": dict(self.trained),
-        }
+        header, json = self.header, self.data.tokenizer_json
+        facts = header.tokenizer, json, header.bos, header.eos, header.fps
+        model = TokenCheckpoint(self.backbone, *facts, self.frame_tokenizer, dict(self.trained))
+        checkpoint["tttvideo"] = description(model)
         checkpoint["lanes"] = [to_plain(state) for state in self.carried]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -29,8 +29,7 @@ def load_torch_file(
     """`build` applied to the content of a torch file, on the CPU.
 
     name, source: the kind of file and the command that writes it, for messages.
-    Raises ValueError, in one line, for a missing file and for one that torch or `build` cannot
-    read.
+    Raises ValueError, in one line, for a file that is missing or cannot be read.
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no {name} {path}")
@@ -43,7 +42,7 @@ def load_torch_file(
 
 
 def save_torch_file(content: dict[str, Any], path: str | Path) -> None:
-    """Write a file that `load_torch_file` loads; it takes its name when it is whole."""
+    """Write a file that `load_torch_file` loads."""
     with replacing(Path(path)) as partial:
         torch.save(content, partial)
 
@@ -68,6 +67,10 @@ class TokenCheckpoint:
     trained: dict[str, Any] | None = None
 
 
+FACTS = ("tokenizer", "tokenizer_json", "bos", "eos", "fps", "trained")
+"""Fields of a TokenCheckpoint that its file holds as they are."""
+
+
 def load_tokens_model(path: str | Path) -> TokenCheckpoint:
     """Load a checkpoint of `tttvideo fit` or `tttvideo import`.
 
@@ -81,8 +84,7 @@ def load_tokens_model(path: str | Path) -> TokenCheckpoint:
             tokenizer = FrameTokenizer(FrameTokenizerConfig(**about["frame_tokenizer"]))
             load_weights(tokenizer, weights, "frame_tokenizer.", path)
         backbone = Backbone(config)
-        names = ("tokenizer", "tokenizer_json", "bos", "eos", "fps", "trained")
-        facts = {name: about[name] for name in names}
+        facts = {name: about[name] for name in FACTS}
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} was written by another version: {error}") from error
     load_weights(backbone, weights, "backbone.", path)
@@ -98,28 +100,21 @@ def load_frame_tokenizer(path: str | Path) -> FrameTokenizer:
     return tokenizer
 
 
-def save_tokens_model(
-    backbone: Backbone,
-    path: str | Path,
-    tokenizer: str,
-    tokenizer_json: str | None = None,
-    bos: int | None = None,
-    eos: int | None = None,
-) -> None:
-    """Write a text checkpoint that `load_tokens_model` loads."""
-    about = {
+def save_tokens_model(model: TokenCheckpoint, path: str | Path) -> None:
+    """Write a checkpoint of a text model that `load_tokens_model` loads."""
+    weights = {f"backbone.{name}": w for name, w in model.backbone.state_dict().items()}
+    save_torch_file({"tttvideo": description(model), "state_dict": weights}, path)
+
+
+def description(model: TokenCheckpoint) -> dict[str, Any]:
+    """The description of a model of tokens in its checkpoint."""
+    frames = model.frame_tokenizer
+    return {
         "model": "tokens",
-        "backbone": asdict(backbone.config),
-        "tokenizer": tokenizer,
-        "tokenizer_json": tokenizer_json,
-        "bos": bos,
-        "eos": eos,
-        "fps": None,
-        "frame_tokenizer": None,
-        "trained": None,
+        "backbone": asdict(model.backbone.config),
+        "frame_tokenizer": frames and asdict(frames.config),
+        **{name: getattr(model, name) for name in FACTS},
     }
-    weights = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
-    save_torch_file({"tttvideo": about, "state_dict": weights}, path)
 
 
 def load_checkpoint(path: str | Path, model: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

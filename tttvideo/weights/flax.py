@@ -83,20 +83,16 @@ def read_flax(
     Raises ValueError, in one line, for any other file.
     """
     named = parameters(dict(read_arrays(path, advance)), path)
-    weights = {
-        reference_name(name, path): to_torch_axes(name, array) for name, array in named.items()
-    }
+    weights = {reference_name(name, path): to_torch_axes(name, x) for name, x in named.items()}
     values = config_from_shapes(weights, path)
     if config is None:
         return weights, values
-    if str(config) in SIZES:
-        came = tuple(values[key] for key in SIZE_KEYS)
-        if came != SIZES[str(config)]:
-            raise ValueError(
-                f"{path} has {', '.join(SIZE_KEYS)} {came}; size {config} is {SIZES[str(config)]}"
-            )
-        return weights, values
-    return weights, values | read_config(config)
+    wanted, came = SIZES.get(str(config)), tuple(values[key] for key in SIZE_KEYS)
+    if wanted is None:
+        return weights, values | read_config(config)
+    if came != wanted:
+        raise ValueError(f"{path} has {', '.join(SIZE_KEYS)} {came}; size {config} is {wanted}")
+    return weights, values
 
 
 def read_arrays(path: str | Path, advance: Callable[[int], None]) -> Iterator[tuple[str, Tensor]]:

@@ -87,8 +87,11 @@ def write_folder(checkpoint: TokenCheckpoint, folder: Path, tokenizer_json: str 
             f"a model of frames {config.grid} has no form in the reference implementation, nor in "
             "transformers; only models of text are exported"
         )
-    write = write_reference if has_reference_form(config) else write_own
-    write(checkpoint.backbone, folder)
+    form = save_reference if has_reference_form(config) else own_form
+    weights, values = form(checkpoint.backbone)
+    with replacing(folder / "model.safetensors") as partial:
+        save_file({name: w.contiguous() for name, w in weights.items()}, partial, {"format": "pt"})
+    write_json(folder / "config.json", values, indent=2)
     both = ("bos", checkpoint.bos), ("eos", checkpoint.eos)
     marks = {name: token for name, token in both if token is not None}
     write_json(folder / "generation_config.json", {f"{k}_token_id": v for k, v in marks.items()}, 2)
@@ -100,26 +103,9 @@ def write_folder(checkpoint: TokenCheckpoint, folder: Path, tokenizer_json: str 
         write_json(folder / "tokenizer_config.json", values, indent=2)
 
 
-def write_reference(backbone: Backbone, folder: Path) -> None:
-    """model.safetensors and config.json in the reference implementation's layout."""
-    weights, config = save_reference(backbone)
-    write_safetensors(weights, config, folder)
-
-
-def write_own(backbone: Backbone, folder: Path) -> None:
-    """model.safetensors and config.json under our own names."""
+def own_form(backbone: Backbone) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(weights, config) under our own names."""
     weights = {f"backbone.{name}": weight for name, weight in backbone.state_dict().items()}
-    config = {
-        "model_type": "tttvideo",
-        "architectures": ["TTTVideoForCausalLM"],
-        "model": asdict(backbone.config),
-    }
-    write_safetensors(weights, config, folder)
-
-
-def write_safetensors(
-    weights: Mapping[str, Tensor], config: Mapping[str, Any], folder: Path
-) -> None:
-    with replacing(folder / "model.safetensors") as partial:
-        save_file({name: w.contiguous() for name, w in weights.items()}, partial, {"format": "pt"})
-    write_json(folder / "config.json", config, indent=2)
+    model = asdict(backbone.config)
+    config = {"model_type": "tttvideo", "architectures": ["TTTVideoForCausalLM"], "model": model}
+    return weights, config

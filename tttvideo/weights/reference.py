@@ -33,6 +33,26 @@ REFERENCE_DEFAULTS = {
     "conv_kernel": 4,
 }
 
+# our field -> the reference's key, of BackboneConfig and of TTTConfig
+BACKBONE_KEYS = {
+    "vocab_size": "vocab_size",
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "mlp_width": "intermediate_size",
+    "norm_eps": "rms_norm_eps",
+}
+TTT_KEYS = {
+    "inner": "ttt_layer_type",
+    "mini_batch_size": "mini_batch_size",
+    "base_lr": "ttt_base_lr",
+    "share_qk": "share_qk",
+    "gate": "use_gate",
+    "pre_conv": "pre_conv",
+    "conv_kernel": "conv_kernel",
+    "rope_theta": "rope_theta",
+}
+
 # our name -> the reference's, inside a block and inside its mixer
 BLOCK_NAMES = {
     "conv_norm.weight": "conv.norm.weight",
@@ -65,27 +85,12 @@ def reference_config(config: Mapping[str, Any]) -> BackboneConfig:
         if values[key] != REFERENCE_DEFAULTS[key]:
             allowed = REFERENCE_DEFAULTS[key]
             raise ValueError(f"config {key} is {values[key]!r}; only {allowed!r} can be loaded")
-    inner = values["ttt_layer_type"]
-    if inner not in ("linear", "mlp"):
-        raise ValueError(f"config ttt_layer_type is {inner!r}; it must be linear or mlp")
-    return BackboneConfig(
-        vocab_size=values["vocab_size"],
-        width=values["hidden_size"],
-        depth=values["num_hidden_layers"],
-        heads=values["num_attention_heads"],
-        mlp_width=values["intermediate_size"],
-        norm_eps=values["rms_norm_eps"],
-        ttt=TTTConfig(
-            inner=inner,
-            mini_batch_size=values["mini_batch_size"],
-            base_lr=values["ttt_base_lr"],
-            share_qk=values["share_qk"],
-            gate=values["use_gate"],
-            pre_conv=values["pre_conv"],
-            conv_kernel=values["conv_kernel"],
-            rope_theta=values["rope_theta"],
-        ),
-    )
+    if values["ttt_layer_type"] not in ("linear", "mlp"):
+        raise ValueError(
+            f"config ttt_layer_type is {values['ttt_layer_type']!r}; it must be linear or mlp"
+        )
+    ttt = TTTConfig(**{own: values[key] for own, key in TTT_KEYS.items()})
+    return BackboneConfig(**{own: values[key] for own, key in BACKBONE_KEYS.items()}, ttt=ttt)
 
 
 def load_reference(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> Backbone:
@@ -97,15 +102,13 @@ def load_reference(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) 
     head = state_dict.get("lm_head.weight")
     if head is not None and not torch.equal(head, state_dict["model.embed_tokens.weight"]):
         raise ValueError("lm_head.weight is not the embedding; only models with a tied head load")
-    parameters = backbone.state_dict()
-    names = {name: reference_name(name) for name in parameters}
-    check_keys(set(state_dict) - {"lm_head.weight"}, set(names.values()))
+    parameters = {reference_name(name): w for name, w in backbone.state_dict().items()}
+    check_keys(set(state_dict) - {"lm_head.weight"}, set(parameters))
     for name, parameter in parameters.items():
-        came = state_dict[names[name]]
-        if came.shape != reference_shape(names[name], parameter):
+        came, shape = state_dict[name], reference_shape(name, parameter)
+        if came.shape != shape:
             raise ValueError(
-                f"{names[name]} has shape {tuple(came.shape)}; this config needs "
-                f"{tuple(reference_shape(names[name], parameter))}"
+                f"{name} has shape {tuple(came.shape)}; this config needs {tuple(shape)}"
             )
         parameter.copy_(came.reshape(parameter.shape))
     return backbone
@@ -123,40 +126,17 @@ def save_reference(backbone: Backbone) -> tuple[dict[str, Tensor], dict[str, Any
     Raises ValueError for a model that it does not have: frames, other mixers, missing parts.
     """
     config = backbone.config
-    if config.grid:
-        raise ValueError(
-            f"a model of frames {config.grid} has no form in the reference implementation"
-        )
     if not has_reference_form(config):
         raise ValueError(
-            f"a model of {config.mixer} with mlp_width {config.mlp_width} and {config.ttt} has no "
-            "form in the reference implementation, which has complete TTT layers and SwiGLUs"
+            f"a model of {config.mixer} with grid {config.grid}, mlp_width {config.mlp_width} and "
+            f"{config.ttt} has no form in the reference implementation, which has text, complete "
+            "TTT layers and SwiGLUs"
         )
-    ttt = config.resolved
-    values = REFERENCE_DEFAULTS | {
-        "model_type": "ttt",
-        "architectures": ["TTTForCausalLM"],
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "intermediate_size": config.mlp_width,
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.heads,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": ttt.rope_theta,
-        "use_gate": ttt.gate,
-        "share_qk": ttt.share_qk,
-        "ttt_layer_type": ttt.inner,
-        "ttt_base_lr": ttt.base_lr,
-        "mini_batch_size": ttt.mini_batch_size,
-        "pre_conv": ttt.pre_conv,
-        "conv_kernel": ttt.conv_kernel,
-    }
-    names = {name: reference_name(name) for name in backbone.state_dict()}
-    tensors = {
-        names[name]: parameter.reshape(reference_shape(names[name], parameter))
-        for name, parameter in backbone.state_dict().items()
-    }
-    return tensors, values
+    values = REFERENCE_DEFAULTS | {"model_type": "ttt", "architectures": ["TTTForCausalLM"]}
+    values |= {key: getattr(config, own) for own, key in BACKBONE_KEYS.items()}
+    values |= {key: getattr(config.resolved, own) for own, key in TTT_KEYS.items()}
+    named = {reference_name(name): w for name, w in backbone.state_dict().items()}
+    return {name: w.reshape(reference_shape(name, w)) for name, w in named.items()}, values
 
 
 def reference_name(name: str) -> str:
@@ -175,9 +155,8 @@ def reference_name(name: str) -> str:
 def reference_shape(name: str, parameter: Tensor) -> torch.Size:
     """The reference's shape: convolutions and step sizes have an extra axis of length one."""
     *_, module, kind = name.split(".")
-    extra_axis = kind.startswith("learnable_ttt_lr") or (
-        module.startswith("conv") and kind == "weight"
-    )
+    convolution = module.startswith("conv") and kind == "weight"
+    extra_axis = convolution or kind.startswith("learnable_ttt_lr")
     return parameter[:, None].shape if extra_axis else parameter.shape
 
 

@@ -12,11 +12,6 @@ from transformers.core_model_loading import ConversionOps, WeightConverter, Weig
 from .reference import BLOCK_NAMES, MIXER_NAMES
 
 
-def register_reference_layout(name: str) -> None:
-    """Let the model class of this name load and save the reference implementation's layout."""
-    register_checkpoint_conversion_mapping(name, reference_conversions(), overwrite=True)
-
-
 class DropAxis(ConversionOps):
     """Remove the extra axis of length one of the reference, see `reference_shape`; or add it."""
 
@@ -40,19 +35,20 @@ class DropAxis(ConversionOps):
         return DropAxis(not self.drop)
 
 
-def reference_conversions() -> list[WeightRenaming | WeightConverter]:
-    r"""From the reference's names and shapes to ours; transformers inverts them when it saves.
+def rename(source: str, target: str) -> WeightRenaming:
+    return WeightRenaming("^" + source.replace(".", r"\."), "^" + target.replace(".", r"\."))
 
-    They are applied in turn. A group in the target stands for the \1 of the source.
+
+def register_reference_layout(name: str) -> None:
+    r"""Let the model class of this name load and save the reference implementation's layout.
+
+    The conversions, from the reference's names and shapes to ours, are applied in turn, and
+    inverted to save. A group in the target stands for the \1 of the source.
     """
-
-    def rename(source: str, target: str) -> WeightRenaming:
-        return WeightRenaming("^" + source.replace(".", r"\."), "^" + target.replace(".", r"\."))
-
     block = "backbone.blocks.{}."
     source, target = block.format(r"\1"), block.format(r"(\d+)")
     etas = ("eta_weight", "eta_bias")
-    return [
+    conversions: list[WeightRenaming | WeightConverter] = [
         rename("model.embed_tokens.", "backbone.embedding."),
         rename("model.norm.", "backbone.norm."),
         rename("model.layers.", "backbone.blocks."),
@@ -72,3 +68,4 @@ def reference_conversions() -> list[WeightRenaming | WeightConverter]:
             for conv in ("conv", "conv_q", "conv_k")
         ),
     ]
+    register_checkpoint_conversion_mapping(name, conversions, overwrite=True)
