@@ -17,7 +17,7 @@ from tttvideo.progress import progress
 
 from .inputs import VIDEO_SUFFIXES, find_files
 from .order import Frames, ResumableLoader, Windows, collate
-from .tokens import Header, Tokens, open_tokens
+from .tokens import Header, Tokens, difference, open_tokens
 
 
 class TokenData(LightningDataModule):
@@ -33,10 +33,8 @@ class TokenData(LightningDataModule):
         batch_size: windows per step.
         seed: of the order.
         lanes: read `train` in lanes, one per window of a batch. A lane reads windows in order and
-            carries its state from each to the next, which trains on contexts beyond `window`.
-            Without lanes, windows are shuffled.
-        share_fresh: share of lanes that get a fresh state at each step, so that models learn to
-            start.
+            carries its state, which trains on contexts beyond `window`; else windows are shuffled.
+        share_fresh: share of lanes that get a fresh state at each step, to learn to start.
         reset_at_documents: start every document, or video, with a fresh state; the paper does not.
     """
 
@@ -65,7 +63,6 @@ class TokenData(LightningDataModule):
 
     @property
     def header(self) -> Header:
-        """The header of the training tokens."""
         return self.file.header
 
     def setup(self, stage: str) -> None:
@@ -85,20 +82,13 @@ class TokenData(LightningDataModule):
         self.validation_span: tuple[int, int] | None = None
         if self.validation:
             self.validation_file = open_tokens(self.validation)
-            self.check_same_tokens(self.validation_file.header)
+            if found := difference(self.header, self.validation_file.header):
+                raise ValueError(f"{self.train} and {self.validation} differ: {found}")
         else:
             total = len(self.file.tokens)
             held = max(int(total // frame * self.holdout), self.window // frame + 1)  # a window
             kept = max(0, total // frame - held) * frame
             self.train_span, self.validation_span = (0, kept), (kept, total)
-
-    def check_same_tokens(self, other: Header) -> None:
-        for name in ("kind", "tokenizer", "vocab_size", "grid"):
-            first, second = getattr(self.header, name), getattr(other, name)
-            if first != second:
-                raise ValueError(
-                    f"{self.train} and {self.validation} differ: {name} is {first} and {second}"
-                )
 
     def train_dataloader(self) -> ResumableLoader:
         starts = self.file.starts if self.reset_at_documents else None

@@ -1,7 +1,7 @@
 """The order in which training reads tokens: windows, shuffled or in lanes, resumable.
 
-A shuffled window begins with a fresh state. A lane reads windows one after the other and carries
-its state from each to the next. Both orders are pure functions of (seed, epoch).
+A shuffled window begins with a fresh state. A lane reads consecutive windows and carries its state
+from each to the next. Both orders are pure functions of (seed, epoch).
 
 T tokens per window, B windows per batch.
 """
@@ -124,7 +124,7 @@ class EpochBatches(Sampler[list[int]]):
             yield order[batch * size : (batch + 1) * size][self.rank :: self.world].tolist()
 
 
-class LaneBatches(Sampler[list[int]]):
+class LaneBatches(EpochBatches):
     """Batches of indices, one per lane: lane b reads its share of all windows in order.
 
     The shares are shifted over the corpus as a pure function of (seed, epoch). Each of several
@@ -132,13 +132,8 @@ class LaneBatches(Sampler[list[int]]):
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, share_fresh: float):
-        order = EpochBatches(count, batch_size, seed)
-        self.rank, self.world, self.batch_size = order.rank, order.world, order.batch_size
-        self.count, self.seed, self.share_fresh = count, seed, share_fresh
-        self.epoch = self.first = 0
-
-    def __len__(self) -> int:
-        return self.count // (self.batch_size * self.world)
+        super().__init__(count, batch_size, seed)
+        self.share_fresh = share_fresh
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.first, len(self)):
@@ -161,8 +156,8 @@ class ResumableLoader(DataLoader):
     """A DataLoader that resumes at the batch after the last delivered one.
 
     Arguments:
-        step: windows of a new epoch are shifted by a random multiple of `step` tokens.
-        share_fresh: the share of lanes that get a fresh state at each batch; None: no lanes.
+        step: windows of an epoch are shifted by a random multiple of `step` tokens.
+        share_fresh: share of lanes that get a fresh state at each batch; None: no lanes.
     """
 
     def __init__(
@@ -173,10 +168,8 @@ class ResumableLoader(DataLoader):
         step: int = 1,
         share_fresh: float | None = None,
     ):
-        self.batches: EpochBatches | LaneBatches
-        if share_fresh is None:
-            self.batches = EpochBatches(len(dataset), batch_size, seed)
-        else:
+        self.batches = EpochBatches(len(dataset), batch_size, seed)
+        if share_fresh is not None:
             self.batches = LaneBatches(len(dataset), batch_size, seed, share_fresh)
         self.step, self.windows = step, dataset if isinstance(dataset, Windows) else None
         super().__init__(
@@ -200,7 +193,7 @@ class ResumableLoader(DataLoader):
             yield batch
 
     def identity(self) -> dict[str, Any]:
-        """The facts that two runs must share, or a position would be another batch."""
+        """The facts on which the batch at a position depends."""
         batches, windows = self.batches, self.windows
         return {
             "order": type(batches).__name__,
@@ -218,10 +211,9 @@ class ResumableLoader(DataLoader):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in self.identity().items():
-            before = state.get(name)
-            if before != value:
+            if state.get(name) != value:
                 raise ValueError(
-                    f"cannot resume with other data: {name} was {before} and is {value}; "
+                    f"cannot resume with other data: {name} was {state.get(name)} and is {value}; "
                     "start a new run with another --out"
                 )
         self.epoch, self.delivered = state["epoch"], state["delivered"]

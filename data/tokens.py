@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from tttvideo.files import read_json, replacing
 MAGIC = b"tttvideo tokens 1\n"
 HEADER_BYTES = 4096
 MANIFEST, WORKING = "manifest.json", "working"  # of a corpus: its last file, its folder before
+SAME_TOKENS = ("kind", "tokenizer", "vocab_size", "grid")  # the facts that fix what a token means
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,6 @@ class Header:
 
     @property
     def file_bytes(self) -> int:
-        """The size of the file."""
         return HEADER_BYTES + self.tokens * self.dtype.itemsize + self.documents * 8
 
     def pack(self) -> bytes:
@@ -131,10 +130,8 @@ class Tokens:
     def __init__(self, path: Path, files: Sequence[TokenFile], hashes: Sequence[str] | None = None):
         self.path, self.files, self.hashes = path, files, hashes
         self.tokens = JoinedArrays([file.tokens for file in files])
-        begins = accumulate((file.header.tokens for file in files), initial=0)
-        self.starts = np.concatenate(
-            [file.starts + begin for file, begin in zip(files, begins, strict=False)]
-        )
+        begins = [0, *self.tokens.ends]
+        self.starts = np.concatenate([f.starts + a for f, a in zip(files, begins, strict=False)])
         self.header = replace(
             files[0].header,
             tokens=len(self.tokens),
@@ -157,8 +154,8 @@ def file_hash(path: Path) -> str:
 def open_tokens(path: str | Path) -> Tokens:
     """Open a token file, or a folder of shards, such as train/ of a prepared corpus.
 
-    Raises: ValueError if there is none, for shards that differ in their tokens, and for shards
-    that are not those in the manifest of the corpus.
+    Raises: ValueError if there is none, and for shards that differ in their tokens or are not
+    those in the manifest of the corpus.
     """
     path = Path(path)
     if not path.is_dir():
@@ -173,18 +170,15 @@ def open_tokens(path: str | Path) -> Tokens:
         raise ValueError(f"the folder {path} has no token file; make some with `tttvideo prepare`")
     files = [TokenFile(shard) for shard in shards]
     for file in files[1:]:
-        check_same_tokens(files[0], file)
+        if found := difference(files[0].header, file.header, (*SAME_TOKENS, "bos", "eos")):
+            raise ValueError(f"{shards[0]} and {file.path} do not belong in one folder: {found}")
     return Tokens(path, files, listed_hashes(path, files))
 
 
-def check_same_tokens(one: TokenFile, other: TokenFile) -> None:
-    for name in ("kind", "tokenizer", "vocab_size", "grid", "bos", "eos"):
-        first, second = getattr(one.header, name), getattr(other.header, name)
-        if first != second:
-            raise ValueError(
-                f"{one.path} and {other.path} do not belong in one folder: "
-                f"{name} is {first} and {second}"
-            )
+def difference(one: Header, other: Header, names: Sequence[str] = SAME_TOKENS) -> str:
+    """The first of the named facts in which two headers differ, in words; "" if they are equal."""
+    facts = ((name, getattr(one, name), getattr(other, name)) for name in names)
+    return next((f"{name} is {a} and {b}" for name, a, b in facts if a != b), "")
 
 
 def listed_hashes(path: Path, files: Sequence[TokenFile]) -> list[str] | None:
@@ -198,10 +192,7 @@ def listed_hashes(path: Path, files: Sequence[TokenFile]) -> list[str] | None:
         return None
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path.parent / MANIFEST} is damaged; prepare it again") from error
-    facts = [
-        (f.path.relative_to(path.parent).as_posix(), f.header.tokens, f.header.documents)
-        for f in files
-    ]
+    facts = [(f"{path.name}/{f.path.name}", f.header.tokens, f.header.documents) for f in files]
     listed = [shard for shard in listed if shard["file"].startswith(f"{path.name}/")]
     if facts != [(shard["file"], shard["tokens"], shard["documents"]) for shard in listed]:
         raise ValueError(
@@ -210,26 +201,30 @@ def listed_hashes(path: Path, files: Sequence[TokenFile]) -> list[str] | None:
     return [shard["sha256"] for shard in listed]
 
 
-class TokenWriter:
-    """Writes a token file as a stream; the file appears when the context ends without an error.
+@contextmanager
+def token_writer(path: str | Path, header: Header) -> Iterator[TokenWriter]:
+    """Open a token file to write; it appears when the context ends without an error.
 
-    with TokenWriter(path, header) as out:
+    with token_writer(path, header) as out:
         out.start_document()
         out.write(tokens)
     """
+    with replacing(Path(path)) as partial, open(partial, "wb") as file:
+        file.write(bytes(HEADER_BYTES))
+        writer = TokenWriter(file, header)
+        yield writer
+        file.write(np.array(writer.starts, "<i8").tobytes())
+        file.seek(0)
+        file.write(replace(header, tokens=writer.count, documents=len(writer.starts)).pack())
 
-    def __init__(self, path: str | Path, header: Header):
-        self.path, self.header = Path(path), header
+
+class TokenWriter:
+    """Appends documents to an open token file."""
+
+    def __init__(self, file: BinaryIO, header: Header):
+        self.file, self.header = file, header
         self.count = 0
         self.starts: list[int] = []
-
-    def __enter__(self) -> TokenWriter:
-        with ExitStack() as stack:
-            self.file = stack.enter_context(open(stack.enter_context(replacing(self.path)), "wb"))
-            self.file.write(bytes(HEADER_BYTES))
-            stack.push(self.write_header)
-            self.opened = stack.pop_all()
-        return self
 
     def start_document(self) -> None:
         self.starts.append(self.count)
@@ -239,14 +234,3 @@ class TokenWriter:
         assert tokens.size == 0 or tokens.max() < self.header.vocab_size
         self.file.write(tokens.astype(self.header.dtype).tobytes())
         self.count += tokens.size
-
-    def __exit__(self, *failure: Any) -> None:
-        self.opened.__exit__(*failure)
-
-    def write_header(self, kind: type | None, *_: Any) -> None:
-        """Write the starts and the header, unless an error ends the context."""
-        if kind is None:
-            self.file.write(np.array(self.starts, "<i8").tobytes())
-            self.file.seek(0)
-            header = replace(self.header, tokens=self.count, documents=len(self.starts))
-            self.file.write(header.pack())

@@ -17,6 +17,9 @@ from rich.progress import (
 )
 
 
+Advance = Callable[[int], None]  # its argument: the units done since the last call
+
+
 class RateColumn(ProgressColumn):
     """The number of units per second."""
 
@@ -29,7 +32,7 @@ class RateColumn(ProgressColumn):
 
 
 @contextmanager
-def progress(task: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+def progress(task: str, total: int | None, unit: str) -> Iterator[Advance]:
     """A bar with its rate per second; unit "B" counts bytes. Yields a function that advances it."""
     counts: tuple[ProgressColumn, ...] = (MofNCompleteColumn(), RateColumn(unit))
     if unit == "B":

@@ -12,7 +12,7 @@ def run(options: argparse.Namespace) -> None:
     manifest, before = corpus.prepare_text(
         options.inputs,
         Path(options.out),
-        corpus.Vocabulary(options.tokenizer, options.train_bpe),
+        options.tokenizer if options.train_bpe is None else options.train_bpe,
         corpus.Options(options.field, options.validation, options.seed, options.shard_tokens),
         options.workers,
         options.max_bad,

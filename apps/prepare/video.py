@@ -10,7 +10,7 @@ import torch
 
 from tttvideo.apps.device import best_device
 from tttvideo.data.inputs import VIDEO_SUFFIXES, find_files
-from tttvideo.data.tokens import Header, TokenWriter
+from tttvideo.data.tokens import Header, token_writer
 from tttvideo.data.video.probe import probe
 from tttvideo.data.video.reader import VideoReader, stack_images
 from tttvideo.progress import progress
@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
         info.frames if end is None else min(info.frames, int(end * info.fps)) for info in infos
     )
     frames = 0
-    with TokenWriter(out, header) as writer, progress("tokenising", total, "frames") as advance:
+    with token_writer(out, header) as writer, progress("tokenising", total, "frames") as advance:
         for path in files:
             writer.start_document()
             for tokens in tokenise(path, tokenizer, end):

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from tttvideo.data.video.writer import VideoWriter
+from tttvideo.data.video.writer import video_writer
 from tttvideo.files import replacing, write_json
 from tttvideo.measures.video import frame_quality
 
@@ -35,8 +35,6 @@ class PredictionReport:
         out.mkdir(parents=True, exist_ok=True)
         self.out, self.fps, self.last, self.horizon = out, fps, context[-1], horizon
         self.context = context
-        self.prediction = VideoWriter(out / "prediction.mp4", fps)
-        self.compare = VideoWriter(out / "compare.mp4", fps)
         self.psnr: dict[str, list[float]] = {name: [] for name in MEASURES}
         self.ssim: dict[str, list[float]] = {name: [] for name in MEASURES}
         self.samples: list[tuple[int, np.ndarray | None, np.ndarray]] = []
@@ -45,8 +43,10 @@ class PredictionReport:
 
     def __enter__(self) -> "PredictionReport":
         with ExitStack() as stack:
-            stack.enter_context(self.prediction)
-            stack.enter_context(self.compare)
+            paths = self.out / "prediction.mp4", self.out / "compare.mp4"
+            self.prediction, self.compare = (
+                stack.enter_context(video_writer(path, self.fps)) for path in paths
+            )
             for image in self.context:
                 self.compare.write(panels({"context": image, "truth": None, "prediction": None}))
             self.open = stack.pop_all()

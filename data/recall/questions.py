@@ -6,6 +6,7 @@ Each task has a map: a column per length; a row per depth, number of pairs, or n
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from .texts import (
     Sample,
     byte_length,
     drawn_haystack,
+    hide_facts,
     mqar,
     needle,
     variables,
@@ -88,13 +90,13 @@ class Questions:
     def draw(self, task: str, row: float, length: int, seed: tuple[int, ...]) -> Sample:
         """A text of a task; the same arguments draw the same text."""
         rng = np.random.default_rng(seed)
-        measure, haystack = self.measure, self.haystack
         if task == "needle":
-            depths = [row, *rng.random(self.distractors)]
-            return needle(rng, length, depths, measure=measure, haystack=haystack)
-        if task == "mqar":
-            return mqar(rng, length, int(row), measure=measure, haystack=haystack)
-        return variables(rng, length, int(row), CHAINS, measure=measure, haystack=haystack)
+            plan = needle(rng, [row, *rng.random(self.distractors)])
+        elif task == "mqar":
+            plan = mqar(rng, int(row))
+        else:
+            plan = variables(rng, int(row), CHAINS)
+        return hide_facts(rng, length, plan, self.measure, self.haystack)
 
 
 def chance(task: str, row: float, distractors: int) -> float:
@@ -138,12 +140,10 @@ def encode_batch(
     begin = int(bos is not None)
     size = begin + max(len(tokens) for tokens, _ in encoded)
     rows, answers = np.zeros((len(samples), size), np.int64), np.full((len(samples), size), -1)
-    if bos is not None:
-        rows[:, 0] = bos
-    count = 0
+    rows[:, :begin] = bos or 0
+    number = count()
     for row, marks, (tokens, places) in zip(rows, answers, encoded, strict=True):
         row[begin : begin + len(tokens)] = tokens
         for first, last in places:
-            marks[begin + first : begin + last] = count
-            count += 1
+            marks[begin + first : begin + last] = next(number)
     return rows, answers

@@ -61,6 +61,15 @@ class Piece:
         return self.before + self.value + self.after
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Facts, their depths in a haystack (0 its start, 1 its end), and the questions after it."""
+
+    facts: list[Piece]
+    depths: Sequence[float] | np.ndarray
+    questions: list[Piece]
+
+
 class NoRoom(ValueError):
     """A text of this length cannot hold its facts and questions."""
 
@@ -120,20 +129,10 @@ def text_haystack(text: str) -> Haystack:
     return haystack
 
 
-def needle(
-    rng: np.random.Generator,
-    length: int,
-    depths: Sequence[float] | np.ndarray,
-    asks: int = 1,
-    measure: Measure = byte_length,
-    haystack: Haystack = drawn_haystack,
-) -> Sample:
-    """Codes at `depths` of a haystack (0 its start, 1 its end); questions for the first `asks`.
+def needle(rng: np.random.Generator, depths: Sequence[float] | np.ndarray, asks: int = 1) -> Plan:
+    """Codes at `depths` of a haystack, and questions for the first `asks`.
 
-    Arguments:
-        length: of the whole text, as `measure` counts, to within a few.
-        measure: the size of a text; with a tokenizer, the number of its tokens.
-    Raises: NoRoom, a ValueError; ValueError for more needles than there are names.
+    Raises: ValueError for more needles than there are names.
     """
     if len(depths) > len(NOUNS):
         raise ValueError(f"{len(depths)} needles; there are names for {len(NOUNS)}")
@@ -142,43 +141,27 @@ def needle(
     facts = [Piece(f"Code {name}=", code, ". ", name) for name, code in codes.items()]
     questions = [Piece(f"Ask {name}=", code, ". ", name, asks=True) for name, code in codes.items()]
     questions = [questions[n] for n in rng.permutation(min(asks, len(questions)))]
-    return hide_facts(rng, length, facts, depths, questions, measure, haystack)
+    return Plan(facts, depths, questions)
 
 
-def mqar(
-    rng: np.random.Generator,
-    length: int,
-    pairs: int,
-    asks: int = 16,
-    measure: Measure = byte_length,
-    haystack: Haystack = drawn_haystack,
-) -> Sample:
+def mqar(rng: np.random.Generator, pairs: int, asks: int = 16) -> Plan:
     """Pairs of a letter and a digit, then filler, then `asks` of the pairs in another order.
 
-    Arguments as in `needle`. Raises NoRoom, and ValueError for more pairs than there are keys.
+    Raises: ValueError for more pairs than there are keys.
     """
     values = {name: random_digits(rng, "mqar") for name in distinct_letters(rng, pairs)}
     facts = [Piece("Pairs:"), *(Piece(f" {k}=", v, "", k) for k, v in values.items()), Piece(". ")]
     order = [list(values)[n] for n in rng.permutation(pairs)[:asks]]
     questions = [Piece("Recall:"), *(Piece(f" {k}=", values[k], "", k, True) for k in order)]
-    questions.append(Piece(". "))
-    depths = [0.0] * len(facts)
-    return hide_facts(rng, length, facts, depths, questions, measure, haystack)
+    return Plan(facts, [0.0] * len(facts), [*questions, Piece(". ")])
 
 
-def variables(
-    rng: np.random.Generator,
-    length: int,
-    hops: int,
-    chains: int = 2,
-    asks: int = 1,
-    measure: Measure = byte_length,
-    haystack: Haystack = drawn_haystack,
-) -> Sample:
+def variables(rng: np.random.Generator, hops: int, chains: int = 2, asks: int = 1) -> Plan:
     """Chains a=12. b=a. ... spread over a haystack; the question is the end of the first chain.
 
-    Arguments as in `needle`. `hops` links follow the first variable of a chain. With `asks` above
-    1, questions about other variables follow. Raises as `mqar` does.
+    `hops` links follow the first variable of a chain. With `asks` above 1, questions about other
+    variables follow.
+    Raises: ValueError for more variables than there are names.
     """
     names = distinct_letters(rng, chains * (hops + 1))
     facts, questions = [], []
@@ -193,20 +176,22 @@ def variables(
     last = hops * chains
     others = [questions[n] for n in rng.permutation(len(questions)) if n != last]
     depths = np.sort(rng.random(len(facts)))
-    questions = [questions[last], *others][:asks]
-    return hide_facts(rng, length, facts, depths, questions, measure, haystack)
+    return Plan(facts, depths, [questions[last], *others][:asks])
 
 
 def hide_facts(
     rng: np.random.Generator,
     length: int,
-    facts: list[Piece],
-    depths: Sequence[float] | np.ndarray,
-    questions: list[Piece],
-    measure: Measure,
-    haystack: Haystack,
+    plan: Plan,
+    measure: Measure = byte_length,
+    haystack: Haystack = drawn_haystack,
 ) -> Sample:
-    """The facts at their depths of a haystack, then the questions: `length` in all."""
+    """The facts at their depths of a haystack, then the questions: `length` in all, or a few less.
+
+    measure: counts `length`; with a tokenizer, in tokens.
+    Raises: NoRoom, a ValueError.
+    """
+    facts, questions = plan.facts, plan.questions
     room = length - measure("".join(piece.text for piece in [*facts, *questions]))
     if room < 0:
         raise NoRoom(
@@ -215,7 +200,7 @@ def hide_facts(
         )
     hay = [Piece(text) for text in haystack(rng, room, measure)]
     ends = np.cumsum([0, *(measure(piece.text) for piece in hay)])
-    places = np.abs(ends[:, None] - np.asarray(depths) * ends[-1]).argmin(axis=0)
+    places = np.abs(ends[:, None] - np.asarray(plan.depths) * ends[-1]).argmin(axis=0)
     pieces = []
     for place in range(len(hay) + 1):
         pieces += [facts[n] for n in np.flatnonzero(places == place)]
@@ -254,14 +239,18 @@ def training_sample(rng: np.random.Generator, room: int, tasks: Sequence[str]) -
     if task == "mqar":
         pairs = log_uniform(rng, 1, min((room - 17) // 8, len(LETTERS)))
         length = sample_length(rng, 17 + 8 * pairs, room)
-        return mqar(rng, length, pairs, asks=pairs).text
-    if task == "needle":
+        plan = mqar(rng, pairs, pairs)
+    elif task == "needle":
         asks = log_uniform(rng, 1, min(room // LEAST, len(NOUNS)))
-        return needle(rng, sample_length(rng, LEAST * asks, room), rng.random(asks), asks).text
-    chains = log_uniform(rng, 1, min(room // LEAST, len(LETTERS)))
-    hops = log_uniform(rng, 1, min(room // (chains * LEAST), len(LETTERS) // chains, 5)) - 1
-    names = chains * (hops + 1)
-    return variables(rng, sample_length(rng, LEAST * names, room), hops, chains, asks=names).text
+        length = sample_length(rng, LEAST * asks, room)
+        plan = needle(rng, rng.random(asks), asks)
+    else:
+        chains = log_uniform(rng, 1, min(room // LEAST, len(LETTERS)))
+        hops = log_uniform(rng, 1, min(room // (chains * LEAST), len(LETTERS) // chains, 5)) - 1
+        names = chains * (hops + 1)
+        length = sample_length(rng, LEAST * names, room)
+        plan = variables(rng, hops, chains, names)
+    return hide_facts(rng, length, plan).text
 
 
 def sample_length(rng: np.random.Generator, least: int, room: int) -> int:

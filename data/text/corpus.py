@@ -12,17 +12,19 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tttvideo.data.inputs import TEXT_SUFFIXES, find_files, unique
 from tttvideo.data.tokens import MANIFEST, WORKING
 from tttvideo.files import read_json, write_json, write_text
-from tttvideo.progress import progress
+from tttvideo.progress import Advance, progress
 
 from .corpus_workers import (
     LISTED,
+    PARTS,
     Counts,
     Job,
     Options,
@@ -32,30 +34,21 @@ from .corpus_workers import (
     read_by_part,
     record_path,
 )
-from .documents import Advance, Utf8Decoder, split_text
+from .documents import Utf8Decoder, split_text
 from .python_corpus import stdlib_files
 from .tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, read_tokenizer, train_bpe
 
 
 VERSION = 2  # changes when the same inputs and options give another corpus
 STDLIB = "stdlib"  # the name of the built-in corpus; a file of that name is ./stdlib
-PARTS = ("train", "validation")
 ITEM_BYTES, MOST_ITEMS = 1 << 24, 1 << 10
 TRAINING_PIECE = 1 << 16  # characters; the trainer holds 256 pieces at a time
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """How text becomes tokens: as bytes, with a tokenizer.json, or with a BPE trained on it."""
-
-    tokenizer: str = "bytes"
-    train_bpe: int | None = None
 
 
 def prepare_text(
     inputs: Sequence[str],
     out: Path,
-    vocabulary: Vocabulary,
+    vocabulary: str | int,
     options: Options,
     workers: int,
     max_bad: float,
@@ -63,6 +56,7 @@ def prepare_text(
     """Prepare a corpus, or resume it; returns its manifest, and whether it was finished before.
 
     inputs: files, folders, globs, or "stdlib".
+    vocabulary: "bytes", the path of a tokenizer.json, or the size of a BPE to train on the text.
     max_bad: the largest share of malformed lines; above it, the finished work items are kept.
     Raises: ValueError for input that cannot serve, and for an `out` that holds something else.
     """
@@ -72,7 +66,7 @@ def prepare_text(
     described = {
         "version": VERSION,
         "inputs": list(inputs),
-        "tokenizer": tokenizer.name if tokenizer else f"BPE of {vocabulary.train_bpe} tokens",
+        "tokenizer": tokenizer.name if tokenizer else f"BPE of {vocabulary} tokens",
         **asdict(options),
     }
     plan = described | {"files": [[str(s.path), s.size, s.changed, s.part] for s in sources]}
@@ -80,15 +74,16 @@ def prepare_text(
         check_lines(manifest["lines"], manifest["malformed"], max_bad)
         return manifest, True
     try:
-        tokenizer = tokenizer or trained_tokenizer(out / WORKING, vocabulary, sources, options)
+        tokenizer = tokenizer or trained_tokenizer(out / WORKING, int(vocabulary), sources, options)
         records = prepare_sources(out / WORKING, options, tokenizer, sources, workers)
-        check_parts(records, options)
+        totals = total_counts(records)
+        check_parts(records, totals, options)
     except ValueError:  # caused by the input: nothing written so far is of use
         shutil.rmtree(out / WORKING)
         if not any(out.iterdir()):
             out.rmdir()
         raise
-    about = {"plan": digest(plan), "options": described, **total_counts(records)}
+    about = {"plan": digest(plan), "options": described, **totals}
     check_lines(about["lines"], about["malformed"], max_bad)
     return publish(out, about, tokenizer, records), False
 
@@ -105,13 +100,11 @@ def check_options(inputs: Sequence[str], options: Options, workers: int, max_bad
         raise ValueError(f"{STDLIB} has its own validation documents; leave --validation out")
 
 
-def given_tokenizer(vocabulary: Vocabulary) -> Tokenizer | None:
+def given_tokenizer(vocabulary: str | int) -> Tokenizer | None:
     """The tokenizer that `vocabulary` names; None if it is to be trained."""
-    if vocabulary.train_bpe is not None:
+    if isinstance(vocabulary, int):
         return None
-    if vocabulary.tokenizer == ByteTokenizer.name:
-        return ByteTokenizer()
-    return read_tokenizer(vocabulary.tokenizer)
+    return ByteTokenizer() if vocabulary == ByteTokenizer.name else read_tokenizer(vocabulary)
 
 
 def find_sources(inputs: Sequence[str]) -> list[Source]:
@@ -177,15 +170,12 @@ def other_corpus(out: Path, plan: dict[str, Any], before: dict[str, Any]) -> Val
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest of a corpus. Raises ValueError for any other file."""
-    error = f"{path} is not the manifest of a corpus of text; choose another --out"
-    try:
-        manifest = read_json(path, "")
-    except ValueError:
-        raise ValueError(error) from None
     keys = {"plan", "options", "lines", "malformed", "totals", "hash"}
-    if not isinstance(manifest, dict) or not keys <= manifest.keys():
-        raise ValueError(error)
-    return manifest
+    with suppress(ValueError):
+        manifest = read_json(path, "")
+        if isinstance(manifest, dict) and keys <= manifest.keys():
+            return manifest
+    raise ValueError(f"{path} is not the manifest of a corpus of text; choose another --out")
 
 
 def digest(value: Any) -> str:
@@ -193,23 +183,22 @@ def digest(value: Any) -> str:
 
 
 def trained_tokenizer(
-    work: Path, vocabulary: Vocabulary, sources: Sequence[Source], options: Options
+    work: Path, vocab_size: int, sources: Sequence[Source], options: Options
 ) -> JsonTokenizer:
     """The BPE of the training documents, trained unless an earlier run did that."""
-    assert vocabulary.train_bpe is not None
     path = work / "tokenizer.json"
     if not path.exists():
-        total = sum(source.size for source in sources if source.part != "validation")
+        sources = [source for source in sources if source.part != "validation"]
+        total = sum(source.size for source in sources)
         with progress("training the tokenizer", total, "B") as advance:
-            text = train_bpe(training_texts(sources, options, advance), vocabulary.train_bpe)
+            text = train_bpe(training_texts(sources, options, advance), vocab_size)
         write_text(path, text)
     return read_tokenizer(path)
 
 
 def training_texts(sources: Sequence[Source], options: Options, advance: Advance) -> Iterator[str]:
     """The training documents, in pieces."""
-    candidates = [source for source in sources if source.part != "validation"]
-    for part, document in read_by_part(candidates, options, Counts(), advance):
+    for part, document in read_by_part(sources, options, Counts(), advance):
         if part == "train":
             yield from split_text(Utf8Decoder().decode_all(document.chunks), TRAINING_PIECE)
 
@@ -253,10 +242,12 @@ def check_lines(lines: int, malformed: Mapping[str, Any], max_bad: float) -> Non
         )
 
 
-def check_parts(records: Sequence[Mapping[str, Any]], options: Options) -> None:
+def check_parts(
+    records: Sequence[Mapping[str, Any]], totals: Mapping[str, Any], options: Options
+) -> None:
     for part in PARTS if options.validation else PARTS[:1]:
         if not any(record["shards"][part] for record in records):
-            bad = "; ".join(total_faults(records, "malformed")["first"][:3])
+            bad = "; ".join(totals["malformed"]["first"][:3])
             raise ValueError(
                 f"no text is left for {part}{bad and f' ({bad})'}; "
                 "give more documents, another --validation or --seed"
@@ -264,18 +255,13 @@ def check_parts(records: Sequence[Mapping[str, Any]], options: Options) -> None:
 
 
 def total_counts(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        "lines": sum(record["lines"] for record in records),
-        "empty": sum(record["empty"] for record in records),
-        "malformed": total_faults(records, "malformed"),
-        "damaged": total_faults(records, "damaged"),
-    }
-
-
-def total_faults(records: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
-    """The count of faults of all work items, and the first places."""
-    first = [place for record in records for place in record[name]["first"]]
-    return {"count": sum(record[name]["count"] for record in records), "first": first[:LISTED]}
+    """The counts of all work items, and the first places of their faults."""
+    totals: dict[str, Any] = {name: sum(r[name] for r in records) for name in ("lines", "empty")}
+    for name in ("malformed", "damaged"):
+        first = [place for record in records for place in record[name]["first"]]
+        count = sum(record[name]["count"] for record in records)
+        totals[name] = {"count": count, "first": first[:LISTED]}
+    return totals
 
 
 def publish(

@@ -20,11 +20,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from tttvideo.data.tokens import TokenWriter, file_hash
+from tttvideo.data.tokens import TokenWriter, file_hash, token_writer
 from tttvideo.files import read_json, write_json
+from tttvideo.progress import Advance
 
 from .documents import (
-    Advance,
     Document,
     Malformed,
     Utf8Decoder,
@@ -35,6 +35,7 @@ from .documents import (
 from .tokenizer import Tokenizer, load_tokenizer
 
 
+PARTS = ("train", "validation")
 LISTED = 100  # faults whose places are recorded; all are counted
 
 
@@ -60,7 +61,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Job:
-    """The arguments that all work items of a corpus share."""
+    """The arguments common to all work items of a corpus."""
 
     folder: Path
     options: Options
@@ -101,7 +102,7 @@ def document_part(head: bytes, options: Options) -> str:
 def read_by_part(
     sources: Iterable[Source], options: Options, counts: Counts, advance: Advance
 ) -> Iterator[tuple[str, Document]]:
-    """The documents of files, each with its part, "train" or "validation".
+    """The documents of files, each with its part.
 
     Malformed lines and empty documents are left out and added to `counts`.
     """
@@ -123,7 +124,6 @@ class Shards(ExitStack):
     def __init__(self, job: Job, tokenizer: Tokenizer, name: str):
         super().__init__()
         self.job, self.tokenizer, self.name = job, tokenizer, name
-        self.header = text_header(tokenizer)
         self.records: list[dict[str, Any]] = []
         self.writer: TokenWriter | None = None
         self.bytes = 0
@@ -133,8 +133,9 @@ class Shards(ExitStack):
         if self.writer and self.writer.count >= self.job.options.shard_tokens:
             self.end_shard()
         if not self.writer:
-            path = self.job.folder / f"{self.name}.{len(self.records):05}.bin"
-            self.writer = self.enter_context(TokenWriter(path, self.header))
+            self.path = self.job.folder / f"{self.name}.{len(self.records):05}.bin"
+            header = text_header(self.tokenizer)
+            self.writer = self.enter_context(token_writer(self.path, header))
         utf8 = Utf8Decoder()
         self.writer.start_document()
         self.writer.write(np.array([self.tokenizer.bos]))
@@ -148,9 +149,9 @@ class Shards(ExitStack):
         """Close the open shard, if there is one, and add it to the records."""
         if self.writer:
             self.close()
-            path, count = self.writer.path, self.writer.count
-            facts = {"file": path.name, "tokens": count, "documents": len(self.writer.starts)}
-            self.records.append(facts | {"bytes": self.bytes, "sha256": file_hash(path)})
+            tokens, documents = self.writer.count, len(self.writer.starts)
+            facts = {"file": self.path.name, "tokens": tokens, "documents": documents}
+            self.records.append(facts | {"bytes": self.bytes, "sha256": file_hash(self.path)})
         self.writer, self.bytes = None, 0
 
 
@@ -163,8 +164,7 @@ def prepare_item(
 ) -> None:
     """Turn the files of a work item into shards, then write its record."""
     counts = Counts()
-    names = ("train", "validation")
-    shards = {name: Shards(job, tokenizer, f"{number:05}.{name}") for name in names}
+    shards = {part: Shards(job, tokenizer, f"{number:05}.{part}") for part in PARTS}
     with shards["train"], shards["validation"]:
         for part, document in read_by_part(sources, job.options, counts, advance):
             if shards[part].write(document):

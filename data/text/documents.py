@@ -17,25 +17,19 @@ import zstandard
 
 from tttvideo.data.inputs import TEXT_SUFFIXES
 from tttvideo.data.tokens import Header
+from tttvideo.progress import Advance
 
 from .tokenizer import ByteTokenizer, Tokenizer
 
 
 CHUNK = 1 << 20  # bytes of a document at a time
-PIECE = 1 << 20  # characters that are tokenised at once
-
-Advance = Callable[[int], None]
+PIECE = 1 << 20  # characters that are tokenised together
 
 
 def text_header(tokenizer: Tokenizer) -> Header:
     """The header of a token file of text."""
-    return Header(
-        kind="text",
-        tokenizer=tokenizer.name,
-        vocab_size=tokenizer.vocab_size,
-        bos=tokenizer.bos,
-        eos=tokenizer.eos,
-    )
+    bos, eos = tokenizer.bos, tokenizer.eos
+    return Header("text", tokenizer.name, tokenizer.vocab_size, bos=bos, eos=eos)
 
 
 BYTES = text_header(ByteTokenizer())

@@ -123,6 +123,7 @@ class VideoReader:
 def decord_obstacle(info: VideoInfo, index: Index, held: int) -> str:
     """The reason why decord cannot read this file exactly in bounded memory; empty if it can."""
     known = f"{', '.join(DECORD_CODECS)} in mp4, mov, mkv or webm"
+    a, b, c, d = info.turn
     this = f"{info.codec} in {info.container.split(',')[0]}"
     obstacles = {
         "decord is not installed": find_spec("decord") is None,
@@ -131,7 +132,7 @@ def decord_obstacle(info: VideoInfo, index: Index, held: int) -> str:
         ),
         f"the file has {info.streams} video streams": info.streams > 1,
         "the frames are interlaced": info.interlaced,
-        "the picture is mirrored": is_mirrored(info.turn),
+        "the picture is mirrored": a * d - b * c < 0,
         f"an edit list hides {index.hidden} frames": index.hidden > 0,
         "frames share a time stamp": not index.stamped,
         f"decord may come to hold {held >> 20} MiB, above {MOST_BYTES >> 20}": held > MOST_BYTES,
@@ -183,11 +184,6 @@ def crop(image: np.ndarray, size: int) -> np.ndarray:
     """The centre of an image, (size, size, 3)."""
     top, left = ((length - size) // 2 for length in image.shape[:2])
     return image[top : top + size, left : left + size].copy()  # memory of its own
-
-
-def is_mirrored(turn: Turn) -> bool:
-    a, b, c, d = turn
-    return a * d - b * c < 0
 
 
 def turn_image(image: np.ndarray, turn: Turn) -> np.ndarray:

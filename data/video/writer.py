@@ -1,11 +1,13 @@
 """Frames into an mp4."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import av
 import numpy as np
@@ -16,14 +18,17 @@ from tttvideo.files import replacing
 def write_video(
     path: str | os.PathLike, frames: Iterable[np.ndarray], fps: float, lossless: bool = False
 ) -> None:
-    """Write all frames, uint8 (H, W, 3), into one mp4; see VideoWriter."""
-    with VideoWriter(path, fps, lossless) as writer:
+    """Write all frames, uint8 (H, W, 3), into one mp4; see video_writer."""
+    with video_writer(path, fps, lossless) as writer:
         for frame in frames:
             writer.write(frame)
 
 
-class VideoWriter:
-    """A context that writes frames into an mp4; the file appears when the context ends well.
+@contextmanager
+def video_writer(
+    path: str | os.PathLike, fps: float, lossless: bool = False
+) -> Iterator[VideoWriter]:
+    """Open an mp4 to write frames into; it appears when the context ends without an error.
 
     Arguments:
         path: the file to write; ends in .mp4.
@@ -31,28 +36,33 @@ class VideoWriter:
         lossless: keep every bit (RGB, which few players show). Otherwise small files that browsers
             play; their sizes are even: odd frames repeat their last row or column.
     """
+    path = Path(path)
+    if path.suffix != ".mp4":
+        raise ValueError(f"{path} does not end in .mp4, the only format that is written")
+    if not path.parent.is_dir():
+        raise ValueError(f"the folder {path.parent} does not exist; make it first")
+    if not 0.01 <= fps <= 1000:  # NaN too
+        raise ValueError(f"fps is {fps}; it must be from 0.01 to 1000 frames per second")
+    options = {"movflags": "+faststart"}
+    with (
+        replacing(path) as partial,
+        av.open(os.path.abspath(partial), "w", format="mp4", options=options) as container,
+    ):
+        rate = Fraction(fps).limit_denominator(1001)  # 29.97002997 is 30000 / 1001
+        writer = VideoWriter(container, rate, lossless)
+        yield writer
+        if writer.stream is None:
+            raise ValueError(f"no frame was written to {path}; write at least one")
+        container.mux(writer.stream.encode(None))  # the frames that the encoder still holds
 
-    def __init__(self, path: str | os.PathLike, fps: float, lossless: bool = False) -> None:
-        self.path, self.lossless = Path(path), lossless
-        if self.path.suffix != ".mp4":
-            raise ValueError(f"{path} does not end in .mp4, the only format that is written")
-        if not self.path.parent.is_dir():
-            raise ValueError(f"the folder {self.path.parent} does not exist; make it first")
-        if not 0.01 <= fps <= 1000:  # NaN too
-            raise ValueError(f"fps is {fps}; it must be from 0.01 to 1000 frames per second")
-        self.rate = Fraction(fps).limit_denominator(1001)  # 29.97002997 is 30000 / 1001
+
+class VideoWriter:
+    """Encodes frames into an open mp4."""
+
+    def __init__(self, container: Any, rate: Fraction, lossless: bool):
+        self.container, self.rate, self.lossless = container, rate, lossless
         self.stream: Any = None
         self.shape: tuple[int, ...] = ()
-
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            partial = stack.enter_context(replacing(self.path))
-            options = {"movflags": "+faststart"}
-            file = av.open(os.path.abspath(partial), "w", format="mp4", options=options)
-            self.container = stack.enter_context(file)
-            stack.push(self.end_stream)
-            self.opened = stack.pop_all()
-        return self
 
     def write(self, frame: np.ndarray) -> None:
         if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
@@ -74,17 +84,6 @@ class VideoWriter:
         stream: Any = self.container.add_stream(codec, rate=self.rate, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
         return stream
-
-    def __exit__(self, *failure: Any) -> None:
-        self.opened.__exit__(*failure)
-
-    def end_stream(self, kind: type | None, *_: Any) -> None:
-        """Write the frames that the encoder still holds, unless an error ends the context."""
-        if kind is not None:
-            return
-        if self.stream is None:
-            raise ValueError(f"no frame was written to {self.path}; write at least one")
-        self.container.mux(self.stream.encode(None))
 
 
 def pad_to_even(frame: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from tttvideo.apps.report import run_conditions
 from tttvideo.apps.show import text_report
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.data.text.tokenizer import JsonTokenizer, train_bpe
-from tttvideo.data.tokens import Header, TokenWriter, open_tokens
+from tttvideo.data.tokens import Header, open_tokens, token_writer
 from tttvideo.measures import meter as measure
 from tttvideo.measures.names import mixer_name, traits
 from tttvideo.measures.plan import PlanSettings, make_plan
@@ -33,7 +33,7 @@ SMALL = ["--length", "200", "--reset", "40", "--contexts", "100", "--documents",
 
 def write_documents(path, sizes, header=BYTES, tokenizer=None):
     random = np.random.default_rng(0)
-    with TokenWriter(path, header) as out:
+    with token_writer(path, header) as out:
         for size in sizes:
             words = " ".join(random.choice(WORDS, size))
             tokens = tokenizer.encode(words) if tokenizer else list(words.encode())
@@ -306,7 +306,7 @@ def bad(work):
     write_model(work / "words.ckpt", tokenizer="abc")
     write_model(work / "imported.ckpt", tokenizer="unknown")
     (work / "cut.bin").write_bytes((work / "data.bin").read_bytes()[:-100])
-    with TokenWriter(work / "clip.bin", Header("video", "x", 258, (2, 2))) as out:
+    with token_writer(work / "clip.bin", Header("video", "x", 258, (2, 2))) as out:
         out.start_document()
         out.write(np.zeros(400, int))
     return work

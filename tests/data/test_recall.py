@@ -8,15 +8,27 @@ import pytest
 
 from tttvideo.data.recall import texts as recall
 from tttvideo.data.recall.questions import TASKS, Questions, chance, encode_sample
-from tttvideo.data.recall.texts import byte_length, mqar, needle, recall_documents, variables
+from tttvideo.data.recall.texts import (
+    byte_length,
+    hide_facts,
+    mqar,
+    needle,
+    recall_documents,
+    variables,
+)
 from tttvideo.data.text.tokenizer import ByteTokenizer
 
 
-DRAW = {
-    "needle": lambda rng, length: needle(rng, length, [0.5, 0.1, 0.9], asks=2),
-    "mqar": lambda rng, length: mqar(rng, length, 5),
-    "variables": lambda rng, length: variables(rng, length, hops=2, asks=3),
+PLAN = {
+    "needle": lambda rng: needle(rng, [0.5, 0.1, 0.9], asks=2),
+    "mqar": lambda rng: mqar(rng, 5),
+    "variables": lambda rng: variables(rng, hops=2, asks=3),
 }
+
+
+def draw(seed, length, plan, **settings):
+    rng = np.random.default_rng(seed)
+    return hide_facts(rng, length, plan(rng), **settings)
 
 
 class Pairs:
@@ -31,18 +43,18 @@ class Pairs:
 
 
 @pytest.mark.parametrize("length", [300, 1000, 4096])
-@pytest.mark.parametrize("task", DRAW)
+@pytest.mark.parametrize("task", PLAN)
 def test_a_sample_has_the_given_length(task, length):
     for seed in range(5):
-        sample = DRAW[task](np.random.default_rng(seed), length)
+        sample = draw(seed, length, PLAN[task])
         assert length - 5 < byte_length(sample.text) <= length
 
 
-@pytest.mark.parametrize("task", DRAW)
+@pytest.mark.parametrize("task", PLAN)
 def test_an_answer_repeats_the_value_of_its_fact(task):
     rng = np.random.default_rng(0)
     for _ in range(20):
-        sample = DRAW[task](rng, 500)
+        sample = hide_facts(rng, 500, PLAN[task](rng))
         assert sample.answers
         for answer in sample.answers:
             value = sample.text[answer.start : answer.end]
@@ -50,16 +62,16 @@ def test_an_answer_repeats_the_value_of_its_fact(task):
             assert sample.text[answer.source :].startswith(value) and answer.source < answer.start
             if task != "variables":
                 before = (sample.text[:place] for place in (answer.start, answer.source))
-                asked, told = (text.rsplit(" ", 1)[1] for text in before)
-                assert asked == told  # the same name or key stands before both
+                question, fact = (text.rsplit(" ", 1)[1] for text in before)
+                assert question == fact  # the same name or key stands before both
 
 
 def test_a_chain_of_variables_leads_to_its_value():
     for seed in range(10):
-        text = variables(np.random.default_rng(seed), 600, hops=3, chains=2).text
-        told, question = text.split("Ask ")
+        text = draw(seed, 600, lambda rng: variables(rng, hops=3, chains=2)).text
+        facts, question = text.split("Ask ")
         values = {}
-        for sentence in told.split(". "):
+        for sentence in facts.split(". "):
             if sentence.startswith("Let "):
                 name, value = sentence.removeprefix("Let ").split("=")
                 values[name] = values.get(value, value)
@@ -69,7 +81,7 @@ def test_a_chain_of_variables_leads_to_its_value():
 
 @pytest.mark.parametrize("depth", [0.0, 0.25, 0.5, 1.0])
 def test_a_needle_lies_at_its_depth(depth):
-    (answer,) = needle(np.random.default_rng(1), 2000, [depth]).answers
+    (answer,) = draw(1, 2000, lambda rng: needle(rng, [depth])).answers
     assert answer.source / answer.start == pytest.approx(depth, abs=0.035)
 
 
@@ -94,7 +106,7 @@ def test_training_documents_are_short_and_long_with_many_questions():
 
 def test_a_given_text_serves_as_haystack():
     hay = recall.text_haystack("Vögel sangen. Es war spät? Ja!")
-    sample = needle(np.random.default_rng(0), 400, [0.5], haystack=hay)
+    sample = draw(0, 400, lambda rng: needle(rng, [0.5]), haystack=hay)
     assert "Vögel sangen. " in sample.text and "Es war spät? " in sample.text
     (answer,) = sample.answers
     data = sample.text.encode()
@@ -107,15 +119,15 @@ def test_a_given_text_serves_as_haystack():
 def test_a_length_without_room_is_refused():
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="a length of 50 has no room for 10 facts"):
-        mqar(rng, 50, 8)
+        hide_facts(rng, 50, mqar(rng, 8))
     with pytest.raises(ValueError, match="names for"):
-        needle(rng, 100_000, [0.5] * 200)
+        needle(rng, [0.5] * 200)
     with pytest.raises(ValueError, match="256 bytes or more"):
         next(recall_documents(100))
 
 
 def test_tokens_of_an_answer_are_those_that_hold_a_part_of_it():
-    sample = mqar(np.random.default_rng(0), 300, 4)
+    sample = draw(0, 300, lambda rng: mqar(rng, 4))
     tokens, spans = encode_sample(sample, ByteTokenizer())
     assert [(a.start, a.end) for a in sample.answers] == spans
     assert ByteTokenizer().decode(tokens) == sample.text
@@ -130,7 +142,7 @@ def test_a_tokenizer_that_loses_bytes_is_refused():
             return np.array([1] * 1000)
 
     with pytest.raises(ValueError, match="keeps every byte"):
-        encode_sample(mqar(np.random.default_rng(0), 300, 4), Loses())
+        encode_sample(draw(0, 300, lambda rng: mqar(rng, 4)), Loses())
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -140,8 +152,8 @@ def test_chance_is_the_score_of_repeating_a_random_value(task):
     rng = np.random.default_rng(0)
     for seed in range(400):
         text = questions.draw(task, row, 400, (seed,)).text
-        told, asked = re.split(r"Ask |Recall:", text)
-        values, right = re.findall(r"=(\d+)", told), re.search(r"=(\d+)", asked)[1]
+        facts, question = re.split(r"Ask |Recall:", text)
+        values, right = re.findall(r"=(\d+)", facts), re.search(r"=(\d+)", question)[1]
         hits.append(values[rng.integers(len(values))] == right)
     assert np.mean(hits) == pytest.approx(chance(task, row, 3), abs=0.075)
     assert chance("needle", 0.5, 3) == pytest.approx(1 / 4, abs=1e-3)

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from tttvideo.data.text.documents import BYTES
-from tttvideo.data.tokens import Header, TokenFile, TokenWriter, file_hash, open_tokens
+from tttvideo.data.tokens import Header, TokenFile, file_hash, open_tokens, token_writer
 
 
 VIDEO = Header("video", "abc", 1000, grid=(2, 3), fps=12.5)
 
 
 def write(path, header, documents):
-    with TokenWriter(path, header) as out:
+    with token_writer(path, header) as out:
         for tokens in documents:
             out.start_document()
             out.write(np.array(tokens))
@@ -35,7 +35,7 @@ def test_tokens_starts_and_header_are_read_back(tmp_path, header):
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
     write(tmp_path / "a.bin", BYTES, [[7]])
-    with pytest.raises(KeyError), TokenWriter(tmp_path / "a.bin", BYTES) as out:
+    with pytest.raises(KeyError), token_writer(tmp_path / "a.bin", BYTES) as out:
         out.write(np.array([1, 2]))
         raise KeyError
     assert TokenFile(tmp_path / "a.bin").tokens.tolist() == [7]
@@ -70,7 +70,7 @@ def test_a_file_that_is_no_token_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="damaged header"):
         TokenFile(path)
     write_empty = tmp_path / "empty.bin"
-    with TokenWriter(write_empty, BYTES):
+    with token_writer(write_empty, BYTES):
         pass
     with pytest.raises(ValueError, match="holds no tokens"):
         TokenFile(write_empty)
