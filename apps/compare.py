@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
@@ -20,50 +20,8 @@ from tttvideo.data.tokens import open_tokens
 from tttvideo.files import read_json, write_json
 from tttvideo.progress import progress
 
+from .comparison_plan import Plan, Stage, measurement, new_plan, pairs
 from .device import best_device
-
-
-MIXERS = "ttt_linear", "ttt_mlp", "attention", "sliding_window"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of a run: `tokens` tokens, in windows of `window`, `batch` windows per step."""
-
-    window: int
-    batch: int
-    tokens: int
-    lr: float
-
-    @property
-    def steps(self) -> int:
-        return max(1, round(self.tokens / (self.window * self.batch)))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Packaged configs and two stages for every run, as they suit a device."""
-
-    size: str
-    mixers: tuple[str, ...]
-    stages: tuple[Stage, Stage]
-    jobs: int
-
-
-PLANS = {
-    "cpu": Plan(
-        "text_tiny",
-        (*MIXERS, "mamba_8"),
-        (Stage(1024, 2, 1_638_400, 3e-3), Stage(8192, 1, 1_474_560, 3e-3)),
-        jobs=2,
-    ),
-    "cuda": Plan(
-        "text_125m",
-        (*MIXERS, "mamba_24"),
-        (Stage(1024, 64, 105_000_000, 3e-3), Stage(8192, 8, 94_000_000, 3e-3)),
-        jobs=1,
-    ),
-}
 
 
 def run(options: argparse.Namespace) -> None:
@@ -77,38 +35,6 @@ def run(options: argparse.Namespace) -> None:
         for _ in pool.map(lambda run: run.train(advance), runs):
             pass
     invoke("evaluate text", measurement(options, plan))
-
-
-def new_plan(options: argparse.Namespace, device: str) -> Plan:
-    """The plan of a device, "cpu" or "cuda", with the numbers in the options."""
-    plan = PLANS[device]
-    windows = options.windows or [stage.window for stage in plan.stages]
-    tokens = options.tokens or [stage.tokens for stage in plan.stages]
-    short, long = (
-        replace(stage, window=window, tokens=count)
-        for stage, window, count in zip(plan.stages, windows, tokens, strict=True)
-    )
-    mixers = tuple(dict.fromkeys(options.mixers or plan.mixers))
-    return Plan(plan.size, mixers, (short, long), options.jobs or plan.jobs)
-
-
-def pairs(options: argparse.Namespace, plan: Plan) -> list[tuple[str, int]]:
-    """Mixer and seed of each run."""
-    return [(mixer, seed) for seed in dict.fromkeys(options.seeds) for mixer in plan.mixers]
-
-
-def measurement(options: argparse.Namespace, plan: Plan) -> list[str]:
-    """Arguments of `evaluate text` for all runs."""
-    last = f"stage_{len(plan.stages) - 1}/last.ckpt"
-    folders = [
-        (mixer, Path(options.out) / f"{mixer}_{seed}") for mixer, seed in pairs(options, plan)
-    ]
-    return [
-        *(f"{mixer}={folder / last}" for mixer, folder in folders),
-        *(options.validation, "--out", options.out),
-        *("--length", str(plan.stages[1].window), "--reset", str(plan.stages[0].window)),
-        *("--targets", "2"),  # in each document; more take long and add little
-    ]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from tttvideo.apps.compare import MIXERS, measurement, new_plan
+from tttvideo.apps.comparison_plan import MIXERS, measurement, new_plan
 from tttvideo.apps.config_files import find_config
 
 from . import parse
