@@ -35,9 +35,9 @@ def run(options: argparse.Namespace) -> None:
     saved = load_state_file(options.load_state, model.backbone) if options.load_state else None
     if saved:
         print(f"{saved.tokens:,} tokens were read before", file=sys.stderr)
-    resumed = saved and saved.draws is not None and options.seed is None and len(prompts) < 2
-    if resumed:
-        choose.generator(0).set_state(saved.draws)
+    draws = saved.draws if saved and options.seed is None and len(prompts) < 2 else None
+    if draws is not None:
+        choose.generator(0).set_state(draws)
     pace = Pace()
     prefixes, counts = read_prompts(model, tokenizer, prompts, saved)
     pace.lap("read", sum(counts))
@@ -46,7 +46,8 @@ def run(options: argparse.Namespace) -> None:
     print_texts(decode_pieces(texts, streams, options.tokens), titles(prompts))
     pace.lap("wrote", sum(stream.tokens for stream in streams))
     if options.save_state:
-        draws = choose.generator(0).get_state() if resumed or options.seed is not None else None
+        if draws is not None or options.seed is not None:
+            draws = choose.generator(0).get_state()
         count = (saved.tokens if saved else 0) + sum(counts) + streams[0].tokens
         last = SavedState(texts.ended[0], count, draws)
         save_state_file(last, model.backbone, options.save_state)
@@ -122,7 +123,7 @@ def read_prompts(
         for prompt in prompts:
             encoded = encode_chunks(tokenizer, prompt.chunks(advance), Utf8Decoder())
             parts = chain([np.array(marks, np.int64)], (tokens for tokens, _ in encoded))
-            prefix, count = read_parts(model.backbone, parts, saved and saved.prefix)
+            prefix, count = read_parts(model.backbone, parts, saved.prefix if saved else None)
             if prefix is None or count == len(marks):
                 raise ValueError(f"the prompt{prompt.name} is empty; give at least one character")
             prefixes.append(prefix)

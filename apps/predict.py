@@ -69,6 +69,7 @@ def continue_video(
     start = time.perf_counter()
     last = read_context(reader, frames, known)
     context_seconds = time.perf_counter() - start
+    assert reader.prefix
     with (
         PredictionReport(out, fps, last, ahead) as report,
         progress("predicting", ahead, "frames") as advance,

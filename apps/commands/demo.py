@@ -18,19 +18,13 @@ def parser() -> argparse.ArgumentParser:
         "stages are not repeated when the command is started again.",
         epilog="example: tttvideo demo --video clip.mp4",
     )
-    top.add_argument("--video", metavar="FILE", help="train on this video (default: draw one)")
-    top.add_argument(
-        "--out", metavar="DIR", help="folder to write to (default: out/demo or out/demo_NAME)"
-    )
-    top.add_argument("--fresh", action="store_true", help="repeat finished stages too")
-    top.add_argument(
-        "--steps",
-        type=int,
-        nargs=2,
-        default=(2000, 1600),
-        metavar=("FRAMES", "TOKENS"),
-        help="training steps of the frame tokenizer and of the video model (default: 2000 1600)",
-    )
+    add = top.add_argument
+    add("--video", metavar="FILE", help="train on this video (default: draw one)")
+    add("--out", metavar="DIR", help="folder to write to (default: out/demo or out/demo_NAME)")
+    add("--fresh", action="store_true", help="repeat finished stages too")
+    help = "training steps of the frame tokenizer and of the video model (default: 2000 1600)"
+    steps, names = (2000, 1600), ("FRAMES", "TOKENS")
+    add("--steps", type=int, nargs=2, default=steps, metavar=names, help=help)
     return top
 
 

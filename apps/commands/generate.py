@@ -16,55 +16,29 @@ def parser() -> argparse.ArgumentParser:
         "and different ones; each text is the same as if it were generated alone.",
         epilog='example: tttvideo generate out/text_tiny/last.ckpt --prompt "It was " --tokens 500',
     )
-    top.add_argument("checkpoint", metavar="CKPT", help="trained by `tttvideo fit` on text")
-    several = {"action": "append", "default": []}
-    top.add_argument(
-        "--prompt",
-        metavar="TEXT",
-        help="text to continue; - reads standard input; repeat the option for several texts",
-        **several,
-    )
-    top.add_argument(
-        "--prompt-file",
-        metavar="FILE",
-        help="file to continue; only what follows is printed; may be repeated",
-        **several,
-    )
-    top.add_argument(
-        "--prompts-file", metavar="FILE", help="file with a prompt in each line that is not blank"
-    )
-    top.add_argument(
-        "--tokens",
-        type=int,
-        default=500,
-        metavar="N",
-        help="tokens to generate, at most; 0 with --save-state only reads (default: 500)",
-    )
-    top.add_argument(
-        "--stop",
-        metavar="STRING",
-        help="end a text before this string, which is not printed; may be repeated",
-        **several,
-    )
-    top.add_argument(
-        "--save-state",
-        metavar="FILE",
-        help="save the model's state after the text, for --load-state",
-    )
-    top.add_argument(
-        "--load-state",
-        metavar="FILE",
-        help="begin with a saved state; prompts, if there are any, come after it",
-    )
+    add = top.add_argument
+    add("checkpoint", metavar="CKPT", help="trained by `tttvideo fit` on text")
+    add_several(top, "prompt", "TEXT", "text to continue; - reads standard input")
+    add_several(top, "prompt-file", "FILE", "file to continue; only what follows is printed")
+    help = "file with a prompt in each line that is not blank"
+    add("--prompts-file", metavar="FILE", help=help)
+    help = "tokens to generate, at most; 0 with --save-state only reads (default: 500)"
+    add("--tokens", type=int, default=500, metavar="N", help=help)
+    add_several(top, "stop", "STRING", "end a text before this string, which is not printed")
+    help = "save the model's state after the text, for --load-state"
+    add("--save-state", metavar="FILE", help=help)
+    help = "begin with a saved state; prompts, if there are any, come after it"
+    add("--load-state", metavar="FILE", help=help)
     add_sampling(top, temperature=0.8, top_p=1.0)
-    top.add_argument(
-        "--seed",
-        type=int,
-        metavar="N",
-        help="repeat a run: the first text is drawn with N, the next with N + 1, and so on "
-        "(default: random; for one text after --load-state, the saved generator)",
-    )
+    help = "repeat a run: the first text is drawn with N, the next with N + 1, and so on "
+    help += "(default: random; for one text after --load-state, the saved generator)"
+    add("--seed", type=int, metavar="N", help=help)
     return top
+
+
+def add_several(top: argparse.ArgumentParser, name: str, metavar: str, help: str) -> None:
+    help += "; may be repeated"
+    top.add_argument(f"--{name}", metavar=metavar, help=help, action="append", default=[])
 
 
 def check(options: argparse.Namespace) -> None:

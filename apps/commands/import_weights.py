@@ -18,26 +18,17 @@ def parser() -> argparse.ArgumentParser:
         description="Make a checkpoint from weights of the reference implementations.",
         epilog="example: tttvideo import ttt-linear-125m/ out/ttt-linear-125m.ckpt",
     )
-    top.add_argument(
-        "source",
-        metavar="FILE|DIR",
-        help="PyTorch's: a .safetensors file with config.json beside it or in its metadata, or a "
-        "folder of both; any other file is read as JAX's: msgpack of flax, whole or streamed",
-    )
-    top.add_argument("out", metavar="CKPT", help="checkpoint to write")
-    top.add_argument(
-        "--config",
-        metavar="SIZE|FILE",
-        help="of a flax file, for the settings that its shapes do not determine: a config.json, or "
-        "125m, 350m, 760m or 1b to check its size (default: the paper's constants)",
-    )
-    top.add_argument(
-        "--tokenizer",
-        metavar="unknown|bytes|FILE",
-        default="unknown",
-        help="the model's tokenizer: bytes, or a tokenizer.json, which is copied into the "
-        "checkpoint; `tttvideo generate` needs one of the two (default: unknown)",
-    )
+    add = top.add_argument
+    help = "PyTorch's: a .safetensors file with config.json beside it or in its metadata, or a "
+    help += "folder of both; any other file is read as JAX's: msgpack of flax, whole or streamed"
+    add("source", metavar="FILE|DIR", help=help)
+    add("out", metavar="CKPT", help="checkpoint to write")
+    help = "of a flax file, for the settings that its shapes do not determine: a config.json, or "
+    help += "125m, 350m, 760m or 1b to check its size (default: the paper's constants)"
+    add("--config", metavar="SIZE|FILE", help=help)
+    help = "the model's tokenizer: bytes, or a tokenizer.json, which is copied into the "
+    help += "checkpoint; `tttvideo generate` needs one of the two (default: unknown)"
+    add("--tokenizer", metavar="unknown|bytes|FILE", default="unknown", help=help)
     return top
 
 

@@ -25,26 +25,16 @@ def parser() -> argparse.ArgumentParser:
         epilog="example: tttvideo predict out/video_tiny/last.ckpt clip.mp4 --horizon 1 "
         "--out out/clip",
     )
-    top.add_argument("checkpoint", metavar="CKPT", help="trained by `tttvideo fit` on video")
-    top.add_argument("video", metavar="VIDEO", help="video file to continue")
-    top.add_argument(
-        "--context",
-        type=float,
-        metavar="SECONDS",
-        help="read this much of the beginning (default: all except the horizon)",
-    )
-    top.add_argument(
-        "--horizon",
-        type=float,
-        default=1.0,
-        metavar="SECONDS",
-        help="predict this much (default: 1)",
-    )
-    top.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
+    add = top.add_argument
+    add("checkpoint", metavar="CKPT", help="trained by `tttvideo fit` on video")
+    add("video", metavar="VIDEO", help="video file to continue")
+    help = "read this much of the beginning (default: all except the horizon)"
+    add("--context", type=float, metavar="SECONDS", help=help)
+    help = "predict this much (default: 1)"
+    add("--horizon", type=float, default=1.0, metavar="SECONDS", help=help)
+    add("--out", required=True, metavar="DIR", help="folder to write to")
     add_sampling(top, temperature=0.7, top_p=0.9)
-    top.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the random numbers (default: 0)"
-    )
+    add("--seed", type=int, default=0, metavar="N", help="of the random numbers (default: 0)")
     return top
 
 

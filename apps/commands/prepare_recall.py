@@ -16,32 +16,15 @@ def parser() -> argparse.ArgumentParser:
         "text`: facts, other text, and questions that only the facts answer.",
         epilog="example: tttvideo prepare recall --out out/recall.jsonl",
     )
-    top.add_argument("--out", required=True, metavar="FILE", help=".jsonl file to write")
-    top.add_argument(
-        "--size",
-        type=int,
-        default=20_000_000,
-        metavar="BYTES",
-        help="text to generate (default: 20000000)",
-    )
-    top.add_argument(
-        "--length",
-        type=int,
-        default=1024,
-        metavar="BYTES",
-        help="of the longest document, 256 or more (default: 1024)",
-    )
-    top.add_argument(
-        "--tasks",
-        nargs="+",
-        choices=TASKS,
-        default=TASKS,
-        metavar="TASK",
-        help="needle, mqar (pairs of a key and a value) and variables (default: all)",
-    )
-    top.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the random numbers (default: 0)"
-    )
+    add = top.add_argument
+    add("--out", required=True, metavar="FILE", help=".jsonl file to write")
+    help = "text to generate (default: 20000000)"
+    add("--size", type=int, default=20_000_000, metavar="BYTES", help=help)
+    help = "of the longest document, 256 or more (default: 1024)"
+    add("--length", type=int, default=1024, metavar="BYTES", help=help)
+    help = "needle, mqar (pairs of a key and a value) and variables (default: all)"
+    add("--tasks", nargs="+", choices=TASKS, default=TASKS, metavar="TASK", help=help)
+    add("--seed", type=int, default=0, metavar="N", help="of the random numbers (default: 0)")
     return top
 
 

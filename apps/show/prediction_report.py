@@ -58,11 +58,14 @@ class PredictionReport:
     def add(
         self, prediction: np.ndarray, truth: np.ndarray | None, ceiling: np.ndarray | None
     ) -> None:
-        """Add a predicted frame, and the true one where the video has it, plain and tokenised."""
+        """Add a predicted frame, and the true one where the video has it, plain and tokenised.
+
+        ceiling: the true frame from its tokens; None exactly where `truth` is.
+        """
         self.prediction.write(prediction)
         images = {"context": self.last, "truth": truth, "prediction": prediction}
         self.compare.write(panels(images))
-        if truth is not None:
+        if truth is not None and ceiling is not None:
             for name, image in zip(MEASURES, (prediction, self.last, ceiling), strict=True):
                 psnr, ssim = frame_quality(image, truth)
                 self.psnr[name].append(psnr)
@@ -102,7 +105,7 @@ def draw_sheet(report: PredictionReport) -> None:
     """Draw frames of the horizon over time, and below them PSNR by horizon and bits per frame."""
     columns = 1 + len(report.samples)
     figure = Figure(figsize=(1.25 * columns, 5.4), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(2.6, 2.8))
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(2.6, 2.8))[:, 0]
     axes = upper.subplots(2, columns, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[], facecolor="#dddddd")
