@@ -7,7 +7,7 @@ import pytest
 
 from helpers.processes import fastest
 from tttvideo.apps.commands import COMMANDS, module
-from tttvideo.data.tokens import Header, TokenWriter
+from tttvideo.data.tokens import Header, token_writer
 from tttvideo.data.video.drawn import bouncing_glyphs
 from tttvideo.data.video.writer import write_video
 
@@ -21,7 +21,7 @@ def folder(tmp_path):
     with ZipFile(tmp_path / "a.ckpt", "w") as archive:
         archive.writestr("data.pkl", b"")
     write_video(tmp_path / "a.mp4", bouncing_glyphs(8), 10, lossless=True)
-    with TokenWriter(tmp_path / "a.bin", Header("text", "bytes", 258, bos=256, eos=257)) as writer:
+    with token_writer(tmp_path / "a.bin", Header("text", "bytes", 258, bos=256, eos=257)) as writer:
         writer.start_document()
         writer.write(np.arange(256))
     (tmp_path / "a.txt").write_text("It was the best of times. " * 9)
