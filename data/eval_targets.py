@@ -24,7 +24,7 @@ def choose_documents(
     long = np.flatnonzero(sizes >= length)
     if not len(long):
         longest = total - int(starts[0]) if join else int(sizes.max(initial=0))
-        hint = "" if join else ", or --join to read documents one after the other"
+        hint = "" if join else ", or --join to read consecutive documents as one"
         raise ValueError(
             f"no document has {length:,} tokens, the longest has {longest:,}; choose --length "
             f"{max(longest - 1, 1)} or less{hint}"

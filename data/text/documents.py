@@ -57,7 +57,7 @@ def read_documents(path: Path, field: str, advance: Advance) -> Iterator[Documen
 
     field: the key of the JSON objects, or the column of the table, that holds the text.
     advance: called with the number of bytes of the file after each read.
-    Raises: ValueError for a file whose content is not what its suffix says.
+    Raises: ValueError for a file whose content is not of the format of its suffix.
     """
     name = path.name.lower()
     if name.endswith(".parquet"):

@@ -58,7 +58,7 @@ class Index:
     hidden: int
     """frames that an edit list hides"""
     stamped: bool
-    """every shown frame has a time stamp of its own"""
+    """every shown frame has a time stamp, and no two share one"""
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:

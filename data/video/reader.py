@@ -183,7 +183,7 @@ def scaled_size(info: VideoInfo, size: int) -> tuple[int, int]:
 def crop(image: np.ndarray, size: int) -> np.ndarray:
     """The centre of an image, (size, size, 3)."""
     top, left = ((length - size) // 2 for length in image.shape[:2])
-    return image[top : top + size, left : left + size].copy()  # memory of its own
+    return image[top : top + size, left : left + size].copy()  # so that the large image is freed
 
 
 def turn_image(image: np.ndarray, turn: Turn) -> np.ndarray:

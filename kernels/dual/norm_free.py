@@ -17,7 +17,7 @@ from tttvideo.kernels.baselines.linear_attention import linear_attention
 from tttvideo.kernels.state import State, joined
 
 
-def loss(weights: tuple[Tensor], k: Tensor, v: Tensor) -> Tensor:
+def loss(weights: tuple[Tensor, ...], k: Tensor, v: Tensor) -> Tensor:
     """The inner loss, summed over everything: 1/2 ||k W - v||^2."""
     return 0.5 * (k @ weights[0] - v).square().sum()
 

@@ -1,7 +1,7 @@
 """`tttvideo evaluate text`: end to end on tiny models, its cache, its controls, and bad input."""
 
 import json
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -157,7 +157,7 @@ def test_only_targets_are_scored_and_the_plan_counts_all_work(tmp_path):
     measure.write_cache(tmp_path / "cache.json", measured, {"date": "today"})
     again, about = measure.read_cache(tmp_path / "cache.json")
     assert about == {"date": "today"}
-    np.testing.assert_equal(again.pack(), measured.pack())
+    np.testing.assert_equal(asdict(again), asdict(measured))
     assert not measured.not_finite
 
 

@@ -41,7 +41,7 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, ca
         write_video(Path(path), bouncing_glyphs(60), 30)
     Path("books").mkdir()
     for name in "abcdef":
-        Path(f"books/{name}.txt").write_text(f"It was the best of times, said {name}. " * 800)
+        Path(f"books/{name}.txt").write_text(f"It was the best of times, wrote {name}. " * 800)
     lines = "".join(blocks("console")).strip().splitlines()
     assert len(lines) == 22
     for line in lines:

@@ -37,7 +37,7 @@ def counts(config, tokens):
 
 
 def convolved(config, count):
-    """What the counter does not see of short convolutions."""
+    """The operations of short convolutions, which the counter does not see."""
     return config.depth * 2 * config.ttt.conv_kernel * config.width * count
 
 

@@ -1,17 +1,16 @@
-"""The cost of texts, token by token: read whole, with the state reset, or after some context.
+"""The cost of texts, token by token: of whole texts, with resets of the state, or after a context.
 
 A cost is the negative log-probability, in nats, of a token given all tokens of its row before it.
 
 N rows, T tokens read of each, S targets.
 """
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tttvideo.backbone import Backbone
+from tttvideo.progress import Advance
 from tttvideo.reading import read, score_hidden
 
 
@@ -24,12 +23,11 @@ def token_costs(
     tokens: Tensor,
     last: int | None = None,
     batch: int = BATCH,
-    advance: Callable[[int], None] = lambda _: None,
+    advance: Advance = lambda _: None,
 ) -> Tensor:
     """Costs (N, S) float64, on the CPU, of the last S tokens of each row, or of all but the first.
 
-    tokens: (N, T + 1) integers on any device; last: S, at most T; batch: tokens of a call, at most;
-    advance: called with the number of tokens that were read.
+    tokens: (N, T + 1) integers on any device; last: S, at most T; batch: most tokens of a call.
     """
     N, T = len(tokens), tokens.shape[1] - 1
     skip = 0 if last is None else T - last
@@ -53,7 +51,7 @@ def reset_costs(
     tokens: Tensor,
     reset: int,
     batch: int = BATCH,
-    advance: Callable[[int], None] = lambda _: None,
+    advance: Advance = lambda _: None,
 ) -> Tensor:
     """As `token_costs`, (N, T), with a fresh state before every `reset` tokens that are read."""
     T = tokens.shape[1] - 1

@@ -1,9 +1,10 @@
 """Decoding after contexts of growing length: time per token, size of the state, exactness.
 
-One text is read; the prefix at each context is kept, and decoding continues from each in turn, so
-that any other load of the machine falls on all contexts equally.
+One text is read. Decoding continues from the prefix at each context in turn, so that any other load
+of the machine affects all contexts equally.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tttvideo.backbone import Backbone
+from tttvideo.progress import Advance
 from tttvideo.reading import CHUNK
 from tttvideo.sampling.choose import Chooser
 from tttvideo.sampling.decode import Decoding, Prefix, decode, prefill
@@ -26,7 +28,7 @@ class Point:
     """Decoding after `context` tokens.
 
     state: bytes of the state.
-    error: relative RMS error of the last logits, against reading the same tokens at once.
+    error: relative RMS error of the last logits, against reading the same tokens together.
     seconds: of each run of `tokens` tokens.
     """
 
@@ -47,12 +49,12 @@ def decoding_by_context(
     tokens: int,
     rounds: int,
     seconds: float = float("inf"),
-    advance: Callable[[int], None] = lambda _: None,
+    advance: Advance = lambda _: None,
 ) -> list[Point]:
     """Decode `tokens` tokens after each context, in turn, `rounds` times, or fewer in `seconds`.
 
-    `tokens` should be a multiple of the mini-batch, for its tokens do not all cost the same.
-    advance: called with the tokens of context as they are read, and with those of the runs.
+    `tokens` should be a multiple of the mini-batch, whose tokens do not all cost the same.
+    advance: called with the tokens of context and those of the runs.
     """
     device = next(backbone.parameters()).device.type
     greedy, points = Chooser(temperature=0), []
@@ -67,7 +69,6 @@ def decoding_by_context(
             prefix = prefill(backbone, text.to(device), prefix=prefix)
             seen += count
             advance(count)
-
         assert prefix
         error = decoding_error(backbone, prefix, tokens)
         points.append(Point(context, state_bytes(prefix), error, tokens, []))
@@ -79,24 +80,23 @@ def decoding_by_context(
 
 
 def decode_all(backbone: Backbone, prefix: Prefix, tokens: int, choose: Chooser) -> None:
-    for _ in decode(backbone, prefix, tokens, choose):
-        pass
+    deque(decode(backbone, prefix, tokens, choose), maxlen=0)
 
 
 def decoding_error(backbone: Backbone, prefix: Prefix, tokens: int) -> float:
-    """Relative RMS error of the logits after greedy tokens, decoded and read at once."""
+    """Relative RMS error of the logits after greedy tokens, decoded and read together."""
     decoding, greedy, chosen = Decoding.start(backbone, prefix), Chooser(temperature=0), []
     for _ in range(tokens):
         chosen.append(greedy(decoding.logits))
         decoding.read(chosen[-1])
     one_by_one = decoding.logits
-    at_once = prefill(backbone, torch.stack(chosen, dim=1), prefix=prefix).logits
-    error = (one_by_one - at_once).norm() / at_once.norm()
+    together = prefill(backbone, torch.stack(chosen, dim=1), prefix=prefix).logits
+    error = (one_by_one - together).norm() / together.norm()
     return error.nan_to_num(torch.inf).item()
 
 
 def relative_change(points: Sequence[Point]) -> float:
-    """How much longer a token takes at the last context than at the first, relative to that.
+    """The growth of the time per token from the first context to the last, relative to the first.
 
     By a line through the medians over the logarithm of the context.
     """

@@ -6,7 +6,6 @@ the initial weights W0, with the weights before a mini-batch's step, and with th
 N rows, T tokens, M mini-batch size, H heads, D head dim.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +17,7 @@ from tttvideo.kernels import Packed
 from tttvideo.kernels.dual import norm_free
 from tttvideo.kernels.inner import forward, layer_norm
 from tttvideo.mixers.ttt import TTTLayer, TTTState, full
+from tttvideo.progress import Advance
 from tttvideo.reading import read
 
 
@@ -32,11 +32,10 @@ class Losses:
 
 @torch.inference_mode()
 def inner_losses(
-    backbone: Backbone, tokens: Tensor, advance: Callable[[int], None] = lambda _: None
+    backbone: Backbone, tokens: Tensor, advance: Advance = lambda _: None
 ) -> list[Losses]:
     """The losses of each block, of the first T - T % M tokens of tokens (N, T).
 
-    advance: called with the number of tokens that were read.
     Raises ValueError for a model without TTT layers and for less than one mini-batch.
     """
     layers = [module for module in backbone.modules() if isinstance(module, TTTLayer)]

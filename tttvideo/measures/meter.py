@@ -12,6 +12,7 @@ from tttvideo.backbone import Backbone
 from tttvideo.data.eval_targets import read_rows, shuffle_pieces
 from tttvideo.data.tokens import Tokens
 from tttvideo.files import read_json, write_json
+from tttvideo.progress import Advance
 
 from .costs import reset_costs, token_costs
 from .document_stats import Tally, log_bins, tally
@@ -25,9 +26,8 @@ class Measured:
 
     by_index: "carried" and "reset"; fixed, shuffled: by context; fixed_reset: of the same targets.
     inner: by layer, for models that have an inner loop.
-    not_finite: for a model that diverged, by the name of the measurement, the first token index
-        whose cost is not finite, from the start of the state or, in the reset control, of the
-        document.
+    not_finite: by measurement, the first token index with a cost that is not finite, counted from
+        the start of the state or, in the reset control, of the document.
     """
 
     by_index: dict[str, Tally]
@@ -36,9 +36,6 @@ class Measured:
     fixed_reset: Tally
     inner: list[Losses] | None
     not_finite: dict[str, int]
-
-    def pack(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def unpack(cls, found: dict[str, Any]) -> Self:
@@ -57,8 +54,7 @@ def to_tally(columns: dict[str, Any]) -> Tally:
 
 
 def write_cache(path: Path, measured: Measured, about: dict[str, Any]) -> None:
-    """Write a measurement and its conditions."""
-    record = {"conditions": about, "measured": measured.pack()}
+    record = {"conditions": about, "measured": asdict(measured)}
     write_json(path, record, indent=None, default=np.ndarray.tolist)
 
 
@@ -75,7 +71,7 @@ class Meter:
     data: Tokens
     byte_lengths: np.ndarray
     plan: Plan
-    advance: Callable[[int], None]
+    advance: Advance
     not_finite: dict[str, int] = field(default_factory=dict)
 
     def measure(self) -> Measured:
@@ -138,7 +134,7 @@ class Meter:
         return inner_losses(self.backbone, torch.from_numpy(tokens), self.advance)
 
     def mask_not_finite(self, name: str, costs: np.ndarray, first: int = 1) -> np.ndarray:
-        """The costs, with nan where they are not finite; records under `name` where that begins.
+        """The costs, nan where not finite; records the first such token index under `name`.
 
         first: token index of the first column.
         """

@@ -1,6 +1,6 @@
-"""Names of models: their mixer, and every setting that differs from the usual model of it.
+"""Names of models: their mixer, and every setting that differs from the mixer's usual model.
 
-Models with equal names differ in their size only, so that names serve to group.
+Models of one name differ in their size only, so that runs are grouped by name.
 """
 
 from dataclasses import asdict

@@ -21,7 +21,7 @@ UNKNOWN_WINDOW = 2048  # tokens, as in the paper, for a model that does not reco
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """Settings of an evaluation of text, in tokens if not said otherwise."""
+    """Settings of an evaluation of text, in tokens unless a comment names another unit."""
 
     length: int | None = None
     """Read of each document; None: four training windows, or less where 8 documents have less."""
@@ -106,8 +106,9 @@ def make_plan(settings: PlanSettings, data: Tokens, window: int | None) -> Plan:
         raise ValueError(
             f"--contexts must be from 0 to {full}: --length {length} minus targets of {span}"
         )
-    found = choose_documents(data.starts, total, length + 1, settings.documents, settings.join)
-    begins, sizes = found
+    begins, sizes = choose_documents(
+        data.starts, total, length + 1, settings.documents, settings.join
+    )
     owners, places = place_targets(sizes, contexts[-1], span, settings.targets)
     return Plan(
         begins=begins,
@@ -128,22 +129,18 @@ def default_length(data: Tokens, window: int, join: bool) -> int:
     total = len(data.tokens)
     if join:
         return max(1, min(4 * window, total - int(data.starts[0]) - 1))
-    sizes = sorted((b - a for a, b in zip(data.starts, [*data.starts[1:], total], strict=True)))
+    sizes = np.sort(np.diff([*data.starts, total]))
     return max(1, min(4 * window, int(sizes[-min(ENOUGH, len(sizes))]) - 1))
 
 
 def default_contexts(full: int) -> list[int]:
-    contexts = [full]
-    context = FIRST_CONTEXT
-    while context < full:
-        contexts.append(context)
-        context *= 2
-    return contexts
+    doublings = (FIRST_CONTEXT << n for n in range(full.bit_length()))
+    return [full, *(context for context in doublings if context < full)]
 
 
 def rules(plan: Plan, data: Tokens) -> list[str]:
     """The rules of the numbers, for their readers."""
-    what = "stretches of consecutive documents" if plan.join else "documents"
+    texts = "stretches of consecutive documents" if plan.join else "documents"
     R, S, D, N = plan.reset, plan.span, len(plan.begins), len(plan.places)
     shuffled = (
         f"Shuffled context: the same targets, every context cut into pieces of {R:,} tokens, and "
@@ -152,7 +149,7 @@ def rules(plan: Plan, data: Tokens) -> list[str]:
         else "No shuffled context: one document has more than half of the targets."
     )
     return [
-        f"Truncation: the first {plan.length + 1:,} tokens of {D} {what} of {data.path}, all with "
+        f"Truncation: the first {plan.length + 1:,} tokens of {D} {texts} of {data.path}, all with "
         f"at least so many, out of {data.header.documents:,} documents and "
         f"{data.header.tokens:,} tokens; the first token is read but not scored.",
         "Counting: BOS is never scored. Nats per token and perplexity count every other token. "

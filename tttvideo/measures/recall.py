@@ -1,4 +1,4 @@
-"""Recall: whether a model predicts answers that it has read before in the same text.
+"""Recall: whether a model predicts answers that stand earlier in the same text.
 
 Each token of an answer is predicted from the true text before it.
 
@@ -6,7 +6,7 @@ B batch, T tokens, A answers.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -17,6 +17,7 @@ from tttvideo.backbone import Backbone
 from tttvideo.data.recall.questions import Cell, Questions, encode_batch
 from tttvideo.data.recall.texts import drawn_haystack, text_haystack
 from tttvideo.data.text.tokenizer import Tokenizer
+from tttvideo.progress import Advance
 from tttvideo.reading import CHUNK, read, score_hidden
 
 
@@ -39,12 +40,11 @@ def recall_cells(
     tokenizer: Tokenizer,
     bos: int | None,
     cells: Sequence[Cell],
-    advance: Callable[[int], None] = lambda _: None,
+    advance: Advance = lambda _: None,
 ) -> list[dict[str, Any]]:
     """For each cell: answers, the exact share of them and bits per token; None without a text.
 
     An answer whose bits are not finite, because the model diverged, is not exact.
-    advance: called with the number of tokens that were read.
     """
     device, rows = backbone.embedding.weight.device, []
     for cell in cells:
@@ -57,10 +57,13 @@ def recall_cells(
             exact += (found[0] & found[1].isfinite()).tolist()
             bits += found[1].tolist()
             advance(cell.length * len(samples))
-        means = (sum(x) / len(x) if x else None for x in (exact, bits))
         row = {"task": cell.task, "length": cell.length, "row": cell.row, "answers": len(bits)}
-        rows.append({**row, **dict(zip(("exact", "bits"), means, strict=True))})
+        rows.append({**row, "exact": mean(exact), "bits": mean(bits)})
     return rows
+
+
+def mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 @torch.inference_mode()
@@ -73,8 +76,8 @@ def score_answers(
         tokens: (B, T) on the backbone's device; padding stands behind the text of a row.
         answers: (B, T), the number 0 ... A - 1 of the answer that a token belongs to, else -1;
             every number occurs, in one row only, and never at a row's first token.
-    Returns: exact (A,) bool, whether the likeliest token was the true one at all of an answer's
-        tokens; bits (A,) float64, the mean cost of an answer's tokens.
+    Returns: exact (A,) bool, whether every token of the answer was the most probable one;
+        bits (A,) float64, the mean cost of an answer's tokens.
     Raises: ValueError when `answers` does not fit the tokens or has no answer.
     """
     if answers.shape != tokens.shape or answers.max() < 0 or (answers[:, 0] >= 0).any():
@@ -90,8 +93,8 @@ def score_answers(
         number, target = answers[:, targets], tokens[:, targets]
         here = number >= 0
         number = number[here]
-        nats, likeliest = score_hidden(backbone, hidden[here], target[here])
-        exact[number[~likeliest]] = False
+        nats, predicted = score_hidden(backbone, hidden[here], target[here])
+        exact[number[~predicted]] = False
         bits.index_add_(0, number, nats / math.log(2))
         counts.index_add_(0, number, torch.ones_like(nats))
     return exact, bits / counts

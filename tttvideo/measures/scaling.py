@@ -24,7 +24,7 @@ class PowerLaw:
     """loss = E + A x^-alpha."""
 
     E: float
-    """0 where fewer than 4 sizes do not allow to fit it."""
+    """0 for fewer than 4 sizes, which are too few to fit it."""
     log_A: float
     """log A; A itself may exceed the largest float where x is operations."""
     alpha: float
@@ -39,7 +39,7 @@ class PowerLaw:
 
 
 def fit_power_law(sizes: ArrayLike, losses: ArrayLike) -> PowerLaw:
-    """Fit log loss by least squares under Huber's loss, so that one odd run hardly moves the curve.
+    """Fit log loss by least squares under Huber's loss, so that an outlier hardly moves the curve.
 
     Raises ValueError for fewer than two different sizes, and for numbers that are not above 0.
     """
@@ -50,7 +50,7 @@ def fit_power_law(sizes: ArrayLike, losses: ArrayLike) -> PowerLaw:
             f"{len(x)} sizes, {different} of them different, and {len(loss)} losses; a fit takes a "
             "loss for each size, two different sizes or more, and all of them above 0"
         )
-    centre = np.exp(np.log(x).mean())  # far from x = 1, A and alpha could hardly be told apart
+    centre = np.exp(np.log(x).mean())  # far from x = 1, A and alpha are nearly collinear
     curved = different >= FEWEST
     starts = loss.min() * np.linspace(0, 0.98, 9) if curved else [0.0]
     fits = [fit_from(x / centre, loss, E, curved) for E in starts]
@@ -140,9 +140,8 @@ def best_context(points: Sequence[Point], tolerance: float = 0.1) -> list[Best]:
     for budget in budgets:
         losses = {}
         for context in sorted({p.context for p in points}):
-            mine = [p for p in points if p.context == context]
-            loss = loss_at(mine, budget, tolerance)
-            if loss is not None:
+            runs = [p for p in points if p.context == context]
+            if (loss := loss_at(runs, budget, tolerance)) is not None:
                 losses[context] = loss
         if len(losses) > 1:
             found.append(Best(budget, min(losses, key=losses.__getitem__), losses))

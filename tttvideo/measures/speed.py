@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tttvideo.progress import Advance
+
 from .torch_private import gpu_sleep
 
 
@@ -67,9 +69,9 @@ def interleave(
     runs: dict[str, Callable[[], Any]],
     repeats: int,
     seconds: float,
-    advance: Callable[[int], None],
+    advance: Advance,
 ) -> dict[str, list[float]]:
-    """Seconds of each run in turn, round by round; fewer rounds, at least 3, after `seconds`.
+    """Seconds of each run in turn, `repeats` times; fewer, at least 3, after `seconds`.
 
     Every run has been called once before.
     """
@@ -123,7 +125,7 @@ def ceilings(device: str, dtype: torch.dtype) -> dict[str, float]:
 
 
 def peak_bytes(run: Callable[[], Any], device: str) -> int:
-    """Bytes that tensors hold at once during a run, at most, above those held before it."""
+    """The peak of the bytes that tensors hold during a run, above those held before it."""
     run()
     gc.collect()
     if device == "cuda":
@@ -146,7 +148,7 @@ def peak_bytes(run: Callable[[], Any], device: str) -> int:
 
 
 def peak_memory(device: str) -> int:
-    """The most bytes that the process, or on a GPU its tensors, ever held."""
+    """The peak of the bytes that the process, or on a GPU its tensors, held."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

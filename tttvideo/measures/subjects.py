@@ -88,10 +88,9 @@ def describe(config: BackboneConfig, window: int | None) -> str:
 
 def byte_lengths(checkpoint: TokenCheckpoint, data: Tokens) -> np.ndarray:
     """The number of bytes of text (V,) of each token."""
-    name = checkpoint.tokenizer
-    if checkpoint.tokenizer_json is None:
-        return tokenizer_of(data.path, name).byte_lengths()
-    return load_tokenizer(name, checkpoint.tokenizer_json).byte_lengths()
+    name, text = checkpoint.tokenizer, checkpoint.tokenizer_json
+    found = tokenizer_of(data.path, name) if text is None else load_tokenizer(name, text)
+    return found.byte_lengths()
 
 
 def group_by_label(subjects: list[Subject], results: list[Measured]) -> dict[str, list[Measured]]:

@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend
 
 
 def gpu_sleep(cycles: int) -> None:
-    """Keep the current CUDA stream busy for so many clock cycles."""
+    """Keep the current CUDA stream busy for a number of clock cycles."""
     torch.cuda._sleep(cycles)
 
 
