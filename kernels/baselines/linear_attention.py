@@ -2,8 +2,8 @@
 
     memory_t = memory_{t-1} + k_t^T v_t        y_t = q_t memory_t
 
-A token reads its own write. `linear_attention` goes by chunks of tokens, all at once, as matrix
-products that autograd takes back; `reference` is the specification.
+A token reads its own write. `linear_attention` computes all chunks of tokens at once as matrix
+products that autograd differentiates; `reference` is the specification.
 
 B batch, H heads, T tokens, K features of a key, V features of a value, N chunks.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 CHUNK = 64
-"""Tokens of a chunk: as many as a head has features makes the two halves of the work equal."""
+"""Tokens of a chunk; as many as a head has features, so that both halves of the work are equal."""
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,7 +27,7 @@ def reference(q: Tensor, k: Tensor, v: Tensor, memory: Tensor) -> tuple[Tensor, 
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-    """What each token reads, y (B, H, T, V), and the memory after the last.
+    """The outputs y (B, H, T, V), and the memory after the last token.
 
     q, k: (B, H, T, K); v: (B, H, T, V); memory: (B, H, K, V), all of one dtype.
     """
@@ -41,10 +41,10 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, memory: Tensor) -> tuple[T
 
 
 def within(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """What the tokens of a chunk read of one another and of themselves."""
+    """The outputs that come from the tokens of the same chunk."""
     return torch.tril(q @ k.mT) @ v
 
 
 def chunks(x: Tensor) -> Tensor:
-    """x (B, H, T, features) as (B, H, N, CHUNK, features); zero tokens at the end write nothing."""
+    """x (B, H, T, features) as (B, H, N, CHUNK, features), padded with zeros that write nothing."""
     return F.pad(x, (0, 0, 0, -x.shape[2] % CHUNK)).unflatten(2, (-1, CHUNK))

@@ -1,10 +1,10 @@
-"""The selective scan of Mamba-1 (arXiv 2312.00752): a diagonal recurrence set anew by every token.
+"""The selective scan of Mamba-1 (arXiv 2312.00752): a diagonal recurrence, different at each token.
 
     h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t        y_t = C_t h_t + D x_t
 
-`selective_scan` walks the tokens in tiles whose states stay in the cache, and keeps only the state
-before each tile; its backward computes a tile's states again. So memory holds T / TILE states in
-place of T, and nothing is ever divided by a decay. `reference` is the specification.
+`selective_scan` reads the tokens in tiles whose states stay in the cache, and keeps only the state
+before each tile; its backward computes a tile's states again. So memory holds T / TILE states
+instead of T, and nothing is divided by a decay. `reference` is the specification.
 
 A, B, C, D are the paper's letters; batch b, T tokens, E features, N states of each feature.
 """
@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 
 TILE = 64
-"""Tokens of a tile: 1 MiB of states at E = 256 and N = 16, which caches hold."""
+"""Tokens of a tile: 1 MiB of states at E = 256 and N = 16, which fits into caches."""
 
 
 def reference(
@@ -53,11 +53,11 @@ class SelectiveScan(torch.autograd.Function):
         ctx.save_for_backward(dt, writes, A, B, C)
         dt, writes, B, C, A = *map(by_time, (dt, writes, B, C)), A.mT.contiguous()
         y, state, starts = torch.empty_like(dt), state.mT.contiguous(), []
-        rooms, keep = scratch(2, dt, A), any(ctx.needs_input_grad)
+        buffers, save = scratch(2, dt, A), any(ctx.needs_input_grad)
         for tile in tiles(len(dt)):
-            if keep:
+            if save:
                 starts.append(state)
-            _, states = walk(dt[tile], writes[tile], A, B[tile], state, *rooms)
+            _, states = forward_tile(dt[tile], writes[tile], A, B[tile], state, *buffers)
             y[tile] = over_states(C[tile], states)
             state = states[-1].clone()  # the next tile overwrites it
         ctx.starts = starts
@@ -70,11 +70,12 @@ class SelectiveScan(torch.autograd.Function):
         dt, writes, B, C, grad_y = map(by_time, (dt, writes, B, C, grad_y))
         A, carry = A.mT.contiguous(), grad_state.mT
         grads = [torch.empty_like(tensor) for tensor in (dt, writes, B, C)]
-        grad_A, rooms = torch.zeros_like(A), scratch(3, dt, A)
+        grad_A, buffers = torch.zeros_like(A), scratch(3, dt, A)
         with torch.autocast(dt.device.type, enabled=False):
             for tile, start in zip(reversed(tiles(len(dt))), reversed(ctx.starts), strict=True):
                 inputs = (dt[tile], writes[tile], A, B[tile], C[tile], start)
-                *grads_tile, grad_A_tile, carry = walk_back(inputs, grad_y[tile], carry, *rooms)
+                tile_grads = backward_tile(inputs, grad_y[tile], carry, *buffers)
+                *grads_tile, grad_A_tile, carry = tile_grads
                 for grad, part in zip(grads, grads_tile, strict=True):
                     grad[tile] = part
                 grad_A += grad_A_tile
@@ -82,10 +83,10 @@ class SelectiveScan(torch.autograd.Function):
         return grad_dt, grad_writes, grad_A.mT, grad_B, grad_C, carry.mT
 
 
-def walk(
+def forward_tile(
     dt: Tensor, writes: Tensor, A: Tensor, B: Tensor, state: Tensor, decay: Tensor, states: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The decays and the states after each token of a tile, (L, b, N, E), in the rooms given."""
+    """The decays and the states after each token of a tile, (L, b, N, E), in the two buffers."""
     decay, states = decay[: len(dt)], states[: len(dt)]
     torch.mul(dt[:, :, None], A, out=decay).exp_()
     torch.mul(B[..., None], writes[:, :, None], out=states)
@@ -94,13 +95,13 @@ def walk(
     return decay, states
 
 
-def walk_back(
-    inputs: tuple[Tensor, ...], grad_y: Tensor, carry: Tensor, *rooms: Tensor
+def backward_tile(
+    inputs: tuple[Tensor, ...], grad_y: Tensor, carry: Tensor, *buffers: Tensor
 ) -> tuple[Tensor, ...]:
-    """Gradients of a tile's dt, writes, B, C, A and starting state; `carry` is its last state's."""
+    """Gradients of a tile's dt, writes, B, C, A and first state; `carry` is its last state's."""
     dt, writes, A, B, C, start = inputs
-    decay, states = walk(dt, writes, A, B, start, *rooms[:2])
-    g = rooms[2][: len(dt)]  # the gradient of each state
+    decay, states = forward_tile(dt, writes, A, B, start, *buffers[:2])
+    g = buffers[2][: len(dt)]  # the gradient of each state
     torch.mul(C[..., None], grad_y[:, :, None], out=g)
     later = g[-1].add_(carry)
     for earlier, factor in zip(g.unbind()[-2::-1], decay.unbind()[:0:-1], strict=True):
@@ -121,12 +122,12 @@ def tiles(T: int) -> list[slice]:
 
 
 def by_time(x: Tensor) -> Tensor:
-    """(b, T, ...) as contiguous (T, b, ...): a token's states of all sequences lie side by side."""
+    """(b, T, ...) as contiguous (T, b, ...): a token's states of all sequences are adjacent."""
     return x.transpose(0, 1).contiguous()
 
 
 def scratch(count: int, dt: Tensor, A: Tensor) -> Tensor:
-    """Rooms for a tile's states, used again for every tile: new ones would not be in the cache."""
+    """Buffers for a tile's states, reused by all tiles: new ones would not be in the cache."""
     return dt.new_empty(count, min(TILE, len(dt)), dt.shape[1], *A.shape)
 
 

@@ -3,7 +3,7 @@
     h_t = exp(dt_t A) h_{t-1} + B_t (dt_t x_t)^T        y_t = C_t^T h_t + D x_t
 
 Within a chunk y = ((C B^T) * decays) (dt x), the decays a lower triangle of exp(sums of dt A);
-between chunks the state is handed on. Only the state before each chunk is kept for the backward.
+the state passes from chunk to chunk. Only the state before each chunk is saved for the backward.
 `reference` is the specification.
 
 A, B, C, D are the paper's letters; batch b, T tokens, H heads of P features, N states of each
@@ -38,8 +38,8 @@ def ssd(
     """The outputs y (b, T, H, P) in x's dtype, and the state after the last token.
 
     x: (b, T, H, P); dt: (b, T, H), positive; A: (H,), negative; B, C: (b, T, N); D: (H,).
-    state: (b, N, H, P), float32 or float64: the dtype in which everything is computed. All heads
-    are columns of one matrix, since they share B and C.
+    state: (b, N, H, P), float32 or float64, the dtype of all computation. The heads are columns of
+    one matrix, since they share B and C.
     """
     dtype = x.dtype
     x, dt, A, B, C, D = (tensor.to(state.dtype) for tensor in (x, dt, A, B, C, D))
@@ -53,9 +53,9 @@ class SSD(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, log, writes, B, C, state):
-        y, starts, keep = torch.empty_like(writes), [], any(ctx.needs_input_grad)
+        y, starts, save = torch.empty_like(writes), [], any(ctx.needs_input_grad)
         for chunk in chunks(log.shape[1]):
-            if keep:
+            if save:
                 starts.append(state)
             inputs = (log[:, chunk], writes[:, chunk], B[:, chunk], C[:, chunk])
             y[:, chunk], state = forward_chunk(*inputs, state)
@@ -113,7 +113,7 @@ def backward_chunk(
     grad_B = grad_scores.mT @ C + late_writes.flatten(2) @ carry.flatten(2).mT
     grad_C = grad_scores @ B + grad_read.flatten(2) @ state.flatten(2).mT
     grad_state = torch.addcmul(across(C.mT, grad_read), since_start[:, -1:], carry)
-    # y_t grows with exp(sum of log up to t), and what s wrote shrinks with it
+    # y_t is proportional to exp(sum of log up to t), a write at s inversely
     grad_sums = (grad_y * y).sum(-1) - (grad_writes * writes).sum(-1)  # (b, Q, H)
     grad_sums[:, -1] += (carry * after).sum((1, 3))
     grad_log = grad_sums.flip(1).cumsum(1).flip(1)
@@ -121,7 +121,7 @@ def backward_chunk(
 
 
 def decays(log: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What is left at t of a write at s (b, H, Q, Q); of the start at t, of t at the end.
+    """Decay factors: from a write at s to t (b, H, Q, Q); from the start to t; from t to the end.
 
     log: (b, Q, H); the last two are (b, Q, H, 1).
     """

@@ -1,16 +1,17 @@
-"""Kernels built ahead of time, for GPUs that are not here: what ptxas made of each launch.
+"""Kernels built ahead of time, for GPUs that are not here: the machine code of each launch.
 
-The launchers of kernels/ run as they are, on meta tensors; a launch compiles and is recorded. So
-what is measured is what ships: signature, specialization, constants, warps and stages.
+The launchers of kernels/gpu/ run unchanged on meta tensors; a launch compiles and is recorded. So
+the builds are those of a real launch: signature, specialization, constants, warps and stages.
 
     python tests/helpers/compile_ahead.py HELD 90    builds of some sizes for one GPU, as JSON
     python tests/helpers/compile_ahead.py record     all builds, into results/compile/
 
 test_compile.py compares new builds of HELD with the recorded ones.
 
-Not under TRITON_INTERPRET=1, which leaves nothing to compile.
+Without TRITON_INTERPRET=1, under which nothing is compiled.
 """
 
+import gzip
 import json
 import os
 import re
@@ -58,7 +59,7 @@ class Build:
 
 
 class Absent:
-    """A driver for a GPU that is not here: it names the target and can launch nothing."""
+    """A driver for a GPU that is not here: it names the target and cannot launch."""
 
     def __init__(self, arch: int):
         self.arch = arch
@@ -103,7 +104,7 @@ def building(arch: int, D: int, M: int, dtype: torch.dtype) -> Iterator[list[Bui
 
 
 def launch_all(kind: str, options: list[dict], launch: Callable[[dict], object]) -> dict:
-    """In place of tuning.fastest, which may choose any of them."""
+    """Replaces tuning.fastest, which may choose any of them."""
     for one in options:
         launch(one)
     return options[0]
@@ -142,7 +143,7 @@ def instructions(sass: str) -> list[tuple[int, str]]:
 
 
 def longest_loop(code: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """What lies between the target of a backward branch and the branch, the longest such part."""
+    """The longest part between the target of a backward branch and the branch."""
     best = []
     for at, text in code:
         jump = re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", text)
@@ -167,11 +168,11 @@ HELD = [
     *(("mlp", D, M, BF16) for D, M in ((32, 16), (64, 16), (64, 64))),
     ("linear", 64, 16, FP32),
 ]
-"""What the test builds again: every kernel in every form. CASES takes three times as long."""
+"""The cases that the test builds: every kernel in every form. CASES takes three times as long."""
 
 
 def launch(kind: str, D: int, M: int, dtype: torch.dtype) -> None:
-    """Everything that `kind` launches: forward with and without saving, backward, decode."""
+    """All launches of `kind`: forward with and without saving, backward, decode."""
     from tttvideo.kernels import Slots, State
     from tttvideo.kernels.gpu import decode as triton_decode
     from tttvideo.kernels.gpu import linear, mlp
@@ -206,7 +207,7 @@ def measure(arch: int, cases: list[tuple]) -> list[dict]:
 
 
 def measure_all(cases: str) -> list[dict]:
-    """HELD or CASES for every architecture, a process each, since Triton compiles in one thread."""
+    """HELD or CASES for every GPU, a process each, since Triton compiles in one thread."""
     with TemporaryDirectory() as cache:  # of this code alone
         environment = {**os.environ, "TRITON_CACHE_DIR": cache}
         environment.pop("TRITON_INTERPRET", None)
@@ -241,7 +242,7 @@ REASONS = {
     "warps spill nothing and take 1.7 times the slots. The other plan, in parts, spills nothing",
     "ttt_mlp_forward_resident": "the state of 64 features is half of a multiprocessor's registers; "
     "streamed it spills nothing, but moves some 400 kB a mini-batch through L2 in four times the "
-    "slots. Which is faster only a GPU can say",
+    "slots. Only a measurement on a GPU can show which is faster",
     "ttt_mlp_forward_streamed": OPERANDS,
     "ttt_mlp_backward_readers": OPERANDS,
     "ttt_mlp_backward_resident": "15 accesses in its loop; streamed it loops longer",
@@ -259,7 +260,7 @@ def record(rows: list[dict]) -> None:
     folder.mkdir(exist_ok=True)
     reasons = {name: REASONS[name] for name in sorted({base(r) for r in rows if r["stack"]})}
     found = {"triton": triton.__version__, "reasons": reasons, "builds": rows}
-    (folder / "builds.json").write_text(json.dumps(found, indent=1) + "\n")
+    (folder / "builds.json.gz").write_bytes(gzip.compress(json.dumps(found).encode(), mtime=0))
     columns = [f.name for f in fields(Build)]
     lines = [
         "# The Triton kernels, built ahead of time",
