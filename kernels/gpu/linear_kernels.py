@@ -112,17 +112,17 @@ def store_state(weights, program, W, b, D: tl.constexpr, AXIS: tl.constexpr):
 
 
 @triton.jit
-def load_rates(eta, stride, begin, tokens, length, AXIS: tl.constexpr):
+def load_rates(eta, stride, first, begin, tokens, length, AXIS: tl.constexpr):
     """eta of some tokens of the sequence, for broadcasting over features; 0 from `length` on."""
-    rates = tl.load(eta + (begin + tokens) * stride, tokens < length, 0.0)
+    rates = tl.load(eta + (first + begin + tokens) * stride, begin + tokens < length, 0.0)
     return tl.expand_dims(rates, AXIS)
 
 
 @triton.jit
 def step(W, b, K, S, scale, AXIS: tl.constexpr):
-    """The state after a mini-batch, [W; b] - scale [K, 1]^T S."""
-    W -= scale * product(tl.trans(K), S, AXIS)
-    b -= scale * tl.sum(S.to(tl.float32), 1 - AXIS, keep_dims=True)
+    """[W; b] + scale [K, 1]^T S."""
+    W += scale * product(tl.trans(K), S, AXIS)
+    b += scale * tl.sum(S.to(tl.float32), 1 - AXIS, keep_dims=True)
     return W, b
 
 
@@ -176,7 +176,7 @@ def forward_sweep_kernel(
         K = tl.load(k + (begin + start) * k_strides[1] + at_k, mask, 0.0)
         W_read = W.to(K.dtype)
         V = tl.load(v + (begin + start) * v_strides[1] + at_v, mask, 0.0)
-        rates = load_rates(eta, eta_strides[1], begin, start + tokens, length, AXIS)
+        rates = load_rates(eta, eta_strides[1], begin, start, tokens, length, AXIS)
         S = write(K, V, rates, W_read, b, norm_weight, norm_bias, D, AXIS)
         if steps is not None:
             tl.store(steps + to + at, S, mask)
@@ -184,7 +184,7 @@ def forward_sweep_kernel(
         out = read(Q, K, S, W_read, b, reads, ahead >= 0, norm_weight, norm_bias, D, AXIS)
         tl.store(y + to + at, out, mask)
         if start + M <= length:
-            W, b = step(W, b, K, S, last_scale, AXIS)
+            W, b = step(W, b, K, S, -last_scale, AXIS)
         else:
             at_open = program * M * D + place(tokens, D, features, 1, AXIS)
             tl.store(open_rows + at_open, S.to(tl.float32), mask)
@@ -224,11 +224,11 @@ def forward_writers_kernel(
             if w == start:
                 W_read, b_read = W.to(K.dtype), b
         V = tl.load(v + (begin + w) * v_strides[1] + at_v, mask, 0.0)
-        rates = load_rates(eta, eta_strides[1], begin, w + writers, length, AXIS)
+        rates = load_rates(eta, eta_strides[1], begin, w, writers, length, AXIS)
         S = write(K, V, rates, W_read, b_read, norm_weight, norm_bias, D, AXIS)
         tl.store(steps + to + at, S, mask)
         if start + M <= length:
-            W, b = step(W, b, K, S, last_scale, AXIS)
+            W, b = step(W, b, K, S, -last_scale, AXIS)
         else:
             at_open = program * M * D + place(w - start + writers, D, features, 1, AXIS)
             tl.store(open_rows + at_open, S.to(tl.float32), mask)
@@ -273,15 +273,15 @@ def forward_readers_kernel(
         out = read(Q, K, S, W.to(K.dtype), b, reads, causal, norm_weight, norm_bias, D, AXIS)
         tl.store(y + to_reader + at_reader, out, in_reader)
         if start + M <= length:
-            W, b = step(W, b, K, S, last_scale, AXIS)
+            W, b = step(W, b, K, S, -last_scale, AXIS)
 
 
 @triton.jit
 def reads_backward(dz_read, S, mix, reads, causal, AXIS: tl.constexpr):
-    """Gradients of mix (readers x writers), rounded, and of the readers' token_scale."""
+    """Gradients of mix (readers x writers), rounded, and of -token_scale at the readers."""
     dread = product(dz_read, tl.trans(S), AXIS)
     dmix = tl.where(causal, reads * dread, 0.0).to(S.dtype)
-    return dmix, -tl.sum(mix * dread, AXIS, keep_dims=True)
+    return dmix, tl.sum(mix * dread, AXIS, keep_dims=True)
 
 
 @triton.jit
@@ -341,7 +341,7 @@ def backward_sweep_kernel(
         dstep = product(K, dW_read, AXIS) + db
         dlast_rows -= tl.where(start + M > length, 0.0, tl.sum(S * dstep, AXIS, keep_dims=True))
         dK = -scale * product(S, tl.trans(dW_read), AXIS)
-        W, b = step(W, b, K, S, -scale, AXIS)
+        W, b = step(W, b, K, S, scale, AXIS)
         W_read = W.to(K.dtype)
 
         dY = tl.load(dy + (begin + start) * dy_strides[1] + at_dy, mask, 0.0).to(tl.float32)
@@ -351,24 +351,25 @@ def backward_sweep_kernel(
         dz, _ = project(norm_weight * dY, x_read, D, AXIS)
         dz_read = (rstd_read * dz).to(K.dtype)
         dmix, dreads = reads_backward(dz_read, S, mix, reads, causal, AXIS)
-        dtoken_scale += dreads
+        dtoken_scale -= dreads
         dQ = dY + product(dmix, K, AXIS)
 
-        dK += product(tl.trans(dmix), Q, AXIS)
+        mix_write, dmix_write = tl.trans(mix_read), tl.trans(dmix)  # early: fewer registers
+        dK += product(dmix_write, Q, AXIS)
         dS = -scale * dstep
         if start + M > length:
             at_open = program * M * D + place(tokens, D, features, 1, AXIS)
             dS += tl.load(dopen + at_open, mask, 0.0)
-        dS += product(tl.trans(mix_read), dz_read, AXIS)
+        dS += product(mix_write, dz_read, AXIS)
         V = tl.load(v + (begin + start) * v_strides[1] + at_v, mask, 0.0)
-        rates = load_rates(eta, eta_strides[1], begin, start + tokens, length, AXIS)
-        dtarget, dz_write, drates, dnorm_rows = write_backward(
+        rates = load_rates(eta, eta_strides[1], begin, start, tokens, length, AXIS)
+        dtarget, dz_write, drates, dnorm_writes = write_backward(
             dS, K, V, rates, x, rstd, norm_weight, norm_bias, D, AXIS
         )
         at_rate = tl.expand_dims((batch * T + begin + start + tokens) * H + head, AXIS)
         tl.store(deta + at_rate, drates, tl.expand_dims(start + tokens, AXIS) < length)
         tl.store(dv + to + at, -dtarget, mask)
-        dnorm_weight += tl.sum(dY * x_read + dnorm_rows, 1 - AXIS, keep_dims=True)
+        dnorm_weight += tl.sum(dY * x_read + dnorm_writes, 1 - AXIS, keep_dims=True)
         dnorm_bias += tl.sum(dY + dtarget, 1 - AXIS, keep_dims=True)
 
         dQ += product(dz_read, tl.trans(W_read), AXIS)
@@ -434,7 +435,7 @@ def backward_readers_kernel(
         causal = ahead >= start - r
         mix = tl.where(causal, product(Q, tl.trans(K), AXIS) + 1, 0.0)
         mix_read = (reads * mix).to(Q.dtype)
-        W, b = step(W, b, K, S, -scale, AXIS)
+        W, b = step(W, b, K, S, scale, AXIS)
         W_read = W.to(K.dtype)
 
         K_own = K
@@ -449,7 +450,7 @@ def backward_readers_kernel(
         tl.store(zs + to_reader + at_reader, z, in_reader)
         tl.store(dz_reads + to_reader + at_reader, dz_read, in_reader)
         dmix, dreads = reads_backward(dz_read, S, mix, reads, causal, AXIS)
-        dtoken_scale += dreads
+        dtoken_scale -= dreads
         dQ = dY + product(dmix, K, AXIS)
         dQ += product(dz_read, tl.trans(W_read), AXIS)
         tl.store(dq + to_reader + at_reader, dQ, in_reader)
@@ -532,8 +533,8 @@ def backward_writers_kernel(
             dS += tl.load(dopen + at_open, in_writer, 0.0)
         dS += product(mix_read, dz_read, AXIS)
         V = tl.load(v + (begin + w) * v_strides[1] + at_v, in_writer, 0.0)
-        rates = load_rates(eta, eta_strides[1], begin, w + writers, length, AXIS)
-        dtarget, dz_write, drates, dnorm_rows = write_backward(
+        rates = load_rates(eta, eta_strides[1], begin, w, writers, length, AXIS)
+        dtarget, dz_write, drates, dnorm_writes = write_backward(
             dS, K, V, rates, x, rstd, norm_weight, norm_bias, D, AXIS
         )
         at_rate = tl.expand_dims((batch * T + begin + w + writers) * H + head, AXIS)
@@ -542,7 +543,7 @@ def backward_writers_kernel(
         tl.debug_barrier()  # all threads have read z, whose place dz_write takes
         tl.store(zs + to_writer + at_writer, dz_write, in_writer)
         tl.store(dk + to_writer + at_writer, dK + dtarget, in_writer)
-        dnorm_weight += tl.sum(dnorm_rows, 1 - AXIS, keep_dims=True)
+        dnorm_weight += tl.sum(dnorm_writes, 1 - AXIS, keep_dims=True)
         dnorm_bias += tl.sum(dtarget, 1 - AXIS, keep_dims=True)
 
         if ROWS < M:
