@@ -79,10 +79,10 @@ def continue_video(
             prediction = tokenizer.decode(tokens)[0].cpu().numpy()
             truth = next(frames, None)
             if truth is None:
-                report.add(prediction, None, None)
+                report.add(prediction)
             else:
-                ceiling = tokenizer.decode(reader.read(truth.image[None]))[0].cpu().numpy()
-                report.add(prediction, truth.image, ceiling)
+                tokenised = tokenizer.decode(reader.read(truth.image[None]))[0].cpu().numpy()
+                report.add(prediction, (truth.image, tokenised))
             advance(1)
         seconds = time.perf_counter() - start
     report.about = {

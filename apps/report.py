@@ -1,4 +1,4 @@
-"""What every report of a command needs: its run conditions, tables, JSON and figures."""
+"""Parts of the reports of commands: run conditions, tables, JSON and figures."""
 
 import math
 import platform
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tttvideo.files import replacing, write_json
@@ -94,6 +95,28 @@ def replace_infinite(record: Any) -> Any:
     if isinstance(record, (list, tuple)):
         return [replace_infinite(x) for x in record]
     return None if isinstance(record, float) and not math.isfinite(record) else record
+
+
+def short(tokens: float) -> str:
+    for size, unit in ((1 << 20, "M"), (1 << 10, "k")):
+        if tokens >= size:
+            return f"{tokens / size:.3g}{unit}"
+    return f"{tokens:g}"
+
+
+def style_panel(panel: Axes) -> None:
+    panel.grid(alpha=0.25)
+    panel.tick_params(labelsize=8)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def log_axis(panel: Axes, name: str) -> None:
+    """A logarithmic axis of tokens."""
+    panel.set_xscale("log", base=2)
+    panel.xaxis.set_major_formatter(lambda value, _: short(value))
+    panel.minorticks_off()
+    panel.set_xlabel(name, fontsize=8)
+    style_panel(panel)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -5,11 +5,8 @@ context, and peak memory. On a GPU they are shares of the memory and matrix spee
 ratios to the kernels of other projects that follow from the bytes and operations of both.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from statistics import median, quantiles
 from unittest.mock import patch
 
 import torch
@@ -18,10 +15,10 @@ import torch.nn.functional as F
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.kernels import autograd_loop
 from tttvideo.kernels.dual import piece as dual
-from tttvideo.measures.speed import BACKWARD, BOTH, FORWARD, interleave, timed
+from tttvideo.measures.speed import BACKWARD, BOTH, FORWARD, timed
 from tttvideo.mixers.ttt import TTTConfig
 
-from .cases import Case, decode_bytes, draw_inputs, least_work, load_config
+from .cases import TITLES, Case, decode_bytes, draw_inputs, least_work, load_backbone, load_config
 from .contenders import Contender, decode_contenders, kernel_contenders
 from .records import Bar, Row
 from .runs import Bench, measure_peak
@@ -48,18 +45,19 @@ class Versus:
     aim: float
 
     def bar(self, rows: dict[str, Row], ours: str) -> Bar:
-        kind = f"TTT-{NAMES[self.case.inner]} {self.what}, {self.peer} over {ours}"
-        shape = self.case.sizes if self.what == "decode" else self.case.shape
-        bar = Bar(kind, shape, self.must, self.aim)
+        kind = f"{TITLES[self.case.inner]} {self.what}, {self.peer} over {ours}"
+        bar = Bar(kind, shape(self.case, self.what), self.must, self.aim)
         missing = [name for name in (ours, self.peer) if name not in rows]
         if missing:
             bar.wrong = f"{' and '.join(missing)} did not run"
-            return bar
-        mine, theirs = rows[ours], rows[self.peer]
-        return reach(bar, ratios(theirs, mine), mine, theirs)
+        else:
+            mine, theirs = rows[ours], rows[self.peer]
+            bar.reach(ratios(theirs.values, mine.values), mine, theirs)
+        return bar
 
 
-NAMES = {"linear": "Linear", "mlp": "MLP"}
+def shape(case: Case, what: str) -> str:
+    return case.sizes if what == "decode" else case.shape
 
 
 def at(case: Case, tokens: int, inner: str = "linear") -> Case:
@@ -97,19 +95,9 @@ GPU = [
 ]
 
 
-def ratios(peer: Row, ours: Row) -> list[float]:
+def ratios(peer: Sequence[float], ours: Sequence[float]) -> list[float]:
     """Ratios round by round: a disturbance in a round affects both."""
-    return [a / b for a, b in zip(peer.values, ours.values, strict=False)]
-
-
-def reach(bar: Bar, values: list[float], *rows: Row) -> Bar:
-    """The bar with its reached value, void if the gate of a row failed."""
-    bar.reached = median(values)
-    if len(values) > 1:
-        cuts = quantiles(values, n=5, method="inclusive")
-        bar.spread = cuts[0], cuts[-1]
-    bar.wrong = bar.wrong or "; ".join(f"{row.who}: {row.wrong}" for row in rows if row.wrong)
-    return bar
+    return [a / b for a, b in zip(peer, ours, strict=True)]
 
 
 def measure_all(bench: Bench, plan: Iterable[Versus], ours: str) -> None:
@@ -124,17 +112,13 @@ def measure_all(bench: Bench, plan: Iterable[Versus], ours: str) -> None:
 
 def cell_rows(bench: Bench, case: Case, what: str, wanted: set[str]) -> dict[str, Row]:
     """The rows by name, of contenders that ran."""
-    name = f"TTT-{NAMES[case.inner]} {what} at {case.shape}"
+    name = f"{TITLES[case.inner]} {what} at {case.shape}"
     return bench.cell(name, run_cell, bench, case, what, wanted) or {}
 
 
 def run_cell(bench: Bench, case: Case, what: str, wanted: set[str]) -> dict[str, Row]:
-    decoding = what == "decode"
-    contenders = (decode_contenders if decoding else kernel_contenders)(case)
-    chosen: list[Contender] = [one for one in contenders if one.name in wanted]
-    with torch.set_grad_enabled(not decoding):
-        inputs = draw_inputs(replace(case, tokens=case.mini_batch) if decoding else case)
-        return bench.measure(case, what, chosen, inputs)
+    contenders = decode_contenders(case) if what == "decode" else kernel_contenders(case)
+    return bench.measure(case, what, [one for one in contenders if one.name in wanted])
 
 
 def count_bar_runs(device: str) -> int:
@@ -146,15 +130,15 @@ def count_bar_runs(device: str) -> int:
 def measure_cpu_bars(bench: Bench) -> None:
     measure_all(bench, CPU, "dual")
     bench.cell("a training step", training_step_bar, bench)
-    for inner in ("linear", "mlp"):
-        bench.cell(f"growth of TTT-{NAMES[inner]}", growth_bar, bench, inner)
+    for inner, title in TITLES.items():
+        bench.cell(f"growth of {title}", growth_bar, bench, inner)
     for inner, must, aim in (("linear", 10, 7), ("mlp", 13, 10)):
         peak_bar(bench, at(CPU_A, CPU_A.tokens, inner), "dual", must, aim)
 
 
 def training_step_bar(bench: Bench) -> None:
     """A training step of text_tiny, against one with the plain autograd loop."""
-    config = load_config("text_tiny")["model"]["init_args"]["backbone"]
+    config = load_backbone("tiny")
     data = load_config("text_tiny")["data"]["init_args"]
     window, batch = data["window"], data["batch_size"]
     torch.manual_seed(4)
@@ -163,78 +147,80 @@ def training_step_bar(bench: Bench) -> None:
     start = {name: x.clone() for name, x in model.state_dict().items()}
     tokens = torch.randint(model.config.vocab_size, (batch, window + 1))
 
-    def ours() -> None:
+    def step() -> None:
         optimizer.zero_grad()
         logits, _ = model(tokens[:, :-1])
         F.cross_entropy(logits.mT, tokens[:, 1:]).backward()
         optimizer.step()
 
-    def plain() -> None:
+    def plain_step() -> None:
         with patch.object(dual, "whole", autograd_loop.whole):
-            ours()
+            step()
 
     gradients = []
-    for run in (ours, plain):  # at the same weights: a step begins by clearing gradients
+    for run in (step, plain_step):  # at the same weights: a step begins by clearing gradients
         run()
         grads = (p.grad for p in model.parameters())
         gradients.append(torch.cat([grad.flatten() for grad in grads if grad is not None]))
         model.load_state_dict(start)
     error = ((gradients[0] - gradients[1]).norm() / gradients[1].norm()).item()
-    runs = {"ours": ours, "plain loop": plain}
-    mine, theirs = interleave(
-        bench.clock, runs, bench.repeats, bench.seconds, bench.advance
-    ).values()
+    mine, theirs = bench.time({"ours": step, "plain loop": plain_step}).values()
     bar = Bar("a training step of text_tiny, plain loop over ours", f"B{batch} T{window}", 1, 1.5)
     bar.wrong = f"gradients differ by {error:.1e}" if error > 1e-4 else ""
-    bench.report.bars.append(reach(bar, [b / a for a, b in zip(mine, theirs, strict=True)]))
+    bar.reach(ratios(theirs, mine))
+    bench.report.bars.append(bar)
 
 
 def growth_bar(bench: Bench, inner: str) -> None:
     """Growth of time with the tokens; both lengths in turn, as the machine's speed may vary."""
-    short, long = (at(CPU_A, case.tokens, inner) for case in (CPU_A, CPU_E))
-    dual = next(one for one in kernel_contenders(short) if one.name == "dual")
+    short, long = (at(case, case.tokens, inner) for case in (CPU_A, CPU_E))
+    dual = find(kernel_contenders(short), "dual")
     runs = {
         str(case.tokens): timed(dual.prepare(draw_inputs(case)), BOTH) for case in (short, long)
     }
     for run in runs.values():
         run()
-    first, second = interleave(
-        bench.clock, runs, bench.repeats, bench.seconds, bench.advance
-    ).values()
-    what = f"TTT-{NAMES[inner]} {BOTH}, T{long.tokens} over T{short.tokens}"
-    bar = Bar(what, short.sizes, 4.6, 4.0, most=True)
-    reach(bar, [b / a for a, b in zip(first, second, strict=True)])
-    bar.wrong = bench.check(dual, short, BOTH)[1]
+    first, second = bench.time(runs).values()
+    what = f"{TITLES[inner]} {BOTH}, T{long.tokens} over T{short.tokens}"
+    bar = Bar(what, short.sizes, 4.6, 4.0, most=True, wrong=bench.check(dual, short, BOTH)[1])
+    bar.reach(ratios(second, first))
     bench.report.bars.append(bar)
+
+
+def find(contenders: Iterable[Contender], name: str) -> Contender:
+    return next(one for one in contenders if one.name == name)
 
 
 def peak_bar(bench: Bench, case: Case, ours: str, must: float, aim: float) -> None:
-    bench.cell(f"peak memory at {case.shape}", peak_cell, bench, case, ours, must, aim)
+    def measure() -> None:
+        what = f"{TITLES[case.inner]} {BOTH}, peak memory over q"
+        bar = Bar(what, case.shape, must, aim, unit="q tensors", most=True)
+        bench.report.bars.append(bar)
+        one = find(kernel_contenders(case), ours)
+        if bench.usable(case, [one], BOTH):
+            row = measure_peak(bench, one, case)
+            bar.reach(row.values, row)
+        else:
+            bar.wrong = f"{ours} did not run"
 
-
-def peak_cell(bench: Bench, case: Case, ours: str, must: float, aim: float) -> None:
-    what = f"TTT-{NAMES[case.inner]} {BOTH}, peak memory over q"
-    bar = Bar(what, case.shape, must, aim, unit="q tensors", most=True)
-    bench.report.bars.append(bar)
-    one = next(one for one in kernel_contenders(case) if one.name == ours)
-    if not bench.usable(case, [one], BOTH):
-        bar.wrong = f"{ours} did not run"
-        return
-    row = measure_peak(bench, one, case)
-    reach(bar, row.values, row)
+    bench.cell(f"peak memory at {case.shape}", measure)
 
 
 def measure_gpu_bars(bench: Bench) -> None:
     check_kernels(bench)
     measure_all(bench, GPU, "triton")
-    floor_share_bar(bench, at(GPU_FULL, 8192), FORWARD, 55, 80)
-    floor_share_bar(bench, at(GPU_FULL, 8192), BACKWARD, 40, 65)
+    full, mlp = at(GPU_FULL, 8192), at(GPU_FULL, 2048, "mlp")
+    copy_rate_bar(bench, full, FORWARD, least_work(full, FORWARD)[1], 55, 80)
+    copy_rate_bar(bench, full, BACKWARD, least_work(full, BACKWARD)[1], 40, 65)
     bench.cell("cycles per mini-batch", latency_bar, bench)
-    mlp_speed_bar(bench)
-    decode_floor_bar(bench)
+    flop = least_work(mlp, FORWARD)[0]
+    bar = Bar("TTT-MLP forward", mlp.shape, 150, 300, unit="TFLOP/s")
+    kernel_bar(bench, mlp, FORWARD, bar, lambda seconds: flop / seconds / 1e12)
+    moved = GPU_DECODE.mini_batch * decode_bytes(GPU_DECODE)
+    copy_rate_bar(bench, GPU_DECODE, "decode", moved, 60, 85)
     # y, the steps S and three gradients are 5, two more between the parts of a backward in parts,
     # where that is the faster one; eta and fast weights are little
-    peak_bar(bench, at(GPU_FULL, 8192), "triton", 8, 6)
+    peak_bar(bench, full, "triton", 8, 6)
     for reason in NOT_HERE:
         bench.report.leave_out(reason)
 
@@ -248,73 +234,54 @@ NOT_HERE = (
 
 def check_kernels(bench: Bench) -> None:
     """Every kernel and dtype against float64, and the sizes of the paper; no times."""
+
+    def check(case: Case, what: str, one: Contender) -> None:
+        with torch.set_grad_enabled(what == "gate"):
+            error, wrong = bench.check(one, case, what)
+        row = Row(case.small(), what, one.name, [error], "error", error=error, wrong=wrong)
+        bench.report.rows.append(row)
+
     sizes = [(64, 16, dtype) for dtype in ("bfloat16", "float16", "float32")]
     sizes += [(64, 64, "bfloat16"), (96, 16, "bfloat16")]
-    for inner in ("linear", "mlp"):
+    for inner in TITLES:
         for D, M, dtype in sizes:
             case = replace(GPU_FEW, inner=inner, head_dim=D, mini_batch=M, dtype=dtype)
             for what, contenders in (("gate", kernel_contenders), ("decode", decode_contenders)):
                 one = contenders(case)[0]
                 if bench.usable(case, [one], what):
                     name = f"{one.name}: {what} at {case.small().shape}"
-                    bench.cell(name, check_kernel, bench, case, what, one)
+                    bench.cell(name, check, case, what, one)
 
 
-def check_kernel(bench: Bench, case: Case, what: str, one: Contender) -> None:
-    with torch.set_grad_enabled(what == "gate"):
-        error, wrong = bench.check(one, case, what)
-    bench.report.rows.append(
-        Row(case.small(), what, one.name, [error], "error", error=error, wrong=wrong)
-    )
-
-
-def own_row(bench: Bench, case: Case, what: str) -> Row | None:
-    return cell_rows(bench, case, what, {"triton"}).get("triton")
-
-
-def add_bar(bench: Bench, bar: Bar, row: Row | None, values: list[float]) -> None:
+def kernel_bar(
+    bench: Bench, case: Case, what: str, bar: Bar, value: Callable[[float], float]
+) -> None:
+    """Measure our kernel; `value` turns seconds into the unit of the bar."""
+    row = cell_rows(bench, case, what, {"triton"}).get("triton")
     bench.report.bars.append(bar)
     if row is None:
         bar.wrong = "triton did not run"
     else:
-        reach(bar, values, row)
+        bar.reach([value(seconds) for seconds in row.values], row)
 
 
-def floor_share_bar(bench: Bench, case: Case, what: str, must: float, aim: float) -> None:
-    row = own_row(bench, case, what)
-    least = least_work(case, what)[1] / bench.report.ceilings["bytes_per_second"]
-    bar = Bar(f"TTT-Linear {what}, of the measured copy rate", case.shape, must, aim, unit="%")
-    add_bar(bench, bar, row, [100 * least / x for x in row.values] if row else [])
+def copy_rate_bar(
+    bench: Bench, case: Case, what: str, moved: float, must: float, aim: float
+) -> None:
+    """The time that a copy of `moved` bytes takes, over the time of our kernel."""
+    least = moved / bench.report.ceilings["bytes_per_second"]
+    name = f"TTT-Linear {what}, of the measured copy rate"
+    bar = Bar(name, shape(case, what), must, aim, unit="%")
+    kernel_bar(bench, case, what, bar, lambda seconds: 100 * least / seconds)
 
 
 def latency_bar(bench: Bench) -> None:
     """With 32 heads in flight the chain of mini-batches takes the time."""
-    row = own_row(bench, GPU_FEW, FORWARD)
-    steps = GPU_FEW.tokens / GPU_FEW.mini_batch
-    hertz = 1e3 * sm_kilohertz()
-    bar = Bar("TTT-Linear forward, cycles per mini-batch", GPU_FEW.shape, 1100, 650, most=True)
-    bar.unit = "at the highest clock"
-    add_bar(bench, bar, row, [x / steps * hertz for x in row.values] if row else [])
-
-
-def sm_kilohertz() -> float:
     from triton.runtime import driver
 
     device = torch.cuda.current_device()
-    return driver.active.utils.get_device_properties(device)["sm_clock_rate"]
-
-
-def mlp_speed_bar(bench: Bench) -> None:
-    case = at(GPU_FULL, 2048, "mlp")
-    row = own_row(bench, case, FORWARD)
-    flop = least_work(case, FORWARD)[0]
-    bar = Bar("TTT-MLP forward", case.shape, 150, 300, unit="TFLOP/s")
-    add_bar(bench, bar, row, [flop / x / 1e12 for x in row.values] if row else [])
-
-
-def decode_floor_bar(bench: Bench) -> None:
-    row = own_row(bench, GPU_DECODE, "decode")
-    moved = GPU_DECODE.mini_batch * decode_bytes(GPU_DECODE)
-    least = moved / bench.report.ceilings["bytes_per_second"]
-    bar = Bar("TTT-Linear decode, of the measured copy rate", GPU_DECODE.sizes, 60, 85, unit="%")
-    add_bar(bench, bar, row, [100 * least / x for x in row.values] if row else [])
+    hertz = 1e3 * driver.active.utils.get_device_properties(device)["sm_clock_rate"]
+    steps = GPU_FEW.tokens / GPU_FEW.mini_batch
+    bar = Bar("TTT-Linear forward, cycles per mini-batch", GPU_FEW.shape, 1100, 650, most=True)
+    bar.unit = "at the highest clock"
+    kernel_bar(bench, GPU_FEW, FORWARD, bar, lambda seconds: seconds / steps * hertz)

@@ -17,6 +17,7 @@ from tttvideo.kernels.inner import Norm
 from tttvideo.measures.speed import BACKWARD, BOTH, FORWARD
 
 
+TITLES = {"linear": "TTT-Linear", "mlp": "TTT-MLP"}
 CONFIGS = Path(__file__).parents[2] / "configs"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -125,10 +126,9 @@ def load_config(name: str) -> dict[str, Any]:
     return yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
 
 
-def backbone_size(size: str) -> dict[str, int]:
-    """Width, heads and mlp_width of one of the paper's models, from its config."""
-    backbone = load_config(f"text_{size}")["model"]["init_args"]["backbone"]
-    return {name: backbone[name] for name in ("width", "heads", "mlp_width")}
+def load_backbone(size: str) -> dict[str, Any]:
+    """The backbone of text_tiny, or of one of the paper's models, from its config."""
+    return load_config(f"text_{size}")["model"]["init_args"]["backbone"]
 
 
 def least_work(case: Case, direction: str) -> tuple[float, float]:

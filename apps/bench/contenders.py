@@ -3,8 +3,6 @@
 B batch, T tokens, H heads, D head dim, M mini-batch size, C tokens of context.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """`tttvideo bench generation`: time and memory per token of whole models, by context."""
 
-from __future__ import annotations
-
 import argparse
 import math
 from collections.abc import Iterable, Sequence
@@ -15,7 +13,7 @@ from tttvideo.mixers.ttt import TTTConfig
 from tttvideo.progress import progress
 from tttvideo.weights.checkpoints import load_tokens_model
 
-from .cases import Case, load_config
+from .cases import Case, load_backbone
 from .records import Report, Row
 
 
@@ -57,7 +55,7 @@ def load_models(options: argparse.Namespace) -> Iterable[Backbone]:
             raise ValueError(f"{options.checkpoint} is a model of video, not of text")
         yield backbone.to(options.device)
         return
-    size = load_config(f"text_{options.size or 'tiny'}")["model"]["init_args"]["backbone"]
+    size = load_backbone(options.size or "tiny")
     shape = {name: size[name] for name in ("width", "depth", "heads", "mlp_width")}
     for inner in options.inner:
         torch.manual_seed(0)
@@ -89,8 +87,5 @@ def point_rows(backbone: Backbone, points: Iterable[Point]) -> list[Row]:
         decode.error = point.error
         if point.error > LIMIT:
             decode.wrong = f"logits are off by {point.error:.1e}, more than {LIMIT:.1e}"
-        found += [
-            decode,
-            Row(case, "state", "generate", [point.state / 1024], "KiB of state"),
-        ]
+        found += [decode, Row(case, "state", "generate", [point.state / 1024], "KiB of state")]
     return found

@@ -178,8 +178,8 @@ def dense_decode_run(inputs: Inputs) -> Run:
             z, z_read = inner.affine(torch.cat((k, q), dim=-2), weights).split(1, dim=-2)
             written = scaled_gradient(k, z, v, eta, weights, norm)
             for (dW, db), X, S in zip(pairs(sums), *written, strict=True):
-                add_product(dW, X.mT, S, fresh=place == 0)
-                db.copy_(S) if place == 0 else db.add_(S)
+                dW.flatten(0, 1).baddbmm_(X.mT.flatten(0, 1), S.flatten(0, 1), beta=int(place > 0))
+                db.add_(S) if place else db.copy_(S)
             z_read = dense_read(q, z_read, weights, sums, scale[place])
             ys.append(q + inner.layer_norm(z_read, norm))
             if place == len(scale) - 1:
@@ -199,11 +199,6 @@ def dense_read(
             z = x @ W + b
         z = z - scale * (x @ dW + db)
     return z
-
-
-def add_product(x: Tensor, a: Tensor, b: Tensor, fresh: bool) -> None:
-    """x += a @ b, or x = a @ b where it is fresh; (B, H, ., .) each, in place."""
-    x.flatten(0, 1).baddbmm_(a.flatten(0, 1), b.flatten(0, 1), beta=0 if fresh else 1)
 
 
 def cached_run(inputs: Inputs, keys: Tensor, values: Tensor) -> Run:

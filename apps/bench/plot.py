@@ -1,14 +1,16 @@
-"""The picture of a benchmark: curves over the context, or bars against what they must reach."""
+"""The picture of a benchmark: curves over the context, or reached figures over required ones."""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from tttvideo.apps.report import save_figure
+from tttvideo.apps.report import log_axis, save_figure
 
+from .cases import TITLES
 from .records import Bar, Report, Row
 
 
@@ -32,20 +34,18 @@ COLOURS = {
     "mamba2 block": "#9d755d",
 }
 VERDICTS = {"aim reached": "#2f7d32", "reached": "#8bc34a", "MISSED": "#d62728"}
-LABELS = {"s": "microseconds per token"}
-TITLES = {"linear": "TTT-Linear", "mlp": "TTT-MLP"}
+
+
+def threads(about: dict[str, Any]) -> str:
+    return f"{about['threads']} thread{'s' if about['threads'] > 1 else ''}"
 
 
 def draw_report(report: Report, about: dict[str, Any], path: Path) -> None:
     figure = draw_bars(report.bars) if report.bars else draw_curves(report.rows)
     sizes = "" if report.bars else f", {report.rows[0].case.sizes}"
     figure.suptitle(f"tttvideo bench {report.name.replace('-', ', ')}{sizes}", fontsize=11)
-    cpu = (
-        f", {about['threads']} thread{'s' * (about['threads'] > 1)}"
-        if report.device == "cpu"
-        else ""
-    )
-    line = f"{about['device']}{cpu}, {about['clock']}, {about['date']}, commit {about['commit']}"
+    device = about["device"] + (f", {threads(about)}" if report.device == "cpu" else "")
+    line = f"{device}, {about['clock']}, {about['date']}, commit {about['commit']}"
     figure.supxlabel(line, fontsize=7, color="#666")
     save_figure(figure, path)
 
@@ -58,7 +58,7 @@ def draw_curves(rows: list[Row]) -> Figure:
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(down), len(across), squeeze=False, sharex=True, sharey="row")
     for panels, (what, unit) in zip(axes, down, strict=True):
-        panels[0].set_ylabel(LABELS.get(unit, unit), fontsize=8)
+        panels[0].set_ylabel("microseconds per token" if unit == "s" else unit, fontsize=8)
         for panel, inner in zip(panels, across, strict=True):
             mine = [r for r in rows if (r.case.inner, r.what, r.unit) == (inner, what, unit)]
             draw_panel(panel, mine)
@@ -71,28 +71,19 @@ def draw_curves(rows: list[Row]) -> Figure:
 def draw_panel(panel: Axes, rows: list[Row]) -> None:
     for who in dict.fromkeys(row.who for row in rows):
         curve = sorted((r for r in rows if r.who == who), key=lambda r: r.case.tokens)
-        scale = [1e6 / (r.tokens * r.case.batch) if r.unit == "s" else 1.0 for r in curve]
         x = [r.case.tokens for r in curve]
-        y = [r.middle * s for r, s in zip(curve, scale, strict=True)]
-        low, high = zip(
-            *((r.spread[0] * s, r.spread[1] * s) for r, s in zip(curve, scale, strict=True)),
-            strict=True,
-        )
+        scale = [1e6 / (r.tokens * r.case.batch) if r.unit == "s" else 1.0 for r in curve]
+        y, low, high = np.array([(r.middle, *r.spread) for r in curve]).T * scale
         failed = any(r.wrong for r in curve)
         colour, line = COLOURS.get(who, "#333333"), "o:" if failed else "o-"
         label = f"{who} (gate failed)" if failed else who
         panel.plot(x, y, line, color=colour, markersize=4, linewidth=1.6, label=label)
         panel.fill_between(x, low, high, alpha=0.2, color=colour, linewidth=0)
-    panel.set_xscale("log", base=2)
     panel.set_yscale("log")
-    ticks = sorted({row.case.tokens for row in rows})
-    panel.set_xticks(ticks, [f"{t // 1024}k" if t >= 1024 else str(t) for t in ticks])
-    panel.minorticks_off()
+    log_axis(panel, "")
+    panel.set_xticks(sorted({row.case.tokens for row in rows}))
     panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
-    panel.grid(alpha=0.25)
-    panel.tick_params(labelsize=8)
-    panel.spines[["top", "right"]].set_visible(False)
     panel.legend(fontsize=7, frameon=False)
 
 

@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,12 @@ from tttvideo.measures.speed import Clock, ceilings
 from tttvideo.progress import progress
 
 from .bars import count_bar_runs, measure_cpu_bars, measure_gpu_bars
-from .cases import DTYPES, Case, backbone_size
-from .contenders import caveats
+from .cases import DTYPES, Case, load_backbone
+from .contenders import Contender, caveats, decode_contenders, kernel_contenders
 from .generation import measure_generation
 from .records import Report
 from .report import write_report
-from .runs import Bench, count_runs, measure_decode, measure_kernels, measure_layers, measure_memory
+from .runs import DIRECTIONS, Bench, layer_contenders, measure_memory, measure_times
 
 
 CONTEXTS = {  # tokens, by device and WHAT
@@ -63,7 +65,7 @@ def choose_cases(options: argparse.Namespace) -> tuple[list[Case], int]:
     key = options.device, options.what
     preset: dict[str, Any] = PRESETS[options.what] if options.preset else {}
     cuda = options.device == "cuda"
-    size = backbone_size(options.size or preset.get("size") or ("1.3b" if cuda else "125m"))
+    size = load_backbone(options.size or preset.get("size") or ("1.3b" if cuda else "125m"))
     heads = options.heads or size["heads"]
     shared = Case(
         batch=options.batch or preset.get("batch") or BATCHES.get(key, 1),
@@ -93,14 +95,19 @@ def measure(options: argparse.Namespace, report: Report, cases: list[Case], mlp_
         measure_generation(report, options, sorted({case.tokens for case in cases}))
         return
     repeats = options.repeats or (30 if device == "cuda" else 5)
-    total = count_bar_runs(device) if what == "bars" else count_runs(what, cases)
+    layers = partial(layer_contenders, mlp_width=mlp_width)
+    timed: dict[str, Callable[[Case], list[Contender]]]
+    timed = {"kernels": kernel_contenders, "decode": decode_contenders, "layers": layers}
+    if what in timed:
+        total = sum(len(DIRECTIONS[what]) * len(timed[what](case)) for case in cases)
+    else:
+        total = count_bar_runs(device) if what == "bars" else len(cases)
     with progress(f"measuring {what}", total * repeats, "runs") as advance:
         settings = (repeats, options.seconds, options.limit, tuple(options.skip), advance)
         bench = Bench(report, *settings)
-        if what == "bars":
-            (measure_cpu_bars if device == "cpu" else measure_gpu_bars)(bench)
-        elif what == "layers":
-            measure_layers(bench, cases, mlp_width)
+        if what in timed:
+            measure_times(bench, cases, DIRECTIONS[what], timed[what])
+        elif what == "memory":
+            measure_memory(bench, cases)
         else:
-            by_name = {"kernels": measure_kernels, "decode": measure_decode}
-            by_name.get(what, measure_memory)(bench, cases)
+            (measure_cpu_bars if device == "cpu" else measure_gpu_bars)(bench)

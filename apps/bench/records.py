@@ -1,5 +1,6 @@
 """Records of a benchmark: a row per contender and case, bars, and all of them in a report."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median, quantiles
 
@@ -32,16 +33,20 @@ class Row:
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The 20th and the 80th percentile."""
-        if len(self.values) < 2:
-            return self.values[0], self.values[0]
-        cuts = quantiles(self.values, n=5, method="inclusive")
-        return cuts[0], cuts[-1]
+        return percentiles(self.values)
 
     @property
     def per_token(self) -> float:
         """Seconds per token of each sequence of the batch."""
         return self.middle / (self.tokens * self.case.batch)
+
+
+def percentiles(values: Sequence[float]) -> tuple[float, float]:
+    """The 20th and the 80th percentile."""
+    if len(values) < 2:
+        return values[0], values[0]
+    cuts = quantiles(values, n=5, method="inclusive")
+    return cuts[0], cuts[-1]
 
 
 @dataclass
@@ -58,13 +63,18 @@ class Bar:
     most: bool = False
     wrong: str = ""
 
+    def reach(self, values: Sequence[float], *rows: Row) -> None:
+        """Set the reached value; void if the gate of a row failed."""
+        self.reached = median(values)
+        self.spread = percentiles(values) if len(values) > 1 else None
+        self.wrong = self.wrong or "; ".join(f"{row.who}: {row.wrong}" for row in rows if row.wrong)
+
     @property
     def verdict(self) -> str:
         if self.reached is None:
             return f"not measured: {self.wrong or 'see what is broken or left out'}"
         if self.wrong:
             return f"void: {self.wrong}"
-
         sign = -1 if self.most else 1
         if sign * self.reached >= sign * self.aim:
             return "aim reached"

@@ -7,7 +7,7 @@ from typing import Any
 from tttvideo.apps.report import LIBRARIES, markdown_table, run_conditions
 from tttvideo.files import write_json, write_text
 
-from .plot import draw_report
+from .plot import draw_report, threads
 from .records import Bar, Report, Row
 
 
@@ -16,15 +16,10 @@ def write_report(report: Report, out: Path) -> str:
     about = {**run_conditions(report.device), "clock": report.clock, **report.ceilings}
     text = report_page(report, about)
     write_text(out / f"{report.name}.md", text)
-    record = {
-        "title": report.title,
-        **about,
-        "rows": [asdict(row) for row in report.rows],
-        "bars": [{**asdict(bar), "verdict": bar.verdict} for bar in report.bars],
-        "left_out": report.left_out,
-        "broken": report.broken,
-        "notes": report.notes,
-    }
+    found = asdict(report)
+    found["bars"] = [{**asdict(bar), "verdict": bar.verdict} for bar in report.bars]
+    parts = {name: found[name] for name in ("rows", "bars", "left_out", "broken", "notes")}
+    record = {"title": report.title, **about, **parts}
     write_json(out / f"{report.name}.json", record)
     if report.rows or report.bars:
         draw_report(report, about, out / f"{report.name}.png")
@@ -53,10 +48,6 @@ def summary(about: dict[str, Any]) -> str:
         f"`{about['command']}`\n{about['device']}, {threads(about)}, {about['date']}, "
         f"commit {about['commit']}, {versions}. {about['clock']}, medians; ceilings: {speed}."
     )
-
-
-def threads(about: dict[str, Any]) -> str:
-    return f"{about['threads']} thread{'s' if about['threads'] > 1 else ''}"
 
 
 COLUMNS = ("inner", "what", "shape", "who")

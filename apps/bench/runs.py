@@ -3,17 +3,14 @@
 B batch, T tokens, H heads, D head dim, M mini-batch size, C width.
 """
 
-from __future__ import annotations
-
-import copy
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tttvideo.backbone import BackboneConfig, Block
 from tttvideo.kernels import State
@@ -24,7 +21,7 @@ from tttvideo.mixers.ttt import TTTConfig, TTTLayer
 
 from . import peers
 from .cases import Case, Inputs, draw_inputs
-from .contenders import Contender, decode_contenders, kernel_contenders, operator
+from .contenders import Contender, kernel_contenders, operator
 from .records import Report, Row
 
 
@@ -52,19 +49,19 @@ class Bench:
         """The contenders that can run this case; the report gets the reasons for the others."""
         usable = []
         for one in contenders:
-            reason = one.obstacle
+            held = one.held(what)
             if one.name in self.skip:
                 reason = "skipped by --skip"
-            elif not reason and (held := one.held(what)) * case.q_bytes > available_bytes(
-                case.device
-            ):
+            elif one.obstacle:
+                reason = one.obstacle
+            elif held * case.q_bytes > available_bytes(case.device):
                 reason = f"{held:g} times the memory of q at {case.shape} is not available"
-            elif not reason and (one.name, case.inner, what) in self.slow:
+            elif (one.name, case.inner, what) in self.slow:
                 reason = f"TTT-{case.inner} contexts beyond {self.limit:g} s a run (--limit)"
-            if reason:
-                self.report.leave_out(f"{one.name}: {reason}")
             else:
                 usable.append(one)
+                continue
+            self.report.leave_out(f"{one.name}: {reason}")
         return usable
 
     def cell(self, name: str, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -86,17 +83,24 @@ class Bench:
             self.checked[key] = check_gate(one, small)
         return self.checked[key]
 
-    def measure(
-        self, case: Case, what: str, contenders: Iterable[Contender], inputs: Inputs
-    ) -> dict[str, Row]:
-        """Check and time all that can run, in turn; their rows by name, also in the report."""
-        contenders = list(contenders)
+    def time(self, runs: dict[str, Callable[[], Any]]) -> dict[str, list[float]]:
+        """Seconds of each run, in turn."""
+        return interleave(self.clock, runs, self.repeats, self.seconds, self.advance)
+
+    def measure(self, case: Case, what: str, contenders: list[Contender]) -> dict[str, Row]:
+        """Check and time all that can run, in turn; their rows by name, also in the report.
+
+        "decode" reads a mini-batch of tokens, one at a time, after the tokens of the case.
+        """
+        decoding = what == "decode"
         rows, runs = {}, {}
-        for one in self.usable(case, contenders, what):
-            name = f"{one.name}: {what} at {case.shape}"
-            if ready := self.cell(name, self.ready, one, case, what, inputs):
-                runs[one.name], rows[one.name] = ready
-        times = interleave(self.clock, runs, self.repeats, self.seconds, self.advance)
+        with torch.set_grad_enabled(not decoding):
+            inputs = draw_inputs(replace(case, tokens=case.mini_batch) if decoding else case)
+            for one in self.usable(case, contenders, what):
+                name = f"{one.name}: {what} at {case.shape}"
+                if ready := self.cell(name, self.ready, one, case, what, inputs):
+                    runs[one.name], rows[one.name] = ready
+            times = self.time(runs)
         self.advance((len(contenders) - len(runs)) * self.repeats)
         for one in contenders:
             if one.name in rows:
@@ -152,98 +156,60 @@ def machine_bytes() -> float:
         return float("inf")
 
 
-DIRECTIONS = (FORWARD, BOTH)
-
-
-def measure_kernels(bench: Bench, cases: list[Case]) -> None:
-    def cell(case: Case, what: str) -> None:
-        bench.measure(case, what, kernel_contenders(case), draw_inputs(case))
-
-    for case in cases:
-        for what in DIRECTIONS:
-            bench.cell(f"{what} at {case.shape}", cell, case, what)
-
-
-def measure_decode(bench: Bench, cases: list[Case]) -> None:
-    """A mini-batch of tokens, one at a time; `tokens` of a case is the context before them."""
-
-    @torch.no_grad()
-    def cell(case: Case) -> None:
-        inputs = draw_inputs(replace(case, tokens=case.mini_batch))
-        bench.measure(case, "decode", decode_contenders(case), inputs)
-
-    for case in cases:
-        bench.cell(f"decode at {case.shape}", cell, case)
-
-
-INNER: dict[str, Literal["linear", "mlp"]] = {"linear": "linear", "mlp": "mlp"}
+DIRECTIONS = {"kernels": (FORWARD, BOTH), "decode": ("decode",), "layers": (BOTH,)}
 LAYERS = "TTT layer", "TTT block", "attention block", "mamba block", "mamba2 block"
 
 
-class Layer(nn.Module):
-    """A block or a TTT layer alone, from inputs (B, T, C) to outputs, from a fresh state."""
+def measure_times(
+    bench: Bench,
+    cases: list[Case],
+    directions: Sequence[str],
+    contenders: Callable[[Case], list[Contender]],
+) -> None:
+    def cell(case: Case, what: str) -> None:
+        bench.measure(case, what, contenders(case))
 
-    def __init__(self, part: Block | TTTLayer):
-        super().__init__()
-        self.part: Block | TTTLayer = part
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.part(x, self.part.init_state(len(x)))[0]
+    for case in cases:
+        for what in directions:
+            bench.cell(f"{what} at {case.shape}", cell, case, what)
 
 
-def layer_run(inputs: Inputs, layer: nn.Module) -> Run:
-    """inputs.q (B, T, H, D) through a layer of width H D, in inputs.q's precision."""
+def layer_run(inputs: Inputs, layer: Block | TTTLayer) -> Run:
+    """inputs.q (B, T, H, D) through a layer of width H D, from a fresh state, in q's precision."""
     dtype = inputs.q.dtype
     x = inputs.q.flatten(2).detach()
     x = x if dtype == torch.float64 else x.float()
-    layer = copy.deepcopy(layer).to(x)
+    layer = layer.to(x)
     leaves = {"x": x.requires_grad_(), **dict(layer.named_parameters())}
     rounded = dtype in (torch.bfloat16, torch.float16)
 
     def call() -> Tensor:
         with torch.autocast(x.device.type, dtype if rounded else None, enabled=rounded):
-            return layer(x)
+            return layer(x, layer.init_state(len(x)))[0]
 
     return Run(call, leaves)
 
 
-def measure_layers(bench: Bench, cases: list[Case], mlp_width: int) -> None:
-    """Blocks of TTT and of the other mixers, and the TTT layer alone, forward and backward."""
-
-    def cell(case: Case) -> None:
-        bench.measure(case, BOTH, layer_contenders(case, mlp_width), draw_inputs(case))
-
-    for case in cases:
-        bench.cell(f"{BOTH} at {case.shape}", cell, case)
-
-
 def layer_contenders(case: Case, mlp_width: int) -> list[Contender]:
-    """Blocks and the TTT layer; checked at the width of the small case, at most 4 heads."""
+    """Blocks of every mixer, and the TTT layer; in the gate as wide as the small case."""
 
-    def part(heads: int, name: str) -> Layer:
+    def prepare(inputs: Inputs, name: str) -> Run:
         torch.manual_seed(3)
+        heads = inputs.q.shape[2]
         config = BackboneConfig(
             width=heads * case.head_dim,
             heads=heads,
             mlp_width=mlp_width,
             mixer=name.split()[0].lower(),
-            ttt=TTTConfig(
-                "mlp" if case.inner == "mlp" else "linear", mini_batch_size=case.mini_batch
-            ),
+            ttt=TTTConfig("mlp" if case.inner == "mlp" else "linear", case.mini_batch),
             mamba=MambaConfig(head_dim=case.head_dim),
         )
-        if name == "TTT layer":
-            return Layer(TTTLayer(config.width, heads, config.ttt))
-        return Layer(Block(config))
+        alone = name == "TTT layer"
+        layer = TTTLayer(config.width, heads, config.ttt) if alone else Block(config)
+        return layer_run(inputs, layer)
 
-    def prepare(inputs: Inputs, name: str) -> Run:
-        return layer_run(inputs, part(inputs.q.shape[2], name))
-
-    found = []
-    for name in LAYERS:
-        run = functools.partial(prepare, name=name)
-        found.append(Contender(name, run, run, work=None, tensors=60))
-    return found
+    runs = {name: functools.partial(prepare, name=name) for name in LAYERS}
+    return [Contender(name, run, run, work=None, tensors=60) for name, run in runs.items()]
 
 
 def measure_memory(bench: Bench, cases: list[Case]) -> None:
@@ -255,16 +221,15 @@ def measure_memory(bench: Bench, cases: list[Case]) -> None:
             bench.cell(name, measure_peak, bench, one, case)
         bench.advance(bench.repeats)
     for case in cases:
-        bench.cell(f"what is carried at {case.shape}", measure_carried, bench, case)
+        bench.cell(f"state and KV cache at {case.shape}", measure_carried, bench, case)
 
 
 def measure_carried(bench: Bench, case: Case) -> None:
     carried = state_bytes(replace(case, batch=1, heads=1)) * case.heads
     cached = 2 * case.q_bytes / case.batch
     for who, size in (("TTT state", carried), ("KV cache", cached)):
-        bench.report.rows.append(
-            Row(case, "carried by one layer", who, [size / 1024], unit="KiB per sequence")
-        )
+        row = Row(case, "carried by one layer", who, [size / 1024], "KiB per sequence")
+        bench.report.rows.append(row)
 
 
 def measure_peak(bench: Bench, one: Contender, case: Case) -> Row:
@@ -275,27 +240,11 @@ def measure_peak(bench: Bench, one: Contender, case: Case) -> Row:
     return row
 
 
-def count_runs(what: str, cases: list[Case]) -> int:
-    """Number of timed contenders; peak memory counts as one per case."""
-    if what == "kernels":
-        return sum(len(DIRECTIONS) * len(kernel_contenders(case)) for case in cases)
-    return (
-        len(cases)
-        * {
-            "decode": len(decode_contenders(cases[0])),
-            "layers": len(LAYERS),
-            "memory": 1,
-        }[what]
-    )
-
-
 @torch.no_grad()
 def state_bytes(case: Case) -> int:
     """Bytes of the State after T - 1 tokens, when the open mini-batch holds the most rows."""
     inputs = draw_inputs(case)
-    tokens = (x[:, :-1] for x in inputs.tokens)
-    shared = (inputs.token_scale, *inputs.norm)
-    _, state = operator(inputs)(
-        *tokens, *shared, State(inputs.weights), mini_batch_size=case.mini_batch
-    )
+    operands = *(x[:, :-1] for x in inputs.tokens), inputs.token_scale, *inputs.norm
+    start = State(inputs.weights)
+    _, state = operator(inputs)(*operands, start, mini_batch_size=case.mini_batch)
     return sum(x.nbytes for x in (*state.weights, *state.open))

@@ -5,7 +5,8 @@ the mark that begins the documents of training. The prefix of a context is kept 
 request, so that a question is read once for all its choices.
 """
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import torch
 from lm_eval.api.instance import Instance
@@ -23,6 +24,7 @@ from tttvideo.sampling.decode import Prefix, decode, likelihood, prefill
 from tttvideo.weights.checkpoints import load_tokens_model
 
 
+T = TypeVar("T")
 GENERATION = {"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"}
 
 
@@ -86,41 +88,36 @@ class TTTVideoLM(TemplateLM):
     def row(self, tokens: list[int]) -> Tensor:
         return torch.tensor([tokens], dtype=torch.long, device=self._device)
 
-    def _loglikelihood_tokens(
-        self,
-        requests: list[tuple[tuple[str, str], list[int], list[int]]],
-        **kwargs: Any,
-    ) -> list[tuple[float, bool]]:
-        answers = []
-        with progress("answers", len(requests), "answers") as advance:
-            for texts, context, continuation in requests:
-                tokens = self.row(continuation)
-                answers.append(likelihood(self.backbone, tokens, self.read(context), self.chunk))
-                self.cache_hook.add_partial("loglikelihood", texts, answers[-1])
+    def score(self, context: list[int], continuation: list[int]) -> tuple[float, bool]:
+        return likelihood(self.backbone, self.row(continuation), self.read(context), self.chunk)
+
+    def collect(self, kind: str, keys: list[tuple[Any, ...]], answers: Iterable[T]) -> list[T]:
+        """The answers, each also in the harness's cache under its key."""
+        found = []
+        with progress(kind, len(keys), "requests") as advance:
+            for key, answer in zip(keys, answers, strict=True):
+                found.append(answer)
+                self.cache_hook.add_partial(kind, key, answer)
                 advance(1)
-        return answers
+        return found
+
+    def _loglikelihood_tokens(
+        self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
+    ) -> list[tuple[float, bool]]:
+        answers = (self.score(context, continuation) for _, context, continuation in requests)
+        return self.collect("loglikelihood", [texts for texts, *_ in requests], answers)
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Log-likelihoods of whole documents, each after its first mark."""
-        sums = []
-        with progress("documents", len(requests), "documents") as advance:
-            for (text,) in (request.args for request in requests):
-                tokens = self.row(self.text.encode(text))
-                nats, _ = likelihood(self.backbone, tokens, self.read([]), self.chunk)
-                self.cache_hook.add_partial("loglikelihood_rolling", (text,), nats)
-                sums.append(nats)
-                advance(1)
-        return sums
+        keys = [request.args for request in requests]
+        answers = (self.score([], self.text.encode(text))[0] for (text,) in keys)
+        return self.collect("loglikelihood_rolling", keys, answers)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Continuations up to one of the stop strings, which is left out."""
-        found = []
-        with progress("texts", len(requests), "texts") as advance:
-            for context, settings in (request.args for request in requests):
-                found.append(self.generate(context, **generation(settings)))
-                self.cache_hook.add_partial("generate_until", (context, settings), found[-1])
-                advance(1)
-        return found
+        keys = [request.args for request in requests]
+        answers = (self.generate(context, **generation(settings)) for context, settings in keys)
+        return self.collect("generate_until", keys, answers)
 
     @torch.inference_mode()
     def generate(self, context: str, until: list[str], count: int, **how: Any) -> str:

@@ -22,13 +22,11 @@ def evaluate_text(options: argparse.Namespace) -> None:
     windows = [subject.window for subject in subjects if subject.window]
     plan = make_plan(plan_settings(options), data, max(windows, default=None))
     out = Path(options.out)
-    found = [measure_or_read(subject, plan, data, out) for subject in subjects]
-    subjects = [subject for subject, _ in found]
-    results = [measured for _, measured in found]
-    page = write_text_report(out, subjects, results, plan, data)
-    draw_text_figures(out, subjects, results, plan)
+    results = [measure_or_read(subject, plan, data, out) for subject in subjects]
+    page = write_text_report(out, results, plan, data)
+    draw_text_figures(out, results, plan)
     print(page)
-    print(*sorted(path for path in out.glob("*.*")), sep="\n")
+    print(*sorted(out.glob("*.*")), sep="\n")
 
 
 def measure_or_read(

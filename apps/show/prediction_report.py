@@ -5,7 +5,7 @@ H frames of the horizon, S pixels of height and width.
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -41,14 +41,14 @@ class PredictionReport:
         self.count = 0
         self.about: dict[str, Any] = {}
 
-    def __enter__(self) -> "PredictionReport":
+    def __enter__(self) -> Self:
         with ExitStack() as stack:
             paths = self.out / "prediction.mp4", self.out / "compare.mp4"
             self.prediction, self.compare = (
                 stack.enter_context(video_writer(path, self.fps)) for path in paths
             )
             for image in self.context:
-                self.compare.write(panels({"context": image, "truth": None, "prediction": None}))
+                self.compare.write(panels(image, None, None))
             self.open = stack.pop_all()
         return self
 
@@ -56,17 +56,14 @@ class PredictionReport:
         self.open.__exit__(*error)
 
     def add(
-        self, prediction: np.ndarray, truth: np.ndarray | None, ceiling: np.ndarray | None
+        self, prediction: np.ndarray, true: tuple[np.ndarray, np.ndarray] | None = None
     ) -> None:
-        """Add a predicted frame, and the true one where the video has it, plain and tokenised.
-
-        ceiling: the true frame from its tokens; None exactly where `truth` is.
-        """
+        """Add a predicted frame, and the true one where the video has it, plain and tokenised."""
+        truth, tokenised = true or (None, None)
         self.prediction.write(prediction)
-        images = {"context": self.last, "truth": truth, "prediction": prediction}
-        self.compare.write(panels(images))
-        if truth is not None and ceiling is not None:
-            for name, image in zip(MEASURES, (prediction, self.last, ceiling), strict=True):
+        self.compare.write(panels(self.last, truth, prediction))
+        if truth is not None and tokenised is not None:
+            for name, image in zip(MEASURES, (prediction, self.last, tokenised), strict=True):
                 psnr, ssim = frame_quality(image, truth)
                 self.psnr[name].append(psnr)
                 self.ssim[name].append(ssim)
@@ -86,16 +83,16 @@ def evenly(total: int, count: int) -> list[int]:
     return sorted({round(i * (total - 1) / max(1, count - 1)) for i in range(count)})
 
 
-def panels(images: dict[str, np.ndarray | None]) -> np.ndarray:
-    """Frames side by side, enlarged, each with its name and colour; None stays dark."""
+def panels(*images: np.ndarray | None) -> np.ndarray:
+    """Frames of COLOURS side by side, enlarged, with names and colours; None stays dark."""
     width, height = PANEL + 2 * BORDER, PANEL + 2 * BORDER + CAPTION
     sheet = Image.new("RGB", (width * len(images), height), "#202020")
     draw = ImageDraw.Draw(sheet)
-    for column, (name, image) in enumerate(images.items()):
+    for column, (image, (name, colour)) in enumerate(zip(images, COLOURS.items(), strict=True)):
         left = column * width
         draw.text((left + BORDER, 3), name, fill="white", font=ImageFont.load_default(13))
         if image is not None:
-            draw.rectangle((left, CAPTION, left + width - 1, height - 1), fill=COLOURS[name])
+            draw.rectangle((left, CAPTION, left + width - 1, height - 1), fill=colour)
             large = Image.fromarray(image).resize((PANEL, PANEL), Image.Resampling.NEAREST)
             sheet.paste(large, (left + BORDER, CAPTION + BORDER))
     return np.asarray(sheet)
@@ -134,9 +131,9 @@ def draw_sheet(report: PredictionReport) -> None:
 def table(metrics: dict[str, Any]) -> str:
     """PSNR by horizon and bits by frame, as text."""
     lines = [
-        "PSNR in dB of the prediction, of copying the last frame, of the tokenizer (the ceiling)"
+        "PSNR in dB of the prediction, of copying the last frame, of the tokenizer (the ceiling)",
+        "frames ahead  " + "".join(f"{name:>12}" for name in MEASURES),
     ]
-    lines += ["frames ahead  " + "".join(f"{name:>12}" for name in MEASURES)]
     psnr = metrics["psnr"]
     count = len(psnr["prediction"])
     for ahead in [2**n for n in range(12) if 2**n <= count]:

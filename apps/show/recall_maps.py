@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
-from tttvideo.apps.report import DIVERGED, markdown_table, save_figure
+from tttvideo.apps.report import DIVERGED, markdown_table, save_figure, short
 from tttvideo.data.recall.questions import TASKS, chance
-
-from .text_plots import short
 
 
 TITLES = {
@@ -56,19 +55,17 @@ def about_model(record: dict[str, Any]) -> str:
 def draw_maps(record: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(13.5, 3.9), layout="constrained")
     panels = figure.subplots(1, len(TASKS))
-    for panel, task in zip(panels, TASKS, strict=True):
-        image = draw_map(panel, record, task)
-    figure.colorbar(
-        image, ax=panels, label="exact answers", shrink=0.85, format=lambda x, _: f"{x:.0%}"
-    )
+    images = [draw_map(panel, record, task) for panel, task in zip(panels, TASKS, strict=True)]
+    form = "{x:.0%}"
+    figure.colorbar(images[0], ax=panels, label="exact answers", shrink=0.85, format=form)
     figure.suptitle(f"Recall of {record['name']}: {about_model(record)}", fontsize=11)
-    line = f"{record['settings']['samples']} texts per cell, seed {record['settings']['seed']}, "
-    line += f"{record['device']}, {record['date']}, commit {record['commit']}"
+    line = "{samples} texts per cell, seed {seed}, ".format(**record["settings"])
+    line += "{device}, {date}, commit {commit}".format(**record)
     figure.supxlabel(line, fontsize=7, color="#666")
     save_figure(figure, path)
 
 
-def draw_map(panel: Axes, record: dict[str, Any], task: str) -> Any:
+def draw_map(panel: Axes, record: dict[str, Any], task: str) -> AxesImage:
     """Red to green: the exact share; grey: no room; the line: the end of the training window."""
     lengths, rows, exact = exact_grid(record, task)
     panel.set_facecolor("#dddddd")
@@ -84,8 +81,8 @@ def draw_map(panel: Axes, record: dict[str, Any], task: str) -> Any:
     panel.set_xticks(range(len(lengths)), [short(n) for n in lengths], fontsize=8)
     names = [f"{row_name(task, row)} ({by_chance(record, task, row)})" for row in rows]
     panel.set_yticks(range(len(rows)), names, fontsize=8)
-    wrong = diverged(record, task)
-    note = f"; {DIVERGED}: {', '.join(map(short, wrong))}" if wrong else ""
+    wrong = ", ".join(map(short, diverged(record, task)))
+    note = f"; {DIVERGED}: {wrong}" if wrong else ""
     panel.set_xlabel(f"length, tokens{note}", fontsize=8)
     panel.set_ylabel(f"{TASKS[task]} (by chance)", fontsize=8)
     panel.set_title(TITLES[task], fontsize=9, pad=14)
@@ -117,12 +114,8 @@ def map_table(record: dict[str, Any], task: str) -> str:
     lengths, rows, exact = exact_grid(record, task)
     known = window(record)
     columns = [short(n) + "*" * bool(known and n > known) for n in lengths]
-    cells = [
-        (
-            row_name(task, row),
-            by_chance(record, task, row),
-            *("" if np.isnan(x) else f"{x:.0%}" for x in shares),
-        )
-        for row, shares in zip(rows, exact, strict=True)
-    ]
-    return markdown_table((TASKS[task], "by chance", *columns), cells)
+    lines = []
+    for row, shares in zip(rows, exact, strict=True):
+        cells = ("" if np.isnan(x) else f"{x:.0%}" for x in shares)
+        lines.append((row_name(task, row), by_chance(record, task, row), *cells))
+    return markdown_table((TASKS[task], "by chance", *columns), lines)

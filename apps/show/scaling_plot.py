@@ -7,12 +7,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tttvideo.apps.report import markdown_table, save_figure
+from tttvideo.apps.report import markdown_table, save_figure, style_panel
 from tttvideo.measures.scaling import Best, PowerLaw
 from tttvideo.measures.scaling_runs import Group
 
 
 RUNS = ("run", "mixer", "parameters", "context", "tokens", "FLOPs", "loss", "fitted", "residual")
+BESTS = ("mixer", "FLOPs", "best context", "loss by context")
+NO_BEST = "No budget has runs of two contexts."
 FITS = ("runs of", "by", "points", "alpha", "95 %", "E", "form")
 AXES = {"parameters": "parameters", "flops": "training FLOPs"}
 
@@ -33,12 +35,8 @@ def scaling_page(groups: list[Group], best: dict[str, list[Best]], about: dict[s
         markdown_table(FITS, [fit_cells(g, x) for g in groups for x in AXES]),
         "## Best context by FLOPs",
     ]
-    found = [(mixer, b) for mixer, bests in best.items() for b in bests]
-    if not found:
-        parts.append("No budget has runs of two contexts.")
-    else:
-        rows = [(mixer, f"{b.flops:.2e}", f"{b.context:,}", loss_list(b)) for mixer, b in found]
-        parts.append(markdown_table(("mixer", "FLOPs", "best context", "loss by context"), rows))
+    rows = [best_cells(mixer, b) for mixer, found in best.items() for b in found]
+    parts.append(markdown_table(BESTS, rows) if rows else NO_BEST)
     return "\n\n".join(parts) + "\n"
 
 
@@ -57,8 +55,9 @@ def fit_cells(group: Group, x: str) -> tuple[str, ...]:
     return (group.name, AXES[x], count, f"{fit.alpha:.4f}", interval, f"{fit.E:.3f}", fit.note)
 
 
-def loss_list(best: Best) -> str:
-    return ", ".join(f"{context:,}: {loss:.4f}" for context, loss in best.losses.items())
+def best_cells(mixer: str, best: Best) -> tuple[str, ...]:
+    losses = ", ".join(f"{context:,}: {loss:.4f}" for context, loss in best.losses.items())
+    return (mixer, f"{best.flops:.2e}", f"{best.context:,}", losses)
 
 
 def draw_scaling(
@@ -78,12 +77,10 @@ def draw_scaling(
     draw_residuals(panels[1, 0], groups, colours)
     draw_best(panels[1, 1], best)
     for panel in panels.flat:
-        panel.grid(alpha=0.25)
-        panel.tick_params(labelsize=8)
+        style_panel(panel)
         panel.tick_params(which="minor", labelsize=7)
         for text in (panel.title, panel.xaxis.label, panel.yaxis.label):
             text.set_size(9)
-        panel.spines[["top", "right"]].set_visible(False)
         if panel.get_legend_handles_labels()[0]:
             panel.legend(fontsize=7, frameon=False)
     figure.suptitle("Loss by compute and size, of these runs", fontsize=11)
@@ -128,11 +125,5 @@ def draw_best(panel: Axes, best: dict[str, list[Best]]) -> None:
     panel.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}")
     panel.set_title("best context at each budget")
     if not any(best.values()):
-        panel.text(
-            0.5,
-            0.5,
-            "no budget has runs of two contexts",
-            transform=panel.transAxes,
-            ha="center",
-            fontsize=8,
-        )
+        where = panel.transAxes
+        panel.text(0.5, 0.5, NO_BEST, transform=where, ha="center", fontsize=8)

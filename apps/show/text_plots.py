@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tttvideo.apps.report import save_figure
+from tttvideo.apps.report import log_axis, save_figure, short
 from tttvideo.measures.document_stats import Estimate, Tally, log_bins
 from tttvideo.measures.inner_loss import Losses
 from tttvideo.measures.meter import Measured
@@ -20,11 +20,9 @@ UNITS = {"bits per byte": Tally.bits_per_byte, "nats per token": Tally.nats_per_
 LAYERS = 8  # panels of a model, at most
 
 
-def draw_text_figures(
-    out: Path, subjects: list[Subject], results: list[Measured], plan: Plan
-) -> None:
-    found = group_by_label(subjects, results)
-    windows = {s.label: s.window for s in subjects if s.window}
+def draw_text_figures(out: Path, results: list[tuple[Subject, Measured]], plan: Plan) -> None:
+    found = group_by_label(results)
+    windows = {subject.window for subject, _ in results if subject.window}
     save_figure(draw_by_index(found, windows, plan), out / "by_index.png")
     save_figure(draw_fixed(found, windows, plan), out / "fixed_targets.png")
     inner = {label: some[0].inner for label, some in found.items() if some[0].inner}
@@ -32,7 +30,7 @@ def draw_text_figures(
         save_figure(draw_inner(inner, plan), out / "inner_loss.png")
 
 
-def draw_by_index(found: dict[str, list[Measured]], windows: dict[str, int], plan: Plan) -> Figure:
+def draw_by_index(found: dict[str, list[Measured]], windows: set[int], plan: Plan) -> Figure:
     """As figure 2, right, of arXiv 2407.04620; dashed: the control with the state reset."""
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     panels = figure.subplots(1, 2)
@@ -44,7 +42,7 @@ def draw_by_index(found: dict[str, list[Measured]], windows: dict[str, int], pla
                 curves = [[measure(m.by_index[control], k) for k in range(len(x))] for m in some]
                 name = label if style == "true" else f"{label}, reset every {plan.reset:,}"
                 line(panel, x, curves, colour, style, name)
-        mark_windows(panel, found, windows)
+        mark_windows(panel, windows)
         log_axis(panel, "token index")
         panel.set_ylabel(unit)
     legend(figure, panels[0])
@@ -52,7 +50,7 @@ def draw_by_index(found: dict[str, list[Measured]], windows: dict[str, int], pla
     return figure
 
 
-def draw_fixed(found: dict[str, list[Measured]], windows: dict[str, int], plan: Plan) -> Figure:
+def draw_fixed(found: dict[str, list[Measured]], windows: set[int], plan: Plan) -> Figure:
     """Left: the loss; right: its difference to the loss after `reset` tokens of true context.
 
     Losses of documents differ much more than those of contexts, so the bands of the right panel
@@ -63,25 +61,20 @@ def draw_fixed(found: dict[str, list[Measured]], windows: dict[str, int], plan: 
     x = np.array([max(c, plan.contexts[1] / 4) for c in plan.contexts])  # where 0 is drawn
     for colour, (label, some) in zip(colours(found), found.items(), strict=True):
         true = [[m.fixed[c] for c in plan.contexts] for m in some]
+        base = [m.fixed[plan.reset] for m in some]
         line(left, x, bits(true), colour, "true", label)
+        line(right, x, bits(minus(true, base)), colour, "true", label)
         if some[0].shuffled:
             other = [[m.shuffled[c] for c in plan.contexts if c] for m in some]
             line(left, x[1:], bits(other), colour, "shuffled", f"{label}, shuffled context")
-        resets = [m.fixed_reset.bits_per_byte().value for m in some]
+            line(right, x[1:], bits(minus(other, base)), colour, "shuffled", label)
+        reset = [[m.fixed_reset] for m in some]
         name = f"{label}, reset every {plan.reset:,}"
-        left.axhline(float(np.mean(resets)), color=colour, linestyle="--", linewidth=1, label=name)
-        base = [m.fixed[plan.reset] for m in some]
-        both = list(zip(some, base, strict=True))
-        gains = [[m.fixed[c].minus(b) for c in plan.contexts] for m, b in both]
-        line(right, x, bits(gains), colour, "true", label)
-        if some[0].shuffled:
-            gains = [[m.shuffled[c].minus(b) for c in plan.contexts if c] for m, b in both]
-            line(right, x[1:], bits(gains), colour, "shuffled", label)
-        resets = [m.fixed_reset.minus(b).bits_per_byte().value for m, b in both]
-        right.axhline(float(np.mean(resets)), color=colour, linestyle="--", linewidth=1)
+        level(left, reset, colour, name)
+        level(right, minus(reset, base), colour, name)
     right.axhline(0, color="#999999", linewidth=0.8)
     for panel in (left, right):
-        mark_windows(panel, found, windows)
+        mark_windows(panel, windows)
         log_axis(panel, "tokens of context before the same targets")
         panel.set_xticks(x, [short(c) for c in plan.contexts])
     left.set_ylabel("bits per byte")
@@ -130,6 +123,16 @@ def line(
     panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
+def level(panel: Axes, tallies: list[list[Tally]], colour: str, name: str) -> None:
+    """Plot a mean that does not depend on the context."""
+    y = float(np.mean([e.value for row in bits(tallies) for e in row]))
+    panel.axhline(y, color=colour, linestyle=STYLES["reset"], linewidth=1, label=name)
+
+
+def minus(tallies: list[list[Tally]], base: list[Tally]) -> list[list[Tally]]:
+    return [[t.minus(b) for t in row] for row, b in zip(tallies, base, strict=True)]
+
+
 def bits(tallies: list[list[Tally]]) -> list[list[Estimate]]:
     return [[t.bits_per_byte() for t in row] for row in tallies]
 
@@ -143,9 +146,9 @@ def bands(found: dict[str, list[Measured]]) -> str:
     return "; bands: 95 % over documents" + (", or the range of several runs" if several else "")
 
 
-def mark_windows(panel: Axes, found: dict[str, list[Measured]], windows: dict[str, int]) -> None:
+def mark_windows(panel: Axes, windows: set[int]) -> None:
     """Mark the training windows: no model was trained on longer ones."""
-    for window in sorted(set(windows.values())):
+    for window in sorted(windows):
         panel.axvline(window, color="#999999", linestyle="-.", linewidth=0.8)
         panel.annotate(
             f"training window {short(window)}",
@@ -162,20 +165,3 @@ def legend(figure: Figure, panel: Axes) -> None:
     """Draw the legend below the panels, where it hides no line."""
     handles, labels = panel.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-
-
-def log_axis(panel: Axes, name: str) -> None:
-    panel.set_xscale("log", base=2)
-    panel.xaxis.set_major_formatter(lambda value, _: short(value))
-    panel.minorticks_off()
-    panel.set_xlabel(name, fontsize=8)
-    panel.grid(alpha=0.25)
-    panel.tick_params(labelsize=8)
-    panel.spines[["top", "right"]].set_visible(False)
-
-
-def short(tokens: float) -> str:
-    for size, unit in ((1 << 20, "M"), (1 << 10, "k")):
-        if tokens >= size:
-            return f"{tokens / size:.3g}{unit}"
-    return f"{tokens:g}"

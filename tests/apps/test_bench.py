@@ -224,12 +224,12 @@ def test_a_failed_cell_does_not_affect_others(problem, tmp_path, monkeypatch, sm
 
 
 def test_measurements_are_kept_when_a_later_part_raises(tmp_path, monkeypatch):
-    def broken(bench, cases):
-        kernels(bench, cases)
+    def broken(*arguments):
+        measure_times(*arguments)
         raise RuntimeError("a mistake of ours")
 
-    kernels = program.measure_kernels
-    monkeypatch.setattr(program, "measure_kernels", broken)
+    measure_times = program.measure_times
+    monkeypatch.setattr(program, "measure_times", broken)
     with pytest.raises(RuntimeError, match="a mistake of ours"):
         bench(tmp_path, "kernels", *TINY, "--tokens", "16", "--inner", "linear")
     assert json.loads((tmp_path / "kernels.json").read_text())["rows"]

@@ -93,9 +93,9 @@ def byte_lengths(checkpoint: TokenCheckpoint, data: Tokens) -> np.ndarray:
     return found.byte_lengths()
 
 
-def group_by_label(subjects: list[Subject], results: list[Measured]) -> dict[str, list[Measured]]:
+def group_by_label(results: list[tuple[Subject, Measured]]) -> dict[str, list[Measured]]:
     """The results of each label, in the order of the labels."""
     found: dict[str, list[Measured]] = {}
-    for subject, measured in zip(subjects, results, strict=True):
+    for subject, measured in results:
         found.setdefault(subject.label, []).append(measured)
     return found
