@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import set_parsing_settings
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -37,6 +38,8 @@ NOISE = (
 
 def run(options: argparse.Namespace) -> None:
     """Fit, validate or test. Raises ValueError for a config that does not work."""
+    help_asked = any(word.partition("=")[0].endswith(".help") for word in options.arguments)
+    set_parsing_settings(docstring_parse_attribute_docstrings=help_asked)  # it takes a second
     torch.set_flush_denormal(True)  # a CPU takes a hundred times longer over numbers below 1e-38
     try:
         with messages(options.quiet, options.verbose):

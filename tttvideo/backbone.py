@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar, cast, overload
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -135,10 +135,9 @@ class Backbone(nn.Module):
     def __init__(self, config: BackboneConfig):
         super().__init__()
         for name, least in (("width", 1), ("depth", 1), ("heads", 1), ("mlp_width", 0)):
-            if getattr(config, name) < least:
-                raise ValueError(
-                    f"backbone.{name} is {getattr(config, name)}; it must be {least} or more"
-                )
+            value = getattr(config, name)
+            if value < least:
+                raise ValueError(f"backbone.{name} is {value}; it must be {least} or more")
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.places = None
@@ -153,43 +152,34 @@ class Backbone(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
         self.window = None
         if config.grid and config.window_frames:
-            self.window = FrameWindow(
-                config.vocab_size, config.width, config.grid, config.window_frames
-            )
+            sizes = config.vocab_size, config.width
+            self.window = FrameWindow(*sizes, config.grid, config.window_frames)
 
     def init_state(self, batch: int) -> BackboneState:
         blocks = tuple(block.init_state(batch) for block in self.blocks)
         return BackboneState(blocks, 0, self.window.init_state(batch) if self.window else None)
 
-    @overload
-    def forward(self, tokens: Tensor, state: None = None) -> tuple[Tensor, BackboneState]: ...
-    @overload
-    def forward(self, tokens: Tensor, state: S) -> tuple[Tensor, S]: ...
-    def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def forward(self, tokens: Tensor, state: S | None = None) -> tuple[Tensor, S]:
         """Read tokens (B, T), integers below V; logits (B, T, V) for the token after each.
 
-        state: before the first token, or a Packed of states of batch 1 for sequences that lie one
-            after the other in a row (1, T); None: the start of a text or video.
+        state: before the first token, or a Packed of states of batch 1 for sequences that are
+            concatenated in a row (1, T); None: the start of a text or video.
         Raises: ValueError for tokens that are not (B, T) or do not fit the packed lengths.
         """
-        hidden, state = self.features(tokens, state)
-        return self.head(hidden), state
+        hidden, after = self.features(tokens, state)
+        return self.head(hidden), after
 
-    @overload
-    def features(self, tokens: Tensor, state: None = None) -> tuple[Tensor, BackboneState]: ...
-    @overload
-    def features(self, tokens: Tensor, state: S) -> tuple[Tensor, S]: ...
-    def features(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+    def features(self, tokens: Tensor, state: S | None = None) -> tuple[Tensor, S]:
         """As `forward`, with the inputs of `head` (B, T, C) in place of the logits."""
         if tokens.ndim != 2 or not tokens.numel():
             raise ValueError(f"tokens are {tuple(tokens.shape)}; they must be (batch, tokens)")
-        state = self.init_state(len(tokens)) if state is None else state
+        start: Any = self.init_state(len(tokens)) if state is None else state
         if isinstance(state, Packed) and tokens.shape != (1, sum(state.lengths)):
             raise ValueError(
                 f"tokens are {tuple(tokens.shape)}; the packed lengths {state.lengths} need "
                 f"(1, {sum(state.lengths)})"
             )
-        return self.through(self.blocks, tokens, state)
+        return self.through(self.blocks, tokens, start)
 
     def through(
         self, blocks: Iterable[Callable[..., Any]], tokens: Tensor, state: S
@@ -241,6 +231,7 @@ class Backbone(nn.Module):
         return self.map_mixers("attach_carry", carry)
 
     def map_mixers(self, method: str, state: BackboneState) -> BackboneState:
+        """Apply a method of each block's mixer to its state; the other parts are detached."""
         blocks = []
         for block, one in zip(self.blocks, state.blocks, strict=True):
             tail = one.tail if one.tail is None else one.tail.detach()

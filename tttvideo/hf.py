@@ -130,7 +130,12 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         labels (B, T) are shifted inside, and -100 is ignored. Raises ValueError for padding: a
         state learns from every token, so sequences of one batch must have one length.
         """
-        refuse_padding(attention_mask)
+        padding = 0 if attention_mask is None else int((attention_mask != 1).sum())
+        if padding:
+            raise ValueError(
+                f"attention_mask excludes {padding} tokens; a state learns from every token, so "
+                "padding is not supported: batch sequences of one length"
+            )
         state, seen = (cache.state, cache.seen) if cache else (None, 0)
         before = max(input_ids.shape[1] - logits_to_keep, 0) if logits_to_keep else 0
         for _, _, after in read(self.backbone, input_ids[:, :before], state, CHUNK):
@@ -167,14 +172,6 @@ class CausalLM(PreTrainedModel, GenerationMixin):
 
     def _reorder_cache(self, cache: StateCache, beams: Tensor) -> StateCache:
         return StateCache(tree_map(lambda x: x.index_select(0, beams), cache.state), cache.seen)
-
-
-def refuse_padding(attention_mask: Tensor | None) -> None:
-    if attention_mask is not None and not bool((attention_mask == 1).all()):
-        raise ValueError(
-            f"attention_mask excludes {int((attention_mask != 1).sum())} tokens; a state learns "
-            "from every token, so padding is not supported: batch sequences of one length"
-        )
 
 
 class TTTForCausalLM(CausalLM):

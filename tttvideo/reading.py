@@ -41,8 +41,8 @@ def score_hidden(backbone: Backbone, hidden: Tensor, targets: Tensor) -> tuple[T
     size = max(1, LOGITS // backbone.config.vocab_size)
     rows, wanted = hidden.flatten(0, -2).split(size), targets.to(hidden.device).flatten()
     both = zip(rows, wanted.split(size), strict=True)
-    nats, likeliest = zip(*(score_logits(backbone.head(h), t) for h, t in both), strict=True)
-    return torch.cat(nats).view(targets.shape), torch.cat(likeliest).view(targets.shape)
+    nats, greedy = zip(*(score_logits(backbone.head(h), t) for h, t in both), strict=True)
+    return torch.cat(nats).view(targets.shape), torch.cat(greedy).view(targets.shape)
 
 
 def score_logits(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,7 @@
 """State trees: frozen dataclasses of tensors, for mixers, blocks and backbones.
 
 The leaves of a state are tensors with the batch on their first axis, integers and None, nested in
-tuples and in classes that `state_dataclass` registers. These functions map a state, stack states to
-a batch, split a batch, run a layer over packed sequences, and convert a state to plain values for a
-file and back.
+tuples and in classes that `state_dataclass` registers.
 """
 
 from collections.abc import Callable, Sequence

@@ -59,7 +59,7 @@ def test_softmax_attention_is_the_nonparametric_learner_of_nadaraya_and_watson()
 
 @pytest.mark.parametrize("backend", ["dual", "reference"])
 def test_mini_batches_of_one_token_are_the_delta_rule(backend):
-    """S <- S - eta k^T (k S - v), and the token reads what it wrote."""
+    """S <- S - eta k^T (k S - v), and the token reads after its own write."""
     q, k, v, eta, _, state = inputs(1)
     one = torch.ones(1).double()
     y, after = ttt_norm_free(q, k, v, eta, one, state, mini_batch_size=1, backend=backend)

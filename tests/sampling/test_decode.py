@@ -115,30 +115,30 @@ def test_frames_are_decoded_as_their_tokens_are():
 @pytest.mark.parametrize("cuts", [(23,), (1, 5, 17)], ids=str)
 def test_scores_are_minus_log_probabilities_in_nats(cuts, chunk):
     model, tokens = small(), torch.randint(31, (2, 23))
-    prefix, costs, likeliest = None, [], []
+    prefix, costs, choices = None, [], []
     for part in tokens.split(cuts, dim=1):
         nats, greedy, prefix = score(model, part, prefix, chunk)
         costs.append(nats)
-        likeliest.append(greedy)
-    nats, likeliest = torch.cat(costs, dim=1), torch.cat(likeliest, dim=1)
+        choices.append(greedy)
+    nats, greedy = torch.cat(costs, dim=1), torch.cat(choices, dim=1)
     logits, _ = model(tokens)
     wanted = -logits.log_softmax(-1)[:, :-1].gather(2, tokens[:, 1:, None])[..., 0]
     torch.testing.assert_close(nats[:, 1:], wanted, rtol=1e-4, atol=1e-4)
     first = torch.full((2,), math.log(31))
     torch.testing.assert_close(nats[:, 0], first, check_dtype=False)
-    assert torch.equal(likeliest[:, 1:], logits[:, :-1].argmax(-1) == tokens[:, 1:])
+    assert torch.equal(greedy[:, 1:], logits[:, :-1].argmax(-1) == tokens[:, 1:])
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 99])
-def test_a_likelihood_sums_the_scores_and_tells_whether_all_tokens_are_the_likeliest(chunk):
+def test_a_likelihood_sums_the_scores_and_shows_whether_all_tokens_are_greedy_choices(chunk):
     model, tokens = small(), torch.randint(31, (1, 23))
     prefix = prefill(model, tokens)
     greedy = torch.stack(list(decode(model, prefix, 9, GREEDY)), dim=1)
     other = greedy.clone()
     other[0, 5] = (other[0, 5] + 1) % 31
-    for text, likeliest in ((greedy, True), (other, False)):
-        log_likelihood, all_likeliest = likelihood(model, text, prefix, chunk)
+    for text, expected in ((greedy, True), (other, False)):
+        log_likelihood, all_greedy = likelihood(model, text, prefix, chunk)
         nats, *_ = score(model, text, prefix)
         assert log_likelihood == pytest.approx(-nats.sum().item())
-        assert all_likeliest == likeliest
+        assert all_greedy == expected
     assert likelihood(model, tokens[:, :0], prefix) == (0.0, True)

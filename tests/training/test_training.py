@@ -8,6 +8,7 @@ import torch
 
 from helpers.states import assert_same_state, leaves
 from tttvideo.backbone import Backbone, BackboneConfig
+from tttvideo.data.modules import TokenData
 from tttvideo.data.order import Window
 from tttvideo.data.text.documents import BYTES
 from tttvideo.data.tokens import Header
@@ -15,6 +16,7 @@ from tttvideo.measures.video import psnr
 from tttvideo.mixers import registry
 from tttvideo.mixers.mamba import MambaConfig
 from tttvideo.mixers.ttt import TTTConfig
+from tttvideo.training.frames import FrameTokenizerModel
 from tttvideo.training.outer_loop import OptimConfig
 from tttvideo.training.tokens import TokenModel
 from tttvideo.video.frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
@@ -229,6 +231,13 @@ def test_tokens_of_another_frame_tokenizer_are_refused(frame_tokenizer):
     module = model(header=right, tokenizer=path)
     assert module.backbone.config.grid == (2, 2)
     assert not any(p.requires_grad for p in module.frame_tokenizer.parameters())
+
+
+def test_a_frame_tokenizer_refuses_tokens():
+    module = FrameTokenizerModel(FrameTokenizerConfig(size=16, width=8, blocks=1))
+    module._trainer = SimpleNamespace(datamodule=TokenData("tokens.bin"))
+    with pytest.raises(ValueError, match="learns from frames: set data to a FrameData"):
+        module.setup("fit")
 
 
 def test_psnr_is_measured_per_frame():

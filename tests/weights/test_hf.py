@@ -54,7 +54,7 @@ def export(backbone, folder, tokenizer="unknown", **facts):
 
 @pytest.fixture
 def both(request, tmp_path):
-    """Our backbone, and what transformers loads of its export."""
+    """Our backbone, and the model that transformers loads from its export."""
     backbone = new_backbone(request.param)
     return backbone, AutoModelForCausalLM.from_pretrained(export(backbone, tmp_path))
 
@@ -143,8 +143,8 @@ def test_sampling_draws_from_the_models_probabilities(both):
     wanted = backbone(tokens)[0][0, -1].softmax(-1)
     assert (drawn - wanted).abs().max() <= 5 * (0.25 / 4000) ** 0.5
     greedy = model.generate(tokens, max_new_tokens=8, do_sample=False)
-    likeliest = model.generate(tokens, max_new_tokens=8, do_sample=True, top_k=1)
-    assert torch.equal(likeliest, greedy)
+    top_one = model.generate(tokens, max_new_tokens=8, do_sample=True, top_k=1)
+    assert torch.equal(top_one, greedy)
 
 
 @EACH_BOTH
@@ -263,7 +263,7 @@ def test_the_tokenizer_is_exported(kind, tmp_path):
     assert len(loaded) == own.vocab_size
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert model.generation_config.eos_token_id == own.eos
-    model.backbone.embedding.weight.data[:] = 0  # all logits alike: the first token is likeliest
+    model.backbone.embedding.weight.data[:] = 0  # equal logits: the first token is chosen
     chosen = model.generate(**loaded(TEXT, return_tensors="pt"), max_new_tokens=3, do_sample=False)
     assert chosen.shape == (1, len(own.encode(TEXT)) + (1 if own.eos == 0 else 3))
 

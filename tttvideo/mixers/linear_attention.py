@@ -1,8 +1,8 @@
 """Linear attention: a memory of constant size, to which every token adds key times value.
 
 It makes the first two steps from linear attention to TTT in the paper (arXiv 2407.04620, table 1).
-Around the memory stand the parts of a TTT layer without a gate and convolutions: projections of the
-same names, rotary positions on q and k, and a LayerNorm of the output.
+The other parts are those of a TTT layer without a gate and convolutions: projections of the same
+names, rotary positions on q and k, and a LayerNorm of the output.
 
 B batch, T tokens, H heads, D head dim, C width.
 """

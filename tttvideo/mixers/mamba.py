@@ -43,10 +43,10 @@ class MambaConfig:
     head_dim: int = 64
     """Inner features that share one decay; for mamba2 only."""
     backend: Literal["auto", "torch", "mamba_ssm"] = "auto"
-    """What computes the scan; auto: the package mamba_ssm on a GPU where it is installed."""
+    """Implementation of the scan; auto: the package mamba_ssm on a GPU where it is installed."""
 
     def resolved(self, d_state: int) -> ResolvedMamba:
-        """This config, with `d_state` as the default of its own.
+        """This config, with `d_state` as its default.
 
         Raises: ValueError for a size below 1 or an unknown backend.
         """

@@ -37,7 +37,7 @@ class Mixer(nn.Module, Generic[S]):
         raise NotImplementedError
 
     def forward_packed(self, x: Tensor, packed: Packed[S]) -> tuple[Tensor, Packed[S]]:
-        """Read sequences that lie one after the other in a row x (1, T, C)."""
+        """Read sequences that are concatenated in a row x (1, T, C)."""
         return run_packed(self, x, packed)
 
     def start_decoding(self, state: Any) -> Any:

@@ -34,7 +34,7 @@ CONFIGS: dict[str, Any] = {one.name: one.default_factory for one in fields(Mixer
 
 @dataclass(frozen=True)
 class MixerEntry:
-    """What the rest of the package knows of a mixer."""
+    """A mixer, as the rest of the package knows it."""
 
     mixer: type[Mixer[Any]]
     field: str

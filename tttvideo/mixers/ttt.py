@@ -57,7 +57,7 @@ class TTTConfig:
     place plus a shift where it reads. Else base_lr / (2 head_dim), the start of the gate, and 1:
     the paper's plain gradient descent."""
     backend: Literal["auto", "triton", "dual", "reference"] = "auto"
-    """What computes the inner loop."""
+    """Implementation of the inner loop."""
 
     def resolved(self, grid: Grid | None) -> ResolvedTTT:
         """Put a default in place of every null; ValueError for values that no layer can have."""

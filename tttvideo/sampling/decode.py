@@ -1,4 +1,4 @@
-"""Generation: prefill reads and scores tokens in chunks, decoding reads one after the other.
+"""Generation: prefill reads and scores tokens in chunks, decoding reads one by one.
 
 B batch, T tokens, V vocabulary.
 """
@@ -49,8 +49,8 @@ def score(
     """Read tokens (B, T) after `prefix`, and score each given all tokens before it.
 
     Without a prefix the first token costs log V.
-    Returns: costs (B, T) in nats, float64; whether each token is the likeliest (B, T); the prefix
-    with these tokens.
+    Returns: costs (B, T) in nats, float64; whether each token is the greedy choice (B, T); the
+    prefix with these tokens.
     """
     prefix = prefix or start(backbone, len(tokens))
     scores = []
@@ -59,21 +59,21 @@ def score(
         first = [x[:, None] for x in score_logits(prefix.logits, part[:, 0])]
         scores += [first, score_hidden(backbone, hidden[:, :-1], part[:, 1:])]
         prefix = Prefix(backbone.head(hidden[:, -1]), state)
-    nats, likeliest = (torch.cat(parts, dim=1) for parts in zip(*scores, strict=True))
-    return nats, likeliest, prefix
+    nats, greedy = (torch.cat(parts, dim=1) for parts in zip(*scores, strict=True))
+    return nats, greedy, prefix
 
 
 def likelihood(
     backbone: Backbone, tokens: Tensor, prefix: Prefix, chunk: int = CHUNK
 ) -> tuple[float, bool]:
-    """Log-likelihood of tokens (1, T) after `prefix` in nats; whether all are the likeliest.
+    """Log-likelihood of tokens (1, T) after `prefix` in nats; whether all are greedy choices.
 
     T may be 0.
     """
     if not tokens.numel():
         return 0.0, True
-    nats, likeliest, _ = score(backbone, tokens, prefix, chunk)
-    return -nats.sum().item(), bool(likeliest.all())
+    nats, greedy, _ = score(backbone, tokens, prefix, chunk)
+    return -nats.sum().item(), bool(greedy.all())
 
 
 def start(backbone: Backbone, batch: int) -> Prefix:

@@ -28,11 +28,12 @@ class FrameTokenizerModel(OuterLoop):
         self.tokenizer = FrameTokenizer(tokenizer)
 
     def setup(self, stage: str) -> None:
-        size = self.tokenizer.config.size
-        if size != self.data.size:
+        own, given = self.tokenizer.config.size, getattr(self.data, "size", None)
+        if given is None:
+            raise ValueError("a FrameTokenizerModel learns from frames: set data to a FrameData")
+        if own != given:
             raise ValueError(
-                f"model.tokenizer.size is {size} and data.size {self.data.size}; set both to the "
-                "same value"
+                f"model.tokenizer.size is {own} and data.size {given}; set both to the same value"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
