@@ -13,6 +13,7 @@ grads: gradients of y, of the weights after and of the open rows; backward gets 
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,13 +43,13 @@ def operator(
         schema=f"(Tensor[] grads, {ARGUMENTS}, Tensor[] results, Tensor? token_ranges) -> Tensor[]",
     )
 
-    def setup_context(ctx, inputs: tuple, output: list[Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
         *operands, weights, ctx.token_ranges, _ = inputs
         ctx.weights = len(weights)
         ctx.set_materialize_grads(False)  # those of saved tensors would be as large as these
         ctx.save_for_backward(*operands, *weights, *output[1:])
 
-    def differentiate(ctx, grads: Sequence[Tensor | None]) -> tuple:
+    def differentiate(ctx: Any, grads: Sequence[Tensor | None]) -> tuple:
         # without this a second derivative could vanish where the gradients are constants
         if torch.is_grad_enabled():
             raise RuntimeError(
@@ -58,13 +59,13 @@ def operator(
         tensors, n, end = list(ctx.saved_tensors), len(INPUTS), len(INPUTS) + ctx.weights
         inputs, weights, results = tensors[:n], tensors[n:end], tensors[end:]
         primals = inputs[0], *results[: ctx.weights + open_rows]
-        grads = [
+        given = [
             torch.zeros_like(x) if grad is None else grad
             for x, grad in zip(primals, grads[: len(primals)], strict=True)
         ]
-        with torch.autocast(grads[0].device.type, enabled=False):
-            grads = run_backward(grads, *inputs, weights, results, ctx.token_ranges)
-        return *grads[:n], grads[n:], None, None
+        with torch.autocast(given[0].device.type, enabled=False):
+            found = run_backward(given, *inputs, weights, results, ctx.token_ranges)
+        return *found[:n], found[n:], None, None
 
     run.register_fake(like)
     run_backward.register_fake(like_inputs)
@@ -72,7 +73,7 @@ def operator(
     return run
 
 
-def like_inputs(grads: list[Tensor], *operands) -> list[Tensor]:
+def like_inputs(grads: list[Tensor], *operands: Any) -> list[Tensor]:
     """Empty gradients of inputs and weights, which stand before results and token_ranges."""
     *inputs, weights, _, _ = operands
     return [x.new_empty(x.shape) for x in (*inputs, *weights)]

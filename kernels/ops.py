@@ -6,9 +6,9 @@ calls gives the same output and the same final state.
 B batch, T tokens, H heads, D head dim, E inner hidden, M mini-batch size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -129,13 +129,15 @@ def ttt_decode_(
     if name == "reference":
         raise ValueError("backend 'reference' reads States; slots are for 'dual' and 'triton'")
     dtype = slots.weights[0].dtype
-    shared = [x.to(dtype).contiguous() for x in (token_scale, norm_weight, norm_bias)]
+    shared = token_scale, norm_weight, norm_bias
+    token_scale, norm_weight, norm_bias = (x.to(dtype).contiguous() for x in shared)
+    eta = eta.to(dtype)
     with torch.autocast(q.device.type, enabled=False):
         if name == "dual":
-            return decode.decode_(q, k, v, eta.to(dtype), *shared, slots)
+            return decode.decode_(q, k, v, eta, token_scale, norm_weight, norm_bias, slots)
         from tttvideo.kernels.gpu import launch  # it imports triton, an optional package
 
-        return launch.decode(q, k, v, eta.to(dtype), *shared, slots)
+        return launch.decode(q, k, v, eta, token_scale, norm_weight, norm_bias, slots)
 
 
 def reader(
@@ -148,13 +150,16 @@ def reader(
         from tttvideo.kernels.gpu import launch  # it imports triton, an optional package
 
         return launch.read_tokens
-    backends = {"dual": piece.read_tokens, "reference": reference.read_tokens}
-    if len(weights) == 1:
-        backends = {"dual": norm_free.read_tokens, "reference": norm_free.reference}
+    backends: dict[str, Callable] = {
+        "dual": piece.read_tokens if len(weights) > 1 else norm_free.read_tokens,
+        "reference": reference.read_tokens if len(weights) > 1 else norm_free.reference,
+    }
     return partial(read_in_state_dtype, backends[name])
 
 
-def choose(backend: str, tokens: Sequence[Tensor], weights: Sequence[Tensor], M: int) -> str:
+def choose(
+    backend: str, tokens: tuple[Tensor, Tensor, Tensor], weights: tuple[Tensor, ...], M: int
+) -> str:
     name, reason = choose_backend(backend, tokens, weights, M)
     if not torch.compiler.is_compiling():
         log_choice(name, reason)
@@ -162,7 +167,7 @@ def choose(backend: str, tokens: Sequence[Tensor], weights: Sequence[Tensor], M:
 
 
 def read_in_state_dtype(
-    read: Callable, q: Tensor, k: Tensor, v: Tensor, eta: Tensor, *shared_and_state
+    read: Callable, q: Tensor, k: Tensor, v: Tensor, eta: Tensor, *shared_and_state: Any
 ) -> tuple[Tensor, State | Packed[State]]:
     """Apply `read` in the dtype of the state, to packed sequences one after the other."""
     *shared, state = shared_and_state

@@ -73,7 +73,7 @@ class Slots:
 
     def state(self, i: int) -> State:
         """A copy of sequence i, a batch of one. Waits for the device."""
-        return self.copy(self.lane(i), self.filled[i].item())
+        return self.copy(self.lane(i), int(self.filled[i]))
 
     def to_state(self) -> State:
         """A copy of all sequences. Waits for the device.

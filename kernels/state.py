@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, final
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 S = TypeVar("S")
 
 
+@final
 @dataclass(frozen=True)
 class State:
     """Fast weights at the start of the open mini-batch, and the contributions of its tokens so far.
@@ -46,6 +47,7 @@ class State:
         return State(tuple(map(change, self.weights)), tuple(map(change, self.open)), self.filled)
 
 
+@final
 @dataclass(frozen=True)
 class Packed(Generic[S]):
     """States of sequences that lie one after the other in one row of tokens, and their lengths."""

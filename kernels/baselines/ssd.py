@@ -72,8 +72,8 @@ class SSD(torch.autograd.Function):
             for chunk, start in zip(
                 reversed(chunks(y.shape[1])), reversed(ctx.starts), strict=True
             ):
-                parts = (tensor[:, chunk] for tensor in (*inputs, y, grad_y))
-                *grad_parts, carry = backward_chunk(*parts, start, after, carry)
+                parts = [tensor[:, chunk] for tensor in (*inputs, y, grad_y)]
+                *grad_parts, carry = backward_chunk(parts, start, after, carry)
                 for grad, part in zip(grads, grad_parts, strict=True):
                     grad[:, chunk] = part
                 after = start
@@ -92,17 +92,13 @@ def forward_chunk(
 
 
 def backward_chunk(
-    log: Tensor,
-    writes: Tensor,
-    B: Tensor,
-    C: Tensor,
-    y: Tensor,
-    grad_y: Tensor,
-    state: Tensor,
-    after: Tensor,
-    carry: Tensor,
+    parts: list[Tensor], state: Tensor, after: Tensor, carry: Tensor
 ) -> tuple[Tensor, ...]:
-    """Gradients of log, writes, B, C and the chunk's starting state; `carry` is that of `after`."""
+    """Gradients of log, writes, B, C and the chunk's first state; `carry` is that of `after`.
+
+    parts: log, writes, B, C, y and the gradient of y.
+    """
+    log, writes, B, C, y, grad_y = parts
     within, since_start, to_end = decays(log)
     mix = (C @ B.mT)[:, None] * within
     by_head = grad_y.transpose(1, 2)  # (b, H, Q, P)

@@ -9,6 +9,7 @@ group, L = B H. A group's tensors are (n, B, H, rows, features), in the loop (L,
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ def forward(
     return [y, *(w for Wb in states for w in separated(Wb, batches.B)), *tape]
 
 
-def like(q: Tensor, *others) -> list[Tensor]:
+def like(q: Tensor, *others: Any) -> list[Tensor]:
     """Empty results of `forward`."""
     *_, token_scale, _, _, weights, _, save = others
     (B, T, H, D), M = q.shape, len(token_scale)

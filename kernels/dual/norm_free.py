@@ -50,8 +50,9 @@ def read_tokens(
     head, body, tail = state.cut(q.shape[1], M)
     lengths = [length for length in (head, *[M] * (body // M), tail) if length]
     ys = []
-    for part in zip(*(x.split(lengths, dim=1) for x in (q, k, v, eta)), strict=True):
-        y, state = piece(*part, token_scale, state)
+    parts = zip(*(x.split(lengths, dim=1) for x in (q, k, v, eta)), strict=True)
+    for q_part, k_part, v_part, eta_part in parts:
+        y, state = piece(q_part, k_part, v_part, eta_part, token_scale, state)
         ys.append(y)
     return torch.cat(ys, dim=1), state
 

@@ -45,48 +45,20 @@ def decode_(
     y = q.new_empty(q.shape)
     kernel[(B * H,)](
         *((x, (x.stride(0), *x.stride()[2:])) for x in (q, k, v, eta)),
-        token_scale,
-        norm_weight,
-        norm_bias,
-        slots.weights,
-        slots.operands,
-        slots.rows,
-        slots.places,
-        y,
-        H,
-        D=D,
-        WIDTH=triton.next_power_of_2(widest),
-        M=M,
+        token_scale, norm_weight, norm_bias, slots.weights, slots.operands, slots.rows,
+        slots.places, y, H, D=D, WIDTH=triton.next_power_of_2(widest), M=M,
         ROWS=max(16, triton.next_power_of_2(M)),  # 16: the least that a product in `step` takes
         BLOCK=min(32, D & -D),
-        num_warps=4 if widest <= 96 else 8,
-        num_stages=1,
-        enable_fp_fusion=True,
-    )
+        num_warps=4 if widest <= 96 else 8, num_stages=1, enable_fp_fusion=True,
+    )  # fmt: skip
     return y
 
 
 @triton.jit(repr=lambda _: "ttt_linear_decode")
 def linear_kernel(
-    q,
-    k,
-    v,
-    eta,
-    token_scale,
-    norm_weight,
-    norm_bias,
-    weights,
-    operands,
-    rows,
-    places,
-    y,
-    H,
-    D: tl.constexpr,
-    WIDTH: tl.constexpr,
-    M: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    q, k, v, eta, token_scale, norm_weight, norm_bias, weights, operands, rows, places, y, H,
+    D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """One program: one head of one sequence. D is padded to WIDTH, M to ROWS, with zeros."""
     sequence, head = tl.program_id(0) // H, tl.program_id(0) % H
     lane = tl.program_id(0).to(tl.int64)
@@ -125,25 +97,9 @@ def linear_kernel(
 
 @triton.jit(repr=lambda _: "ttt_mlp_decode")
 def mlp_kernel(
-    q,
-    k,
-    v,
-    eta,
-    token_scale,
-    norm_weight,
-    norm_bias,
-    weights,
-    operands,
-    rows,
-    places,
-    y,
-    H,
-    D: tl.constexpr,
-    WIDTH: tl.constexpr,
-    M: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    q, k, v, eta, token_scale, norm_weight, norm_bias, weights, operands, rows, places, y, H,
+    D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """One program: one head of one sequence. E is WIDTH; M is padded to ROWS with zeros."""
     E: tl.constexpr = WIDTH
     sequence, head = tl.program_id(0) // H, tl.program_id(0) % H
@@ -218,18 +174,9 @@ def read(x, X, S):
 
 @triton.jit
 def step(
-    W,
-    b,
-    operand,
-    X,
-    S,
-    scale,
-    IN: tl.constexpr,
-    OUT: tl.constexpr,
-    M: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    W, b, operand, X, S, scale,
+    IN: tl.constexpr, OUT: tl.constexpr, M: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """The step of a full mini-batch, W -= scale X^T S and b -= scale sum S, block by block of W.
 
     W (IN, OUT), b (OUT), the operand that tokens read for W, X (M, IN), S (M, OUT).

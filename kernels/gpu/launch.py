@@ -22,6 +22,8 @@ from . import linear, mlp
 
 
 P = TypeVar("P", State, Packed[State])
+Tokens = tuple[Tensor, Tensor, Tensor, Tensor]  # q, k, v, eta
+Shared = tuple[Tensor, Tensor, Tensor]  # token_scale, norm_weight, norm_bias
 OPERATORS = {2: linear.OPERATOR, 4: mlp.OPERATOR}
 """By the number of fast weights."""
 
@@ -37,7 +39,7 @@ def read_tokens(
     state: P,
 ) -> tuple[Tensor, P]:
     """As ops.ttt_linear and ops.ttt_mlp, checked."""
-    shared = [x.float().contiguous() for x in (token_scale, norm_weight, norm_bias)]
+    shared = contiguous(token_scale), contiguous(norm_weight), contiguous(norm_bias)
     eta = eta.float()
     if isinstance(state, Packed):
         return read_packed((q, k, v, eta), shared, state)
@@ -49,36 +51,43 @@ def read_tokens(
     return y, new_state(k, results, len(weights), q.shape[1] % len(token_scale))
 
 
-def read_from_open(
-    tokens: Sequence[Tensor], shared: Sequence[Tensor], state: State
-) -> tuple[Tensor, State]:
+def read_from_open(tokens: Tokens, shared: Shared, state: State) -> tuple[Tensor, State]:
     """Read q, k, v and eta from a state with an open mini-batch."""
     T = tokens[0].shape[1]
     head = state.missing(T, len(shared[0]))
-    y, state = read_piece([x[:, :head] for x in tokens], shared, state)
+    y, state = read_piece(between(tokens, 0, head), shared, state)
     if head == T:
         return y, state
-    y_rest, state = read_tokens(*(x[:, head:] for x in tokens), *shared, state)
+    y_rest, state = read_tokens(*between(tokens, head, T), *shared, state)
     return torch.cat((y, y_rest), dim=1), state
 
 
-def read_piece(
-    tokens: Sequence[Tensor], shared: Sequence[Tensor], state: State
-) -> tuple[Tensor, State]:
-    y, state = piece(*(x.float() for x in tokens), *shared, state)
-    return y.to(tokens[0].dtype), state
+def read_piece(tokens: Tokens, shared: Shared, state: State) -> tuple[Tensor, State]:
+    q, k, v, eta = tokens
+    y, state = piece(q.float(), k.float(), v.float(), eta, *shared, state)
+    return y.to(q.dtype), state
+
+
+def between(tokens: Tokens, begin: int, end: int) -> Tokens:
+    q, k, v, eta = tokens
+    return q[:, begin:end], k[:, begin:end], v[:, begin:end], eta[:, begin:end]
+
+
+def contiguous(x: Tensor) -> Tensor:
+    return x.float().contiguous()
 
 
 def read_packed(
-    tokens: Sequence[Tensor], shared: Sequence[Tensor], packed: Packed[State]
+    tokens: Tokens, shared: Shared, packed: Packed[State]
 ) -> tuple[Tensor, Packed[State]]:
     """Read the sequences of one row (B = 1): the rest of open mini-batches, then one launch."""
     q, k, v, eta = tokens
-    M, states, begin, ys, ranges = len(shared[0]), list(packed.states), 0, [], []
+    M, states, begin, ranges = len(shared[0]), list(packed.states), 0, []
+    ys: list[Tensor | slice] = []
     for s, length in enumerate(packed.lengths):
         middle = begin + states[s].missing(length, M)
         if middle > begin:
-            y, states[s] = read_piece([x[:, begin:middle] for x in tokens], shared, states[s])
+            y, states[s] = read_piece(between(tokens, begin, middle), shared, states[s])
             ys.append(y)
         begin += length
         ys.append(slice(middle, begin))  # of the launch's y

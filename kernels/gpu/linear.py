@@ -5,6 +5,8 @@ linear_kernels.py describes the kernels.
 B batch, T tokens, H heads, S sequences, D head dim, M mini-batch size.
 """
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
@@ -72,7 +74,7 @@ def forward(
                 y, after, open_rows, steps, T, H, q.stride(), k.stride(), v.stride(), eta.stride(),
                 D=D, M=M, **chosen,
             )  # fmt: skip
-        return [steps] if save else []
+        return [steps] if steps is not None and save else []
 
     plans = forward_plans(arch(), D, M, q.itemsize)
     with torch.cuda.device_of(q):  # Triton launches on the current device
@@ -80,18 +82,9 @@ def forward(
     return [y, *after, open_rows, *saved]
 
 
-def like(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    eta: Tensor,
-    token_scale: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    weights: list[Tensor],
-    token_ranges: Tensor | None,
-    save: bool,
-) -> list[Tensor]:
+def like(q: Tensor, *others: Any) -> list[Tensor]:
+    """Empty results of `forward`."""
+    *_, token_scale, _, _, weights, _, save = others
     S, H, D, _ = weights[0].shape
     open_rows = weights[0].new_empty(S, H, len(token_scale), D)
     saved = [q.new_empty(q.shape)] if save else []

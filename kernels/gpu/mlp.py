@@ -6,6 +6,8 @@ B batch, T tokens, H heads, S sequences, D head dim, E hidden units, M mini-batc
 mini-batches in all.
 """
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
@@ -49,7 +51,7 @@ def forward(
     biases = tuple(b.new_empty(N if save else 0, *b.shape[1:]) for b in weights[1::2])
     open_rows = tuple(weights[0].new_zeros(S, H, M, features) for features in (E, E, D))
     after = tuple(torch.empty_like(w) for w in weights)
-    token_ranges = token_ranges if packed else whole_ranges(q)
+    token_ranges = whole_ranges(q) if token_ranges is None else token_ranges
     first = first_mini_batches(token_ranges, M)
     kernel, chosen = forward_options(D, M, q.itemsize)
     with torch.cuda.device_of(q):  # Triton launches on the current device
@@ -61,18 +63,9 @@ def forward(
     return [y, *after, *open_rows, *((first, *copies, *biases) if save else ())]
 
 
-def like(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    eta: Tensor,
-    token_scale: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    weights: list[Tensor],
-    token_ranges: Tensor | None,
-    save: bool,
-) -> list[Tensor]:
+def like(q: Tensor, *others: Any) -> list[Tensor]:
+    """Empty results of `forward`."""
+    *_, token_scale, _, _, weights, token_ranges, save = others
     (S, H, D, E), M = weights[0].shape, len(token_scale)
     open_rows = [weights[0].new_empty(S, H, M, features) for features in (E, E, D)]
     saved = []
@@ -108,7 +101,7 @@ def backward(
     first, *copies = results[7:]
     S, N, packed = len(first), len(copies[0]), token_ranges is not None
     dq, dk, dv, deta = (result_like(x, token_ranges) for x in (q, k, v, eta))
-    token_ranges = token_ranges if packed else whole_ranges(q)
+    token_ranges = whole_ranges(q) if token_ranges is None else token_ranges
     starts = mini_batch_starts(token_ranges, first, N, M)
     hidden = q.new_empty(N, H, 8, E, M)
     rounded = q.new_empty(N, H, 2, D, M)
