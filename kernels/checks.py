@@ -1,4 +1,4 @@
-"""Refusals: every check of what the operators are given, with the reason and the allowed value.
+"""Refusals: every check of the operators' arguments, with the reason and the allowed value.
 
 All functions raise ValueError. B batch, T tokens, H heads, D head dim, E inner hidden, M mini-batch
 size.

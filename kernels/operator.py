@@ -6,9 +6,9 @@ A backend has three functions, `inputs` being q, k, v, eta, token_scale, norm_we
     like(*inputs, weights, token_ranges, save) -> results, empty, of the right shapes and dtypes
     backward(grads, *inputs, weights, results, token_ranges) -> gradients of inputs, then of weights
 
-results: y, the weights after, open rows, and, if `save`, what backward needs besides.
+results: y, the weights after, open rows, and, if `save`, the tensors that backward needs.
 token_ranges: (S, 2) int32, first token and last plus one of S sequences packed into one row, or
-    None. It may be None only, where a backend says so.
+    None. The dual form takes None only.
 grads: gradients of y, of the weights after and of the open rows; backward gets results without y.
 """
 

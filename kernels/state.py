@@ -1,4 +1,4 @@
-"""State: what the inner loop carries from one token to the next; Packed: states of many sequences.
+"""State: the inner loop's state between two tokens; Packed: the states of many sequences.
 
 B batch, H heads, M mini-batch size.
 """

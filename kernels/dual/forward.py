@@ -1,7 +1,7 @@
 """Whole mini-batches, forward: the part that TTT-Linear and TTT-MLP have in common.
 
 Only the products with a state depend on the mini-batch before. A Python loop, `forward_group` in
-linear.py and mlp.py, does these and what depends on them; the rest is done for a group of
+linear.py and mlp.py, computes these and their dependents; the rest is done for a group of
 mini-batches at once. States are updated in place.
 
 B batch, T tokens, H heads, D head dim, M mini-batch size, N whole mini-batches, n of them in a

@@ -1,8 +1,8 @@
 """TTT-Linear over whole mini-batches: the two loops, forward and back.
 
-With Q = [q, 1], K = [k, 1], W = [W; b], t the token_scale, t_M its last element, and R what
-reader i takes from writer j, R_ij = -t_i where j <= i, else 0, a mini-batch is
-(arXiv 2407.04620, section 2.5)
+With Q = [q, 1], K = [k, 1], W = [W; b], t the token_scale, t_M its last element, and R_ij the
+factor of reader i for writer j, -t_i where j <= i, else 0, a mini-batch is (arXiv 2407.04620,
+section 2.5)
 
     Z = K W,  S from it as in backward.py
     Zb = Q W + (R o A) S,  A = Q K^T          the readers' z

@@ -1,6 +1,6 @@
 """TTT-MLP over whole mini-batches: the two loops, forward and back.
 
-As in linear.py, Q = [q, 1], K = [k, 1], and R_ij = -t_i where reader i takes from writer j.
+As in linear.py, Q = [q, 1], K = [k, 1], and R_ij = -t_i where reader i reads writer j.
 X and Y, hidden rows of the writers and the readers, have a column of ones too where they meet W2
 or each other. With U = S2 W2^T a mini-batch is (arXiv 2407.04620, section 2.5)
 
@@ -46,7 +46,7 @@ sigmoid_backward = torch.ops.aten.sigmoid_backward.default
 def gelu(z: Tensor, out: Tensor, order: int = 0) -> list[Tensor]:
     """Fill `out` with tanh-GELU, return derivatives up to `order`, the second over CURVATURE.
 
-    It is z sigmoid(w), w = C0 (z + C1 z^3). One sigmoid serves all three; on a CPU F.gelu alone
+    It is z sigmoid(w), w = C0 (z + C1 z^3). One sigmoid gives all three; on a CPU F.gelu alone
     takes longer.
     """
     square = z * z
@@ -143,7 +143,7 @@ class BackwardState:
         return N1.mul_(batches.reads)
 
     def step(self, i: int, tensors: tuple[Tensor, ...], inner: InnerGradient) -> None:
-        """Back through mini-batch i: what it was, its readers, its writers, the states."""
+        """Backward of mini-batch i: its values again, its readers, its writers, the states."""
         qk, Q, K, dz2, dZb, dZ2, S2, Z1, mix, dA2, A2, N1, dq, dk = tensors
         last, M, W1, W2t = self.batches.last_scale, self.batches.M, self.W1, self.W2t
         dZ1b, dZ1 = self.dz1.split(M, dim=1)

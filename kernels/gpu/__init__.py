@@ -1,1 +1,1 @@
-"""The inner loop as Triton kernels, for CUDA GPUs. Importing a file of this room imports triton."""
+"""The inner loop as Triton kernels, for CUDA GPUs. Its files import triton."""

@@ -150,7 +150,7 @@ def blocks(part: str, M: int, chosen: dict) -> int:
 
 
 def kind(q: Tensor, M: int, S: int) -> str:
-    """What the fastest plan depends on; the number of programs, to a power of two."""
+    """The sizes that the fastest plan depends on; the number of programs as a power of two."""
     D, programs = q.shape[-1], triton.next_power_of_2(S * q.shape[2])
     return f"D{D} M{M} {q.dtype} {programs} programs"
 

@@ -96,7 +96,7 @@ def add_pairs(x, y, more_x, more_y):
 @triton.jit
 def means(x, y, D: tl.constexpr, AXIS: tl.constexpr):
     """The means of each row of x and of y, in one round of exchange between threads."""
-    if INTERPRETED:  # where the reduction of a pair goes by element
+    if INTERPRETED:  # it reduces pairs one element at a time
         return mean(x, D, AXIS), mean(y, D, AXIS)
     else:
         x, y = tl.reduce((x, y), AXIS, add_pairs, keep_dims=True)

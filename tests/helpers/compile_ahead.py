@@ -110,7 +110,7 @@ def launch_all(kind: str, options: list[dict], launch: Callable[[dict], object])
     return options[0]
 
 
-def inspect(kernel, *what: int | str) -> Build:
+def inspect(kernel, *identity: int | str) -> Build:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(kernel.asm["cubin"])
@@ -119,7 +119,7 @@ def inspect(kernel, *what: int | str) -> Build:
     code = instructions(sass)
     loop = longest_loop(code)
     return Build(
-        *what,
+        *identity,
         kernel.metadata.num_warps,
         registers,
         stack,

@@ -44,7 +44,7 @@ def tensors(slots):
 
 
 def assert_close(came, wanted, tolerance):
-    """By the root of the mean square, relative to that of what was wanted."""
+    """The root mean square of the error, relative to that of the wanted values."""
     error = (came.double() - wanted).norm() / wanted.norm()
     assert error <= tolerance, f"{error:.1e} > {tolerance:.0e}"
 

@@ -152,7 +152,7 @@ def test_strides_of_inputs_and_gradients_do_not_matter(kind):
 
 
 def saved_bytes(kind, whole, sizes):
-    """What autograd keeps of whole mini-batches, in bytes per byte of q; the inputs not counted."""
+    """Bytes that autograd keeps of whole mini-batches, per byte of q, without the inputs."""
     b, t, h, d, m = sizes
     x = torch.randn(4, b, t, h, d).unbind()
     norm = torch.randn(2, h, d)

@@ -134,7 +134,7 @@ def test_outputs_and_every_gradient_are_those_of_the_dual_form(kind, B, T, H, D,
     check(kind, drawn(kind, T, D, M, B, H, dtype=dtype))
 
 
-@pytest.mark.parametrize("arch", [80, 100])  # 90 is what the interpreter takes
+@pytest.mark.parametrize("arch", [80, 100])  # the interpreter uses 90
 @pytest.mark.parametrize("kind, D", KINDS)
 def test_the_plans_of_every_gpu_give_the_same(kind, D, arch, monkeypatch):
     for module in (linear, mlp):
@@ -211,7 +211,7 @@ def test_strides_do_not_matter(kind, D, M):
 
 
 def poisoned(make):
-    """`make`, with NaN in what it leaves to be written."""
+    """`make`, with NaN in its result."""
 
     def fill(*args, **options):
         x = make(*args, **options)
@@ -228,8 +228,8 @@ def test_every_output_is_written_and_twice_the_same_bits(kind, D, M, ranges, mon
     case = drawn(kind, 40, D, M, S=S, dtype=torch.float16)
     kept = [x.clone() for x in sum(case, [])]
     first = run(kind, *case, ranges)
-    for room, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
-        monkeypatch.setattr(room, name, poisoned(getattr(room, name)))
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
     assert_same_bits(run(kind, *case, ranges), first)
     assert all(map(torch.equal, kept, sum(case, [])))
 

@@ -12,7 +12,7 @@ OPTIONS = [{"num_warps": 4}, {"num_warps": 8}]
 
 @pytest.fixture
 def gpu(monkeypatch, tmp_path):
-    """A GPU by name, on which 8 warps are the faster; a list of what was measured."""
+    """A simulated GPU on which 8 warps are faster; yields the list of measured options."""
     measured = []
     monkeypatch.setattr(tuning, "wanted", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
