@@ -1,4 +1,4 @@
-"""The bars: the required figures on a CPU and on a GPU, and how each is measured.
+"""The bars: the required figures on a CPU and on a GPU, and the measurement of each.
 
 On a CPU they are ratios to a plain autograd loop and to a decoder with dense sums, growth with the
 context, and peak memory. On a GPU they are shares of the memory and matrix speed of an H100, and
@@ -36,7 +36,7 @@ GPU_DECODE = replace(GPU_FULL, batch=512)
 
 @dataclass(frozen=True)
 class Versus:
-    """A peer's time over our time: at least `must`, at best `aim`."""
+    """The time of a peer over that of a backend: at least `must`, at best `aim`."""
 
     case: Case
     what: str
@@ -44,15 +44,15 @@ class Versus:
     must: float
     aim: float
 
-    def bar(self, rows: dict[str, Row], ours: str) -> Bar:
-        kind = f"{TITLES[self.case.inner]} {self.what}, {self.peer} over {ours}"
+    def bar(self, rows: dict[str, Row], backend: str) -> Bar:
+        kind = f"{TITLES[self.case.inner]} {self.what}, {self.peer} over {backend}"
         bar = Bar(kind, shape(self.case, self.what), self.must, self.aim)
-        missing = [name for name in (ours, self.peer) if name not in rows]
+        missing = [name for name in (backend, self.peer) if name not in rows]
         if missing:
             bar.wrong = f"{' and '.join(missing)} did not run"
         else:
-            mine, theirs = rows[ours], rows[self.peer]
-            bar.reach(ratios(theirs.values, mine.values), mine, theirs)
+            row, peer = rows[backend], rows[self.peer]
+            bar.reach(ratios(peer.values, row.values), row, peer)
         return bar
 
 
@@ -95,19 +95,19 @@ GPU = [
 ]
 
 
-def ratios(peer: Sequence[float], ours: Sequence[float]) -> list[float]:
+def ratios(peer: Sequence[float], times: Sequence[float]) -> list[float]:
     """Ratios round by round: a disturbance in a round affects both."""
-    return [a / b for a, b in zip(peer, ours, strict=True)]
+    return [a / b for a, b in zip(peer, times, strict=True)]
 
 
-def measure_all(bench: Bench, plan: Iterable[Versus], ours: str) -> None:
+def measure_all(bench: Bench, plan: Iterable[Versus], backend: str) -> None:
     """Measure each case and direction once, with all its peers, and add the bars."""
     cells: dict[tuple[Case, str], list[Versus]] = {}
     for versus in plan:
         cells.setdefault((versus.case, versus.what), []).append(versus)
     for (case, what), group in cells.items():
-        rows = cell_rows(bench, case, what, {ours, *(versus.peer for versus in group)})
-        bench.report.bars += [versus.bar(rows, ours) for versus in group]
+        rows = cell_rows(bench, case, what, {backend, *(versus.peer for versus in group)})
+        bench.report.bars += [versus.bar(rows, backend) for versus in group]
 
 
 def cell_rows(bench: Bench, case: Case, what: str, wanted: set[str]) -> dict[str, Row]:
@@ -164,10 +164,10 @@ def training_step_bar(bench: Bench) -> None:
         gradients.append(torch.cat([grad.flatten() for grad in grads if grad is not None]))
         model.load_state_dict(start)
     error = ((gradients[0] - gradients[1]).norm() / gradients[1].norm()).item()
-    mine, theirs = bench.time({"ours": step, "plain loop": plain_step}).values()
+    times, peer = bench.time({"dual": step, "plain loop": plain_step}).values()
     bar = Bar("a training step of text_tiny, plain loop over ours", f"B{batch} T{window}", 1, 1.5)
     bar.wrong = f"gradients differ by {error:.1e}" if error > 1e-4 else ""
-    bar.reach(ratios(theirs, mine))
+    bar.reach(ratios(peer, times))
     bench.report.bars.append(bar)
 
 
@@ -191,17 +191,17 @@ def find(contenders: Iterable[Contender], name: str) -> Contender:
     return next(one for one in contenders if one.name == name)
 
 
-def peak_bar(bench: Bench, case: Case, ours: str, must: float, aim: float) -> None:
+def peak_bar(bench: Bench, case: Case, backend: str, must: float, aim: float) -> None:
     def measure() -> None:
         what = f"{TITLES[case.inner]} {BOTH}, peak memory over q"
         bar = Bar(what, case.shape, must, aim, unit="q tensors", most=True)
         bench.report.bars.append(bar)
-        one = find(kernel_contenders(case), ours)
+        one = find(kernel_contenders(case), backend)
         if bench.usable(case, [one], BOTH):
             row = measure_peak(bench, one, case)
             bar.reach(row.values, row)
         else:
-            bar.wrong = f"{ours} did not run"
+            bar.wrong = f"{backend} did not run"
 
     bench.cell(f"peak memory at {case.shape}", measure)
 
@@ -256,7 +256,7 @@ def check_kernels(bench: Bench) -> None:
 def kernel_bar(
     bench: Bench, case: Case, what: str, bar: Bar, value: Callable[[float], float]
 ) -> None:
-    """Measure our kernel; `value` turns seconds into the unit of the bar."""
+    """Measure the Triton kernel; `value` turns seconds into the unit of the bar."""
     row = cell_rows(bench, case, what, {"triton"}).get("triton")
     bench.report.bars.append(bar)
     if row is None:
@@ -268,7 +268,7 @@ def kernel_bar(
 def copy_rate_bar(
     bench: Bench, case: Case, what: str, moved: float, must: float, aim: float
 ) -> None:
-    """The time that a copy of `moved` bytes takes, over the time of our kernel."""
+    """The time that a copy of `moved` bytes takes, over the time of the kernel."""
     least = moved / bench.report.ceilings["bytes_per_second"]
     name = f"TTT-Linear {what}, of the measured copy rate"
     bar = Bar(name, shape(case, what), must, aim, unit="%")

@@ -1,4 +1,4 @@
-"""The contenders of a benchmark: our backends and peers, and why some cannot run.
+"""The contenders of a benchmark: own backends and peers, and the obstacles to each.
 
 B batch, T tokens, H heads, D head dim, M mini-batch size, C tokens of context.
 """
@@ -37,10 +37,10 @@ class Contender:
     """An implementation to be timed.
 
     prepare: makes the Run to time; truth: the same in float64, by other code.
-    own: one of our backends, with stricter limits.
+    own: a backend of tttvideo, with stricter limits.
     work: the least operations and bytes, or None where they are not comparable.
-    tensors: size of all tensors held at once, in units of q; forward alone, half as many.
-    obstacle: why it cannot run here; empty if it can.
+    tensors: size of all tensors held together, in units of q; forward alone, half as many.
+    obstacle: the reason why it cannot run here; empty if it can.
     same_eta: it has one learning rate for all writers.
     """
 
@@ -69,7 +69,7 @@ def operator(inputs: Inputs) -> Callable[..., tuple[Tensor, State]]:
     return ttt_linear if len(inputs.weights) == 2 else ttt_mlp
 
 
-def ours_run(inputs: Inputs, backend: str) -> Run:
+def own_run(inputs: Inputs, backend: str) -> Run:
     options = {"mini_batch_size": len(inputs.token_scale), "backend": backend}
 
     def call() -> Tensor:
@@ -97,11 +97,11 @@ def too_long(case: Case, longest: int) -> str:
 
 def backend(name: str, obstacle: str = "", tensors: int = 16) -> Contender:
     truth = peers.plain_run if name != "triton" else dual_run
-    prepare = functools.partial(ours_run, backend=name)
+    prepare = functools.partial(own_run, backend=name)
     return Contender(name, prepare, truth, True, tensors=tensors, obstacle=obstacle)
 
 
-dual_run = functools.partial(ours_run, backend="dual")
+dual_run = functools.partial(own_run, backend="dual")
 
 
 def kernel_contenders(case: Case) -> list[Contender]:

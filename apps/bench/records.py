@@ -72,7 +72,7 @@ class Bar:
     @property
     def verdict(self) -> str:
         if self.reached is None:
-            return f"not measured: {self.wrong or 'see what is broken or left out'}"
+            return f"not measured: {self.wrong or 'see the broken and the left-out parts'}"
         if self.wrong:
             return f"void: {self.wrong}"
         sign = -1 if self.most else 1

@@ -1,4 +1,4 @@
-"""`tttvideo bench`: every benchmark on tiny sizes, its gates, its bars, and what peers compute."""
+"""`tttvideo bench`: benchmarks on tiny sizes, gates, bars, and the functions of peers."""
 
 import json
 from contextlib import nullcontext
@@ -53,7 +53,7 @@ def test_a_benchmark_writes_numbers_table_and_picture(what, tmp_path, capsys):
     assert (tmp_path / f"{what}.md").read_text() in capsys.readouterr().out
 
 
-def test_without_a_gpu_it_says_what_is_left_out_and_why(tmp_path):
+def test_without_a_gpu_the_report_names_missing_contenders_and_reasons(tmp_path):
     record = bench(tmp_path, "kernels", *TINY, "--tokens", "32", "--inner", "linear")
     left_out = "\n".join(record["left_out"])
     for name in ("triton", "compiled loop", "fla fused", "fla chunk", "Mamba-2 scan"):
@@ -96,7 +96,7 @@ def test_a_gate_that_fails_voids_the_bar_and_the_exit_status(tmp_path, monkeypat
 
         monkeypatch.setattr(contenders, name, wrong)
 
-    spoil("ours_run")
+    spoil("own_run")
     spoil("decode_run")
     with pytest.raises(SystemExit, match="a gate failed"):
         bench(tmp_path, "bars", "--device", "cpu", "--repeats", "3")
@@ -157,7 +157,7 @@ def test_wrong_options_are_refused_in_one_line(arguments, message):
         main(["bench", *arguments])
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without CUDA")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_missing_cuda_device_is_refused_in_one_line():
     with pytest.raises(SystemExit, match="there is no CUDA device; use --device cpu"):
         main(["bench", "bars", "--device", "cuda"])
@@ -197,12 +197,12 @@ def test_rounded_products_have_errors_of_bfloat16(inner):
         assert rounded[f"d{name}"] > exact[f"d{name}"]
 
 
-def test_decoding_and_whole_sequences_have_gates_of_their_own(monkeypatch):
+def test_decoding_and_whole_sequences_have_separate_gates(monkeypatch):
     asked = []
     monkeypatch.setattr(runs, "check_gate", lambda one, case: asked.append(one.name) or (0.0, ""))
     bench = runs.Bench(records.Report("", "", "cpu", "", {}), 3, 1, 1, (), lambda _: None)
-    ours = contenders.kernel_contenders(CASE)[0], contenders.decode_contenders(CASE)[0]
-    for what, one in zip((FORWARD, "decode", BOTH), (ours[0], ours[1], ours[0]), strict=True):
+    own = contenders.kernel_contenders(CASE)[0], contenders.decode_contenders(CASE)[0]
+    for what, one in zip((FORWARD, "decode", BOTH), (own[0], own[1], own[0]), strict=True):
         bench.check(one, CASE, what)
     assert asked == ["triton", "triton"]
 
@@ -226,11 +226,11 @@ def test_a_failed_cell_does_not_affect_others(problem, tmp_path, monkeypatch, sm
 def test_measurements_are_kept_when_a_later_part_raises(tmp_path, monkeypatch):
     def broken(*arguments):
         measure_times(*arguments)
-        raise RuntimeError("a mistake of ours")
+        raise RuntimeError("a mistake in the program")
 
     measure_times = program.measure_times
     monkeypatch.setattr(program, "measure_times", broken)
-    with pytest.raises(RuntimeError, match="a mistake of ours"):
+    with pytest.raises(RuntimeError, match="a mistake in the program"):
         bench(tmp_path, "kernels", *TINY, "--tokens", "16", "--inner", "linear")
     assert json.loads((tmp_path / "kernels.json").read_text())["rows"]
 

@@ -1,4 +1,4 @@
-"""`tttvideo bench generation`: what is flat is found flat, and what grows, growing."""
+"""`tttvideo bench generation`: flat and growing costs by context, its gate, its report."""
 
 import json
 from dataclasses import replace
@@ -61,7 +61,7 @@ def test_the_slope_is_relative_and_over_the_logarithm_of_the_context():
     assert relative_change(flat) == pytest.approx(0)
 
 
-def test_it_leaves_numbers_table_and_picture_of_a_checkpoint(tmp_path, capsys):
+def test_a_checkpoint_gets_numbers_table_and_picture(tmp_path, capsys):
     save_tokens_model(TokenCheckpoint(small(), "unknown"), tmp_path / "a.ckpt")
     arguments = ["--checkpoint", str(tmp_path / "a.ckpt"), "--tokens", "32", "64"]
     out = tmp_path / "out"
@@ -107,6 +107,6 @@ def test_decoding_that_differs_from_reading_fails_its_gate(tmp_path, monkeypatch
         (["generation", "--checkpoint", "x.ckpt"], "there is no checkpoint x.ckpt"),
     ],
 )
-def test_nonsense_is_named_in_one_line(arguments, message, tmp_path):
+def test_wrong_options_are_refused_in_one_line(arguments, message, tmp_path):
     with pytest.raises(SystemExit, match=message):
         main(["bench", *arguments, "--out", str(tmp_path)])

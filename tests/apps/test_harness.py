@@ -76,7 +76,7 @@ def new_checkpoint(path, tokenizer):
 
 
 def log_probabilities(model, context, continuation):
-    """(nats, greedy) of a continuation's tokens, from the logits of all of them at once."""
+    """(nats, greedy) of a continuation's tokens, from the logits of one call."""
     tokens = torch.tensor([[model.text.bos, *context, *continuation]])
     with torch.no_grad():
         guesses = model.backbone(tokens)[0][0].log_softmax(-1)
