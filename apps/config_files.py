@@ -1,13 +1,12 @@
-"""YAML files of `tttvideo fit`: packaged or a user's, and the values they set with the arguments.
+"""Config files of `tttvideo fit`, packaged or a user's, and the keys that they and arguments set.
 
-Torch-free, so that a mistake in a config is refused before torch is imported.
+Nothing here imports torch, so that a mistake in a config is refused early.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -74,17 +73,16 @@ def split(arguments: list[str]) -> Iterator[tuple[str, str | None]]:
 def find_configs(arguments: list[str]) -> list[str]:
     """The arguments, with names of packaged configs replaced by their files.
 
-    Raises ValueError where a file is missing, or an overlay has no config below it.
+    Raises ValueError where a file is missing, or an overlay has no base config before it.
     """
-    found: list[str] = []
-    paths: list[Path] = []
+    found, paths = list[str](), list[Path]()
     for name, value in split(arguments):
         if name in CONFIG_OPTIONS:
             paths.append(find_config(value or ""))
             value = str(paths[-1])
         found.append(name if value is None else f"{name}={value}")
     if paths and paths[0].parent.parent == CONFIGS:
-        name = f"{paths[0].parent.name}/{paths[0].stem}"
+        name = str(paths[0].relative_to(CONFIGS).with_suffix(""))
         raise ValueError(
             f"{name} is an overlay; name a base config before it: --config text_tiny "
             f"--config {name}"
@@ -93,9 +91,9 @@ def find_configs(arguments: list[str]) -> list[str]:
 
 
 def settings(arguments: list[str]) -> list[Setting]:
-    """All that arguments and their config files set, in the order in which they are read.
+    """The settings of arguments and their config files, in the order in which they are read.
 
-    What was set for a class is dropped where a later file or argument names another class.
+    Settings of a class are dropped where a later file or argument names another class.
     """
     found: list[Setting] = []
     for name, value in split(arguments):
@@ -108,12 +106,11 @@ def settings(arguments: list[str]) -> list[Setting]:
 def argument(option: str, value: Any) -> Iterator[Setting]:
     """The setting of an argument; of a mapping, for instance '{depth: 3}', one for each key."""
     setting = Setting(plain(option.removeprefix("--")), value, option, is_argument=True)
-    mapping = setting.values[0]
-    if not isinstance(mapping, dict):
+    if isinstance(setting.values[0], dict):
+        for key, inner in setting.values[0].items():
+            yield from argument(f"{option}.{key}", inner)
+    else:
         yield setting
-        return
-    for key, inner in mapping.items():
-        yield from argument(f"{option}.{key}", inner)
 
 
 def plain(key: str) -> str:
@@ -148,10 +145,8 @@ def flat(
 ) -> Iterator[Setting]:
     """Settings of a mapping and of the mappings in it, the class before its arguments."""
     loader.flatten_mapping(node)  # `<<: *anchor`
-    pairs = [(str(loader.construct_object(key)), key, value) for key, value in node.value]
-    first = [pair for pair in pairs if pair[0] == "class_path"]
-    for name, key, value in chain(first, (pair for pair in pairs if pair not in first)):
-        whole = plain(f"{group}.{name}" if group else name)
+    for key, value in sorted(node.value, key=lambda pair: pair[0].value != "class_path"):
+        whole = plain(f"{group}.{key.value}".removeprefix("."))
         if isinstance(value, yaml.MappingNode) and value.value:
             yield from flat(loader, value, path, whole)
         else:
