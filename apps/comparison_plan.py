@@ -1,4 +1,4 @@
-"""The runs that `tttvideo compare` trains and measures, as they suit a device."""
+"""The runs that `tttvideo compare` trains and measures on a device."""
 
 import argparse
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """Packaged configs and two stages for every run, as they suit a device."""
+    """The packaged configs and the stages of every run on a device."""
 
     size: str
     mixers: tuple[str, ...]
@@ -49,16 +49,15 @@ PLANS = {
 
 
 def new_plan(options: argparse.Namespace, device: str) -> Plan:
-    """The plan of a device, "cpu" or "cuda", with the numbers in the options."""
+    """The plan of a device, "cpu" or "cuda", changed by the options."""
     plan = PLANS[device]
-    windows = options.windows or [stage.window for stage in plan.stages]
-    tokens = options.tokens or [stage.tokens for stage in plan.stages]
-    short, long = (
-        replace(stage, window=window, tokens=count)
-        for stage, window, count in zip(plan.stages, windows, tokens, strict=True)
-    )
+    short, long = plan.stages
+    if options.windows:
+        short, long = map(lambda stage, n: replace(stage, window=n), (short, long), options.windows)
+    if options.tokens:
+        short, long = map(lambda stage, n: replace(stage, tokens=n), (short, long), options.tokens)
     mixers = tuple(dict.fromkeys(options.mixers or plan.mixers))
-    return Plan(plan.size, mixers, (short, long), options.jobs or plan.jobs)
+    return replace(plan, mixers=mixers, stages=(short, long), jobs=options.jobs or plan.jobs)
 
 
 def pairs(options: argparse.Namespace, plan: Plan) -> list[tuple[str, int]]:
@@ -68,12 +67,9 @@ def pairs(options: argparse.Namespace, plan: Plan) -> list[tuple[str, int]]:
 
 def measurement(options: argparse.Namespace, plan: Plan) -> list[str]:
     """Arguments of `evaluate text` for all runs."""
-    last = f"stage_{len(plan.stages) - 1}/last.ckpt"
-    folders = [
-        (mixer, Path(options.out) / f"{mixer}_{seed}") for mixer, seed in pairs(options, plan)
-    ]
+    names = [(mixer, f"{mixer}_{seed}") for mixer, seed in pairs(options, plan)]
     return [
-        *(f"{mixer}={folder / last}" for mixer, folder in folders),
+        *(f"{mixer}={Path(options.out, name)}/stage_1/last.ckpt" for mixer, name in names),
         *(options.validation, "--out", options.out),
         *("--length", str(plan.stages[1].window), "--reset", str(plan.stages[0].window)),
         *("--targets", "2"),  # in each document; more take long and add little

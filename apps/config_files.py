@@ -22,19 +22,9 @@ class Setting:
     """A key and the value that it is given."""
 
     key: str  # dotted, without init_args: model.backbone.width
-    value: Any
+    value: Any  # as YAML reads it
+    text: Any  # the text of an argument, which may be meant as it is; the value in a file
     written: str  # the option, or file, line and key
-    is_argument: bool = False
-
-    @property
-    def values(self) -> list[Any]:
-        """Readings of the value: an argument is text, or what YAML reads in it."""
-        if not self.is_argument or not isinstance(self.value, str):
-            return [self.value]
-        try:
-            return [yaml.safe_load(self.value), self.value]
-        except yaml.YAMLError:
-            return [self.value]
 
 
 def find_config(name: str) -> Path:
@@ -105,12 +95,15 @@ def settings(arguments: list[str]) -> list[Setting]:
 
 def argument(option: str, value: Any) -> Iterator[Setting]:
     """The setting of an argument; of a mapping, for instance '{depth: 3}', one for each key."""
-    setting = Setting(plain(option.removeprefix("--")), value, option, is_argument=True)
-    if isinstance(setting.values[0], dict):
-        for key, inner in setting.values[0].items():
+    try:
+        read = yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError:
+        read = value
+    if isinstance(read, dict):
+        for key, inner in read.items():
             yield from argument(f"{option}.{key}", inner)
     else:
-        yield setting
+        yield Setting(plain(option.removeprefix("--")), read, value, option)
 
 
 def plain(key: str) -> str:
@@ -151,4 +144,5 @@ def flat(
             yield from flat(loader, value, path, whole)
         else:
             written = f"{path}, line {key.start_mark.line + 1}: {whole}"
-            yield Setting(whole, loader.construct_object(value, deep=True), written)
+            read = loader.construct_object(value, deep=True)
+            yield Setting(whole, read, read, written)

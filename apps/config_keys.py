@@ -54,7 +54,7 @@ UNIONS = (typing.Union, types.UnionType)
 
 @dataclass(frozen=True)
 class Key:
-    """A type, or the Keys of a group; the default as the source has it; a sentence."""
+    """A type, or the Keys of a group; the default as it is written; a sentence."""
 
     type: Any
     default: str = ""
@@ -78,9 +78,9 @@ def check_settings(settings: list[Setting], command: str) -> None:
                 f"{setting.written} does not exist{nearest(setting.key, known)}; "
                 f"`tttvideo {command} --help-keys` lists all"
             )
-        if not any(accepts(key.type, value) for value in setting.values):
-            value = "without a value" if setting.value is None else setting.value
-            raise ValueError(f"{setting.written} is {value}; it must be {allowed(key.type)}")
+        if not (accepts(key.type, setting.value) or accepts(key.type, setting.text)):
+            text = "without a value" if setting.text is None else setting.text
+            raise ValueError(f"{setting.written} is {text}; it must be {allowed(key.type)}")
 
 
 def listing(settings: list[Setting], command: str) -> str:
@@ -168,7 +168,7 @@ def source(module: str) -> tuple[list[ast.stmt], str]:
 
 
 def definition(module: str, name: str) -> tuple[str, ast.ClassDef | ast.expr | None]:
-    """The class or value of a name and the module that defines it, if `module` imports it too."""
+    """The module that defines a name, followed through imports, and its class or value."""
     body, package = source(module)
     for node in body:
         if isinstance(node, ast.ClassDef) and node.name == name:
@@ -177,10 +177,11 @@ def definition(module: str, name: str) -> tuple[str, ast.ClassDef | ast.expr | N
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             if name in map(ast.unparse, targets):
                 return module, node.value
-        for alias in node.names if isinstance(node, ast.ImportFrom) else ():
-            if name == (alias.asname or alias.name):
-                origin = "." * node.level + (node.module or "")
-                return definition(importlib.util.resolve_name(origin, package), alias.name)
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if name == (alias.asname or alias.name):
+                    origin = "." * node.level + (node.module or "")
+                    return definition(importlib.util.resolve_name(origin, package), alias.name)
     return module, None
 
 

@@ -1,4 +1,4 @@
-"""The program of `tttvideo fit | validate | test`: LightningCLI, for text, video and frames alike.
+"""The program of `tttvideo fit | validate | test`: LightningCLI, for text, video and frames.
 
 A run writes below --out: last.ckpt, logs/version_N with metrics.csv and config.yaml, and samples/.
 """
@@ -33,7 +33,7 @@ NOISE = (
     ".*smaller than the logging interval.*",  # small data
     ".*isinstance.treespec, LeafSpec.*",
 )
-"""Warnings of Lightning that are no fault of the run."""
+"""Warnings of Lightning that need no action."""
 
 
 def run(options: argparse.Namespace) -> None:
@@ -56,14 +56,12 @@ def run(options: argparse.Namespace) -> None:
 
 @contextmanager
 def messages(quiet: bool, verbose: bool) -> Iterator[None]:
-    """Print messages of other packages only if verbose, and of warnings those that help."""
+    """Print messages of other packages only if verbose, and no warnings of NOISE."""
     level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [logger.level for logger in loggers]
     with warnings.catch_warnings():
-        if quiet:
-            warnings.simplefilter("ignore")
-        for message in () if verbose else NOISE:
+        for message in [".*"] if quiet else [] if verbose else NOISE:
             warnings.filterwarnings("ignore", message)
         for logger in loggers:
             logger.setLevel(level)
@@ -76,7 +74,7 @@ def messages(quiet: bool, verbose: bool) -> Iterator[None]:
 
 
 class FitCLI(LightningCLI):
-    """LightningCLI with --out, --wandb and --save_every, that resumes where a run stopped."""
+    """LightningCLI with --out, --wandb and --save_every; it resumes a run that stopped."""
 
     def __init__(self, options: argparse.Namespace):
         self.options = options
@@ -94,14 +92,12 @@ class FitCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.header", "model.init_args.header", apply_on="instantiate")
-        parser.add_argument("--out", default="out/run", help="folder of all that the run writes")
-        parser.add_argument(
-            "--wandb", choices=["off", "online", "offline"], default="off", help="log to wandb too"
-        )
-        parser.add_argument("--save_every", type=int, default=200, help="steps between checkpoints")
+        parser.add_argument("--out", default="out/run")
+        parser.add_argument("--wandb", choices=["off", "online", "offline"], default="off")
+        parser.add_argument("--save_every", type=int, default=200)
 
     def instantiate_classes(self) -> None:
-        """Build data, model and trainer; an error of a constructor comes out as it is."""
+        """Build data, model and trainer; errors of their constructors are not wrapped."""
         try:
             super().instantiate_classes()
         except ValueError as error:
@@ -109,13 +105,12 @@ class FitCLI(LightningCLI):
             raise (error.__cause__ if wrapped and error.__cause__ else error) from None
 
     def instantiate_trainer(self, **changes: Any) -> Trainer:
-        config = self.config_init[self.subcommand]
-        out = Path(config.out)
+        config, out = self.own, self.last.parent
         loggers: list[Logger] = [CSVLogger(out, name="logs")]
         if config.wandb != "off":
             out.mkdir(parents=True, exist_ok=True)
             offline = config.wandb == "offline"
-            loggers.append(WandbLogger(save_dir=out, project="tttvideo", offline=offline))
+            loggers += [WandbLogger(save_dir=out, project="tttvideo", offline=offline)]
         bar = config.trainer.enable_progress_bar is not False
         self.console = TrainingConsole(self.last, bar, self.options.quiet)
         if config.trainer.enable_model_summary is None:
@@ -130,28 +125,29 @@ class FitCLI(LightningCLI):
             **changes,
         )
 
-    def before_fit(self) -> None:
-        self.resume()
-
     def after_fit(self) -> None:
         self.console.finish(self.trainer)
 
     def before_validate(self) -> None:
-        self.config_init[self.subcommand].verbose = False  # the console prints the values
-        self.resume()
+        self.own.verbose = False  # the console prints the values
+        self.before_fit()
 
     before_test = before_validate
 
     @property
-    def last(self) -> Path:
-        return Path(self.config_init[self.subcommand].out) / "last.ckpt"
+    def own(self) -> Any:
+        """The config of the subcommand, with instances in place of classes."""
+        return self.config_init[self.subcommand]
 
-    def resume(self) -> None:
+    @property
+    def last(self) -> Path:
+        return Path(self.own.out) / "last.ckpt"
+
+    def before_fit(self) -> None:
         """Use the last checkpoint of this run, unless --ckpt_path names another."""
-        config = self.config_init[self.subcommand]
-        if config.ckpt_path is None and self.last.is_file():
+        if self.own.ckpt_path is None and self.last.is_file():
             self.console.print(f"resuming from {self.last}")
-            config.ckpt_path = str(self.last)
+            self.own.ckpt_path = str(self.last)
 
 
 class SaveLast(Checkpoint):

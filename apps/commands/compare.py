@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         "--jobs",
         type=int,
         metavar="N",
-        help="runs at once, one CPU thread each (default: 2 on a CPU, 1 on a GPU)",
+        help="runs in parallel, one CPU thread each (default: 2 on a CPU, 1 on a GPU)",
     )
     return top
 

@@ -29,7 +29,7 @@ LEAST = {
     "trainer.max_steps": -1,
     "trainer.accumulate_grad_batches": 1,
 }
-"""The smallest values of keys, as far as they do not depend on others."""
+"""The smallest values of keys, where they do not depend on other keys."""
 INSTEAD = {"trainer.logger": "--wandb", "trainer.default_root_dir": "--out"}
 FLAGS = ("--quiet", "--verbose", "--help-keys")
 EXAMPLE = "--config text_tiny --data.train out/books/train --trainer.max_steps 500 --out out/first"
@@ -99,7 +99,7 @@ class FitParser(Parser):
 
 def check(options: argparse.Namespace) -> None:
     """Raise ValueError for values, files and folders that the run cannot use."""
-    values = {s.key: s.values[0] for s in options.settings}
+    values = {s.key: s.value for s in options.settings}
     if any(key in ("print_config", *(f"{c}.help" for c in CLASSES)) for key in values):
         return
     for key, least in LEAST.items():
@@ -116,21 +116,18 @@ def check(options: argparse.Namespace) -> None:
 
 
 def check_files(values: dict[str, Any]) -> None:
-    """Raise ValueError for data or checkpoints that are not there, or are no tokens."""
+    """Raise ValueError for data or checkpoints that are missing, and data that are no tokens."""
     from tttvideo.data.tokens import open_tokens
 
     kind = str(values.get("data.class_path", "")).rpartition(".")[2]
-    for key in ("data.train", "data.validation") if kind == "TokenData" else ():
-        if values.get(key):
+    for key in ("data.train", "data.validation"):
+        if kind == "TokenData" and values.get(key):
             open_tokens(values[key])
     for video in (values.get("data.videos") or ()) if kind == "FrameData" else ():
         if not has_magic(video) and not Path(video).exists():
             raise ValueError(f"data.videos: there is no file or folder {video}")
     for key in ("model.frame_tokenizer", "model.start_from", "ckpt_path"):
-        path = values.get(key)
-        if isinstance(path, str) and path not in ("best", "last", "hpc") and not is_file(path):
+        path = str(values.get(key) or "last")
+        remote = path in ("best", "last", "hpc") or "://" in path or path.startswith("registry")
+        if not remote and not Path(path).is_file():
             raise ValueError(f"{key}: there is no checkpoint {path}")
-
-
-def is_file(path: str) -> bool:
-    return Path(path).is_file() or "://" in path or path.startswith("registry")

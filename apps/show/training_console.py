@@ -1,6 +1,6 @@
-"""The console of a training run: a line at its start, a bar, validations, a line at its end.
+"""The console of a training run, on standard error: a first line, a bar, validations, a last line.
 
-It is written to standard error. Where that is no terminal, plain lines every 10 % replace the bar.
+Where standard error is no terminal, a plain line every 10 % replaces the bar.
 """
 
 import time
@@ -31,7 +31,7 @@ FIGURES = {
 
 
 class TrainingConsole(Callback):
-    """Print the course of a run, unless `quiet`, and with `bar` its steps."""
+    """Print the progress of a run, unless `quiet`; its steps only with `bar`."""
 
     def __init__(self, checkpoint: Path, bar: bool = True, quiet: bool = False):
         self.checkpoint, self.bar, self.quiet = checkpoint, bar and not quiet, quiet
@@ -69,13 +69,12 @@ class TrainingConsole(Callback):
             self.print(f"step {step:,}/{self.total:,} {self.figures(trainer)}")
 
     def figures(self, trainer: Trainer) -> str:
-        """The measured values, and the time that the steps to come take at the rate so far."""
+        """The measured values, and the time left at the rate so far."""
         values = trainer.callback_metrics
         shown = [form.format(values[name]) for name, form in FIGURES.items() if name in values]
-        done = trainer.global_step - self.first
         spent = time.monotonic() - self.start - self.paused
-        left = spent / done * (self.total - trainer.global_step)
-        return " ".join([*shown, f"{duration(left)} left"])
+        rate = spent / (trainer.global_step - self.first)
+        return " ".join([*shown, f"{duration(rate * (self.total - trainer.global_step))} left"])
 
     def on_validation_start(self, *_: Any) -> None:
         self.validation = time.monotonic()
@@ -96,28 +95,25 @@ class TrainingConsole(Callback):
             print(listed(trainer))
 
     def finish(self, trainer: Trainer) -> None:
-        """Print where the checkpoint is, and what was measured last."""
+        """Print the checkpoint, the values of the last validation and the time of the run."""
         if trainer.is_global_zero:
-            spent = f"{duration(time.monotonic() - self.start)}" if self.start else "was finished"
+            spent = duration(time.monotonic() - self.start) if self.start else "was finished"
             parts = [f"{self.checkpoint}: step {trainer.global_step:,}", self.measured, spent]
-            self.print("; ".join(part for part in parts if part))
+            self.print("; ".join(filter(None, parts)))
 
     def on_train_end(self, *_: Any) -> None:
-        self.stop()
-
-    def on_exception(self, *_: Any) -> None:
-        self.stop()
-
-    def stop(self) -> None:
         if self.progress:
             self.progress.stop()
             self.progress = None
 
+    def on_exception(self, *_: Any) -> None:
+        self.on_train_end()
+
 
 def describe(trainer: Trainer, model: LightningModule) -> str:
-    """The model and its size, the data, the device, and the backend and why it serves."""
+    """The model and its size, the data, the device, and the backend and the reason for it."""
     size = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    name, data = type(model).__name__, "data of its own"
+    name, data = type(model).__name__, "its own data"
     if isinstance(model, TokenModel):
         name = mixer_name(model.backbone.config)
         data = f"{model.data.train}, {len(model.data.file.tokens):,} tokens"
@@ -125,14 +121,14 @@ def describe(trainer: Trainer, model: LightningModule) -> str:
         name, data = "frame tokenizer", f"{len(model.data.frames):,} frames"
     gpu = model.device.type == "cuda"
     device = torch.cuda.get_device_name(model.device) if gpu else str(model.device)
-    count = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
-    return "; ".join(
-        [f"{name}, {short(size)} parameters", data, count + device, *backend(trainer, model)]
-    )
+    if trainer.world_size > 1:
+        device = f"{trainer.world_size} x {device}"
+    parts = [f"{name}, {short(size)} parameters", data, device, *backend(trainer, model)]
+    return "; ".join(parts)
 
 
 def short(count: int) -> str:
-    """A count as people write it: 866K, 125M, 1.3B."""
+    """A count with three digits and a unit: 866K, 125M, 1.3B."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
         if count >= size:
             return f"{count / size:.3g}{unit}"
@@ -155,9 +151,8 @@ def backend(trainer: Trainer, model: LightningModule) -> list[str]:
 def listed(trainer: Trainer) -> str:
     """The values that the last validation or test measured."""
     values = trainer.callback_metrics.items()
-    return ", ".join(
-        f"{name} {value:.4g}" for name, value in values if name.startswith(("val_", "test_"))
-    )
+    shown = [f"{name} {x:.4g}" for name, x in values if name.startswith(("val_", "test_"))]
+    return ", ".join(shown)
 
 
 def duration(seconds: float) -> str:

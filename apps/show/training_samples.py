@@ -1,5 +1,6 @@
 """A sample at every validation: a continued text or clip, on disk and in wandb."""
 
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
-from tttvideo.data.text.tokenizer import Tokenizer, load_tokenizer
+from tttvideo.data.text.tokenizer import load_tokenizer
 from tttvideo.data.video.writer import write_video
 from tttvideo.files import write_text
 from tttvideo.sampling.choose import Chooser
@@ -38,39 +39,38 @@ class Samples(Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         window = model.data.val_dataloader().dataset[0].tokens.to(model.device)[None]
         if model.header.kind == "text":
-            tokenizer = load_tokenizer(model.header.tokenizer, model.data.tokenizer_json)
-            path = self.save_text(model, tokenizer, window, trainer.global_step)
+            path = self.folder / f"step_{trainer.global_step:06}.txt"
+            save_text(model, window, path)
         else:
-            path = self.save_clip(model, window, trainer.global_step)
+            path = self.folder / f"step_{trainer.global_step:06}.mp4"
+            save_clip(model, window, path)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 log_to_wandb(logger, path, trainer.global_step)
 
-    def save_text(
-        self, model: TokenModel, tokenizer: Tokenizer, window: torch.Tensor, step: int
-    ) -> Path:
-        prompt = window[:, : window.shape[1] // 2]
-        choose = Chooser(temperature=0.8, seed=0)
-        chosen = decode(model.backbone, prefill(model.backbone, prompt), TOKENS, choose)
-        tokens = [int(token) for token in chosen]
-        path = self.folder / f"step_{step:06}.txt"
-        text = [tokenizer.decoder()(part, final=True) for part in (prompt[0].tolist(), tokens)]
-        write_text(path, "\n--- continued by the model ---\n".join(text) + "\n")
-        return path
 
-    def save_clip(self, model: TokenModel, window: torch.Tensor, step: int) -> Path:
-        frames = rearrange(window[0, :-1], "(f p) -> f p", p=model.data.header.frame)
-        known = max(1, len(frames) - FRAMES)
-        prefix = prefill(model.backbone, frames[:known].reshape(1, -1))
-        ahead = len(frames) - known
-        predicted = list(decode_frames(model.backbone, prefix, ahead, Chooser(temperature=0)))
-        tokens = torch.cat([frames, frames[:known], *predicted])
-        assert model.frame_tokenizer is not None  # of a model of video
-        images = model.frame_tokenizer.decode(tokens).cpu().numpy()
-        pairs = np.concatenate(np.split(images, 2), axis=2)  # side by side
-        path = self.folder / f"step_{step:06}.mp4"
-        write_video(path, pairs, model.header.fps or 10)
-        return path
+def save_text(model: TokenModel, window: torch.Tensor, path: Path) -> None:
+    """Write the first half of a window (1, T) and 300 tokens that the model appends."""
+    prompt = window[:, : window.shape[1] // 2]
+    prefix = prefill(model.backbone, prompt)
+    chosen = decode(model.backbone, prefix, TOKENS, Chooser(temperature=0.8, seed=0))
+    tokens = [int(token) for token in chosen]
+    tokenizer = load_tokenizer(model.header.tokenizer, model.data.tokenizer_json)
+    text = [tokenizer.decoder()(part, final=True) for part in (prompt[0].tolist(), tokens)]
+    write_text(path, "\n--- continued by the model ---\n".join(text) + "\n")
+
+
+def save_clip(model: TokenModel, window: torch.Tensor, path: Path) -> None:
+    """Write the frames of a window (1, T + 1), and beside them the last 8 as predicted."""
+    frames = rearrange(window[0, :-1], "(f p) -> f p", p=model.data.header.frame)
+    known = max(1, len(frames) - FRAMES)
+    prefix = prefill(model.backbone, frames[:known].reshape(1, -1))
+    ahead = len(frames) - known
+    predicted = list(decode_frames(model.backbone, prefix, ahead, Chooser(temperature=0)))
+    tokens = torch.cat([frames, frames[:known], *predicted])
+    assert model.frame_tokenizer is not None  # of a model of video
+    images = model.frame_tokenizer.decode(tokens).cpu().numpy()
+    write_video(path, np.concatenate(np.split(images, 2), axis=2), model.header.fps or 10)
 
 
 def log_to_wandb(logger: WandbLogger, path: Path, step: int) -> None:
@@ -79,9 +79,5 @@ def log_to_wandb(logger: WandbLogger, path: Path, step: int) -> None:
     if path.suffix == ".mp4":
         sample: Any = wandb.Video(str(path), format="mp4")
     else:
-        sample = wandb.Html(f"<pre>{escaped(path.read_text(encoding='utf-8'))}</pre>")
+        sample = wandb.Html(f"<pre>{escape(path.read_text(encoding='utf-8'), quote=False)}</pre>")
     logger.experiment.log({"sample": sample, "trainer/global_step": step})
-
-
-def escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;")

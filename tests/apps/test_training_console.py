@@ -1,4 +1,4 @@
-"""What a run prints: few lines, a bar of one line, and nothing else."""
+"""A run prints few lines, a bar of one line, and nothing else."""
 
 import re
 
@@ -28,7 +28,7 @@ def books(tmp_path_factory):
 
 @pytest.fixture
 def fit(books, tmp_path, monkeypatch):
-    """Run a command for 20 steps in a folder of its own."""
+    """Run a command for 20 steps in a new folder."""
     (tmp_path / "books").symlink_to(books / "books")
     monkeypatch.chdir(tmp_path)
 
@@ -55,7 +55,7 @@ def test_where_there_is_no_terminal_a_run_prints_plain_lines(fit, capsys):
     assert not {"\r", "\x1b"} & set(printed.err) and printed.out == ""
 
 
-def test_a_run_that_is_started_again_says_so_and_validate_prints_its_result(fit, capsys):
+def test_a_restarted_run_prints_that_it_resumes_and_validate_prints_its_result(fit, capsys):
     fit()
     capsys.readouterr()
     fit()
@@ -78,7 +78,7 @@ def test_without_the_bar_the_steps_are_not_printed(fit, capsys):
 
 
 def test_the_bar_is_one_line_of_at_most_80_columns(fit, capsys, monkeypatch):
-    """Also where steps and rate are as long as they become."""
+    """Also with the longest step numbers and rates."""
 
     def terminal(**options):
         return Console(force_terminal=True, width=80, **options)
