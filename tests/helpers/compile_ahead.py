@@ -237,15 +237,15 @@ REASONS = {
     "ttt_linear_forward_readers": STATE,
     "ttt_linear_backward_readers": STATE,
     "ttt_linear_backward_writers": STATE,
-    "ttt_linear_backward_keys": "16 bytes, for 64 features and mini-batches of 32 on sm_80 alone",
-    "ttt_linear_backward_sweep": "14 accesses in a loop of 1,600 instructions on sm_90; eight "
-    "warps spill nothing and take 1.7 times the slots. The other plan, in parts, spills nothing",
+    "ttt_linear_backward_keys": "8 bytes, only for 64 features and mini-batches of 32 on sm_100",
+    "ttt_linear_backward_sweep": "2 accesses in a loop of 1,600 instructions on sm_90, 21 in one "
+    "of 1,800 on sm_100; eight warps take more slots. The other plan, in parts, spills nothing",
     "ttt_mlp_forward_resident": "the state of 64 features is half of a multiprocessor's registers; "
     "streamed it spills nothing, but moves some 400 kB a mini-batch through L2 in four times the "
     "slots. Only a measurement on a GPU can show which is faster",
     "ttt_mlp_forward_streamed": OPERANDS,
     "ttt_mlp_backward_readers": OPERANDS,
-    "ttt_mlp_backward_resident": "15 accesses in its loop; streamed it loops longer",
+    "ttt_mlp_backward_keys": "8 to 64 bytes, only for float32",
     "ttt_mlp_backward_streamed": OPERANDS,
 }
 """Why kernels that spill registers ship as they are, by the name without its number."""
