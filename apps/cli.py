@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         name, rest = find(arguments)
         if COMMANDS[name][0] is None:
-            return print(overview(name))
+            return print(overview(name)) if rest else sys.exit(overview(name))
         invoke(name, rest)
     except (ValueError, OSError) as error:
         sys.exit(f"{f'tttvideo {name}'.strip()}: {error}")

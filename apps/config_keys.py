@@ -42,6 +42,8 @@ OPEN = ("config", "help", "print_config", "optimizer", "lr_scheduler")
 """Options of the parser, and groups whose class is torch's."""
 SKIPPED = ("model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule")
 """Arguments of Trainer.fit, validate and test that are no keys."""
+PUBLIC = [f"tttvideo.training.{name}" for name in ("TokenModel", "FrameTokenizerModel")]
+PUBLIC += [f"tttvideo.data.modules.{name}" for name in ("TokenData", "FrameData")]
 KNOWN = vars(builtins) | vars(typing)
 """Names that every annotation may use."""
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
@@ -69,7 +71,10 @@ def check_settings(settings: list[Setting], command: str) -> None:
     root = root_keys(settings, command)
     for setting in settings:
         parts = setting.key.split(".")
-        if parts[-1] in ("help", "class_path") or parts[0] in OPEN or setting.key in CLASSES:
+        if parts[-1] == "class_path" or setting.key in CLASSES:
+            check_class(setting)
+            continue
+        if parts[-1] == "help" or parts[0] in OPEN:
             continue
         key = look_up(root, parts)
         if key is None:
@@ -81,6 +86,18 @@ def check_settings(settings: list[Setting], command: str) -> None:
         if not (accepts(key.type, setting.value) or accepts(key.type, setting.text)):
             text = "without a value" if setting.text is None else setting.text
             raise ValueError(f"{setting.written} is {text}; it must be {allowed(key.type)}")
+
+
+def check_class(setting: Setting) -> None:
+    """Raise ValueError for a class of this package that does not exist."""
+    path = str(setting.value)
+    module, _, name = path.rpartition(".")
+    if path.startswith("tttvideo.") and not isinstance(definition(module, name)[1], ast.ClassDef):
+        raise ValueError(f"{setting.written} is {path}; {nearest_class(path)}")
+
+
+def nearest_class(path: str) -> str:
+    return f"it does not exist{nearest(path, PUBLIC)}; the classes are {', '.join(PUBLIC)}"
 
 
 def listing(settings: list[Setting], command: str) -> str:
@@ -99,6 +116,8 @@ def root_keys(settings: list[Setting], command: str) -> Keys:
         paths = [s.value for s in settings if s.key in (name, f"{name}.class_path")]
         module, _, class_name = str(paths[-1] if paths else "").rpartition(".")
         root[name] = Key(arguments(module, class_name))
+    if isinstance(root["model"].type, dict):
+        root["model"].type.pop("header", None)  # `fit` links it to the data
     own = arguments(*TRAINER, command)
     found: Keys = {} if own is Any else own
     return root | {name: key for name, key in found.items() if name not in SKIPPED}

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
         [demo.file, demo.frame_steps],
         "2 of 5: train the frame tokenizer, a model that turns a frame into 64 numbers, its "
         f"tokens, and back ({duration(first)})\n"
-        "        loss falls while it learns; dB rises: how close a frame is after there and back",
+        "        loss falls while it learns; dB rises: a decoded frame gets closer to the true one",
         demo.train_tokenizer,
     )
     stages.do(

@@ -1,8 +1,8 @@
 """Where a command runs its model."""
 
+import torch
+
 
 def best_device() -> str:
     """A GPU when there is one."""
-    import torch
-
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -60,15 +60,17 @@ def messages(quiet: bool, verbose: bool) -> Iterator[None]:
     level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [logger.level for logger in loggers]
+    root = logging.getLogger("lightning")  # it has a handler, and would print twice
     with warnings.catch_warnings():
         for message in [".*"] if quiet else [] if verbose else NOISE:
             warnings.filterwarnings("ignore", message)
         for logger in loggers:
             logger.setLevel(level)
-        logging.getLogger("lightning").propagate = False  # it has a handler of its own
+        root.propagate = False
         try:
             yield
         finally:
+            root.propagate = True
             for logger, old in zip(loggers, before, strict=True):
                 logger.setLevel(old)
 

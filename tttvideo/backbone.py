@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from tttvideo.kernels import Packed
 from tttvideo.mixers.mixer import Grid
 from tttvideo.mixers.registry import MixerConfigs, MixerEntry, MixerName, find_mixer
-from tttvideo.mixers.ttt import full
 from tttvideo.video.frame_window import FrameWindow
 
-from .layers import ShortConv, SwiGLU
+from .layers import ShortConv, SwiGLU, full
 from .states import combine, run, state_dataclass
 
 
@@ -85,8 +84,8 @@ class BackboneState:
     recent: Tensor | None
 
 
-B = TypeVar("B", BlockState, Packed[BlockState])
-S = TypeVar("S", BackboneState, Packed[BackboneState])
+AnyBlock = TypeVar("AnyBlock", BlockState, Packed[BlockState])
+AnyState = TypeVar("AnyState", BackboneState, Packed[BackboneState])
 
 
 class Block(nn.Module):
@@ -107,7 +106,7 @@ class Block(nn.Module):
         tail = self.conv.init_state(batch) if self.conv else None
         return BlockState(self.mixer.init_state(batch), tail)
 
-    def forward(self, x: Tensor, state: B) -> tuple[Tensor, B]:
+    def forward(self, x: Tensor, state: AnyBlock) -> tuple[Tensor, AnyBlock]:
         """Read x (B, T, C) from a state, or packed sequences in a row (1, T, C)."""
         mix = self.mixer.forward_packed if isinstance(state, Packed) else self.mixer
         return self.residuals(x, state, mix)
@@ -116,7 +115,9 @@ class Block(nn.Module):
         """As `forward` for one token of each sequence; may change `state` in place."""
         return self.residuals(x, state, self.mixer.decode_)
 
-    def residuals(self, x: Tensor, state: B, mix: Callable[..., Any]) -> tuple[Tensor, B]:
+    def residuals(
+        self, x: Tensor, state: AnyBlock, mix: Callable[..., Any]
+    ) -> tuple[Tensor, AnyBlock]:
         """The sums of the block, with `mix` of its mixer."""
         tail = combine(lambda block: block.tail, state)
         if self.conv and self.conv_norm:
@@ -159,7 +160,7 @@ class Backbone(nn.Module):
         blocks = tuple(block.init_state(batch) for block in self.blocks)
         return BackboneState(blocks, 0, self.window.init_state(batch) if self.window else None)
 
-    def forward(self, tokens: Tensor, state: S | None = None) -> tuple[Tensor, S]:
+    def forward(self, tokens: Tensor, state: AnyState | None = None) -> tuple[Tensor, AnyState]:
         """Read tokens (B, T), integers below V; logits (B, T, V) for the token after each.
 
         state: before the first token, or a Packed of states of batch 1 for sequences that are
@@ -169,7 +170,7 @@ class Backbone(nn.Module):
         hidden, after = self.features(tokens, state)
         return self.head(hidden), after
 
-    def features(self, tokens: Tensor, state: S | None = None) -> tuple[Tensor, S]:
+    def features(self, tokens: Tensor, state: AnyState | None = None) -> tuple[Tensor, AnyState]:
         """As `forward`, with the inputs of `head` (B, T, C) in place of the logits."""
         if tokens.ndim != 2 or not tokens.numel():
             raise ValueError(f"tokens are {tuple(tokens.shape)}; they must be (batch, tokens)")
@@ -182,8 +183,8 @@ class Backbone(nn.Module):
         return self.through(self.blocks, tokens, start)
 
     def through(
-        self, blocks: Iterable[Callable[..., Any]], tokens: Tensor, state: S
-    ) -> tuple[Tensor, S]:
+        self, blocks: Iterable[Callable[..., Any]], tokens: Tensor, state: AnyState
+    ) -> tuple[Tensor, AnyState]:
         """The inputs of `head` (B, T, C) by these functions of the blocks, and the state after."""
         x, state = run(self.embed, tokens, state)
         states = []

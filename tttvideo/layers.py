@@ -59,3 +59,8 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+def full(x: Tensor) -> Tensor:
+    """x in float32; float64 stays."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -44,8 +44,8 @@ def parser() -> argparse.ArgumentParser:
     help = "heads and widths of the paper's models (default: 125m on a CPU, 1.3b on a GPU; for "
     help += "generation those of text_tiny)"
     add("--size", choices=("125m", "350m", "760m", "1.3b"), help=help)
-    add("--heads", type=int, metavar="H", help="in place of the size's")
-    add("--head-dim", type=int, metavar="D", help="in place of the size's")
+    add("--heads", type=int, metavar="H", help="overrides the number of heads of --size")
+    add("--head-dim", type=int, metavar="D", help="overrides the head dim of --size")
     add("--mini-batch", type=int, metavar="M", help=f"tokens per step (default: {MINI_BATCH})")
     dtypes = ("float32", "bfloat16", "float16")
     add("--dtype", choices=dtypes, help="(default: float32 on a CPU, bfloat16 on a GPU)")
@@ -65,6 +65,9 @@ def check(options: argparse.Namespace) -> None:
     for name in ("batch", "heads", "head_dim", "mini_batch", "repeats", "threads"):
         value = getattr(options, name)
         refuse_unless(value is None or value >= 1, name.replace("_", "-"), value, "1 or more")
+    for name in ("seconds", "limit"):
+        value = getattr(options, name)
+        refuse_unless(value is None or value >= 0, name, value, "0 or more")
     if options.what == "generation":
         check_generation(options)
     elif options.checkpoint:

@@ -10,7 +10,7 @@ from typing import Any
 from tttvideo.apps.config_files import find_configs, packaged_names, settings
 from tttvideo.apps.config_keys import CLASSES, check_settings, listing
 
-from .options import Parser
+from .options import Parser, check_checkpoint, check_folder, check_video
 
 
 PROGRAM = "tttvideo.apps.fit:run"
@@ -109,25 +109,30 @@ def check(options: argparse.Namespace) -> None:
     for key, option in INSTEAD.items():
         if values.get(key) is not None:
             raise ValueError(f"{key} is not used here; use {option} instead")
-    check_files(values)
-    last = Path(values.get("out", "out/run")) / "last.ckpt"
-    if options.command != "fit" and not values.get("ckpt_path") and not last.is_file():
+    paths = {s.key: str(s.text) for s in options.settings if s.value is not None}
+    check_files(paths, values.get("data.videos") or ())
+    out = next((str(s.text) for s in reversed(options.settings) if s.key == "out"), "out/run")
+    check_folder(out)
+    last = Path(out) / "last.ckpt"
+    if options.command != "fit" and "ckpt_path" not in paths and not last.is_file():
         raise ValueError(f"there is no {last}; use --out of a run, or --ckpt_path")
 
 
-def check_files(values: dict[str, Any]) -> None:
-    """Raise ValueError for data or checkpoints that are missing, and data that are no tokens."""
+def check_files(paths: dict[str, str], videos: Sequence[Any]) -> None:
+    """Raise ValueError for data and checkpoints that are missing or of another kind."""
     from tttvideo.data.tokens import open_tokens
 
-    kind = str(values.get("data.class_path", "")).rpartition(".")[2]
+    kind = paths.get("data.class_path", "").rpartition(".")[2]
     for key in ("data.train", "data.validation"):
-        if kind == "TokenData" and values.get(key):
-            open_tokens(values[key])
-    for video in (values.get("data.videos") or ()) if kind == "FrameData" else ():
+        if kind == "TokenData" and key in paths:
+            open_tokens(paths[key])
+    for video in map(str, videos) if kind == "FrameData" else ():
         if not has_magic(video) and not Path(video).exists():
             raise ValueError(f"data.videos: there is no file or folder {video}")
+        if Path(video).is_file():
+            check_video(video)
     for key in ("model.frame_tokenizer", "model.start_from", "ckpt_path"):
-        path = str(values.get(key) or "last")
+        path = paths.get(key, "last")
         remote = path in ("best", "last", "hpc") or "://" in path or path.startswith("registry")
-        if not remote and not Path(path).is_file():
-            raise ValueError(f"{key}: there is no checkpoint {path}")
+        if not remote:
+            check_checkpoint(path, f"{key}: checkpoint")

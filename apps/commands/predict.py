@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     add("--horizon", type=float, default=1.0, metavar="SECONDS", help=help)
     add("--out", required=True, metavar="DIR", help="folder to write to")
     add_sampling(top, temperature=0.7, top_p=0.9)
-    add("--seed", type=int, default=0, metavar="N", help="of the random numbers (default: 0)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers (default: 0)")
     return top
 
 

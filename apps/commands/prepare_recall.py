@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     add("--length", type=int, default=1024, metavar="BYTES", help=help)
     help = "needle, mqar (pairs of a key and a value) and variables (default: all)"
     add("--tasks", nargs="+", choices=TASKS, default=TASKS, metavar="TASK", help=help)
-    add("--seed", type=int, default=0, metavar="N", help="of the random numbers (default: 0)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers (default: 0)")
     return top
 
 

@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     either.add_argument("--train-bpe", type=int, metavar="N", help=help)
     help = "share of the documents to hold out, 0 to 1; equal documents stay together (default: 0)"
     add("--validation", type=float, default=0.0, metavar="SHARE", help=help)
-    help = "of the choice to hold out (default: 0)"
+    help = "seed of the choice to hold out (default: 0)"
     add("--seed", type=int, default=0, metavar="N", help=help)
     help = "tokens after which a new shard begins (default: 67108864)"
     add("--shard-tokens", type=int, default=1 << 26, metavar="N", help=help)

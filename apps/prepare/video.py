@@ -20,7 +20,6 @@ from tttvideo.weights.checkpoints import load_frame_tokenizer
 
 def run(options: argparse.Namespace) -> None:
     inputs, out, end = options.inputs, Path(options.out), options.end
-
     tokenizer = load_frame_tokenizer(options.frame_tokenizer).to(best_device())
     files = find_files(inputs, VIDEO_SUFFIXES)
     infos = [probe(path) for path in files]
@@ -51,7 +50,6 @@ def run(options: argparse.Namespace) -> None:
 
 def tokenise(path: Path, tokenizer: FrameTokenizer, end: float | None) -> Iterator[np.ndarray]:
     """Tokens (N, P) of every frame before `end` seconds, at most 64 frames at a time."""
-
     device = next(tokenizer.parameters()).device
     frames = VideoReader(path, tokenizer.config.size)
     before_end = takewhile(lambda frame: end is None or frame.time < end, frames)

@@ -97,7 +97,7 @@ class TrainingConsole(Callback):
     def finish(self, trainer: Trainer) -> None:
         """Print the checkpoint, the values of the last validation and the time of the run."""
         if trainer.is_global_zero:
-            spent = duration(time.monotonic() - self.start) if self.start else "was finished"
+            spent = duration(time.monotonic() - self.start) if self.start else "already finished"
             parts = [f"{self.checkpoint}: step {trainer.global_step:,}", self.measured, spent]
             self.print("; ".join(filter(None, parts)))
 

@@ -4,7 +4,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from einops import rearrange
 from lightning import LightningModule, Trainer
@@ -12,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
+from torchvision.utils import make_grid
 
 from tttvideo.data.text.tokenizer import load_tokenizer
 from tttvideo.data.video.writer import write_video
@@ -69,8 +69,9 @@ def save_clip(model: TokenModel, window: torch.Tensor, path: Path) -> None:
     predicted = list(decode_frames(model.backbone, prefix, ahead, Chooser(temperature=0)))
     tokens = torch.cat([frames, frames[:known], *predicted])
     assert model.frame_tokenizer is not None  # of a model of video
-    images = model.frame_tokenizer.decode(tokens).cpu().numpy()
-    write_video(path, np.concatenate(np.split(images, 2), axis=2), model.header.fps or 10)
+    images = rearrange(model.frame_tokenizer.decode(tokens), "(p f) h w c -> f p c h w", p=2)
+    sheets = torch.stack([make_grid(pair, nrow=2) for pair in images.cpu()])
+    write_video(path, rearrange(sheets, "f c h w -> f h w c").numpy(), model.header.fps or 10)
 
 
 def log_to_wandb(logger: WandbLogger, path: Path, step: int) -> None:

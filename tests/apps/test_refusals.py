@@ -49,7 +49,15 @@ def test_every_command_has_a_parser_a_check_and_a_program():
             assert callable(command.check) and command.PROGRAM.startswith("tttvideo.apps.")
 
 
+FIT = "fit --config text_tiny --data.train a.bin"
+CLIPS = "fit --config frame_tokenizer_tiny --data.videos"
 REFUSED = [
+    (f"{FIT} --model.header x", "--model.header does not exist"),
+    (f"{FIT} --model.start_from empty.ckpt", "empty.ckpt is not a"),
+    (f"{FIT} --data.class_path tttvideo.data.module.TokenData", "tttvideo.data.modules.TokenData"),
+    (f"{FIT} --out a.txt", "a.txt is a file; name a folder"),
+    (f"{CLIPS} [empty.mp4]", "empty.mp4 is empty (0 bytes)"),
+    (f"{CLIPS} [2024]", "there is no file or folder 2024"),
     ("fly", "there is no command 'fly'; choose from demo, prepare"),
     ("prepare fly", "there is no prepare 'fly'; choose from text, video, recall"),
     ("generate", "arguments are required: CKPT; `tttvideo generate --help` explains"),

@@ -61,7 +61,7 @@ def test_a_restarted_run_prints_that_it_resumes_and_validate_prints_its_result(f
     fit()
     resumed, finished = capsys.readouterr().err.splitlines()
     assert resumed == "resuming from run/last.ckpt"
-    assert finished == "run/last.ckpt: step 20; was finished"
+    assert finished == "run/last.ckpt: step 20; already finished"
     fit("--quiet", command="validate")
     printed = capsys.readouterr()
     assert re.fullmatch(r"val_loss \S+, val_bits \S+\n", printed.out) and printed.err == ""

@@ -1,4 +1,4 @@
-"""Tiny models with no weight at zero, so that no law holds for nothing."""
+"""Tiny models with no weight at zero, so that no test passes trivially."""
 
 import torch
 

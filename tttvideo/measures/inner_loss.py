@@ -16,7 +16,8 @@ from tttvideo.backbone import Backbone
 from tttvideo.kernels import Packed
 from tttvideo.kernels.dual import norm_free
 from tttvideo.kernels.inner import forward, layer_norm
-from tttvideo.mixers.ttt import TTTLayer, TTTState, full
+from tttvideo.layers import full
+from tttvideo.mixers.ttt import TTTLayer, TTTState
 from tttvideo.progress import Advance
 from tttvideo.reading import read
 

@@ -24,17 +24,17 @@ class PlanSettings:
     """Settings of an evaluation of text, in tokens unless a comment names another unit."""
 
     length: int | None = None
-    """Read of each document; None: four training windows, or less where 8 documents have less."""
+    """Tokens read from each document; None: four training windows, or what 8 documents have."""
     reset: int = 1024
-    """After which the state of the control is reset."""
+    """Tokens after which the control's state is reset."""
     contexts: Sequence[int] | None = None
-    """Before the fixed targets; None: 0, powers of two from 256, and the longest."""
+    """Tokens before the fixed targets; None: 0, powers of two from 256, and the longest."""
     targets: int = 4
     """Fixed targets in each document, at most."""
     documents: int = 32
     """Documents, at most."""
     batch: int = 16384
-    """Of a call of the model."""
+    """Tokens per call of the model."""
     join: bool = False
     """Read consecutive documents as one, where none is as long as `length`."""
 

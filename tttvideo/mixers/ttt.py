@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tttvideo.kernels import Packed, Slots, State, ttt_decode_, ttt_linear, ttt_mlp, ttt_norm_free
 from tttvideo.kernels.baselines.linear_attention import CHUNK
-from tttvideo.layers import ShortConv, rotary_table, rotate
+from tttvideo.layers import ShortConv, full, rotary_table, rotate
 from tttvideo.states import run_packed, state_dataclass, tree_map
 
 from .mixer import Grid, Mixer
@@ -317,11 +317,6 @@ class TTTLayer(Mixer[TTTState]):
             return full(self.o_proj.weight).new_ones(M)
         places = torch.arange(1, M + 1, device=self.token_shift.device)
         return (1 / full(places) + full(self.token_shift)).clamp_min(0)
-
-
-def full(x: Tensor) -> Tensor:
-    """x in float32; float64 stays."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def label(config: TTTConfig) -> str:
