@@ -31,7 +31,7 @@ class TokenData(LightningDataModule):
         holdout: share of `train` that is held out without a validation file; at least one window.
         window: tokens per window, T; for video a multiple of the tokens of a frame.
         batch_size: windows per step.
-        seed: of the order.
+        seed: seed of the order.
         lanes: read `train` in lanes, one per window of a batch. A lane reads windows in order and
             carries its state, which trains on contexts beyond `window`; else windows are shuffled.
         share_fresh: share of lanes that get a fresh state at each step, to learn to start.
@@ -121,7 +121,7 @@ class FrameData(LightningDataModule):
         most: the most frames in memory (3 size^2 bytes each); of more, evenly spaced ones are kept.
         holdout: share of the frames that are held out for validation, from the end.
         batch_size: frames per step.
-        seed: of the order.
+        seed: seed of the order.
     """
 
     def __init__(

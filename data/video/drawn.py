@@ -96,25 +96,25 @@ def bouncing_glyphs(
         raise ValueError(f"frames is {frames} and glyphs {glyphs}; neither may be negative")
     if size < 24:
         raise ValueError(f"size is {size}; it must be at least 24, or glyphs have no room to move")
-    cast = cast_glyphs(glyphs, size, np.random.default_rng(seed))
-    return (draw(cast, frame, size) for frame in range(frames))
+    scene = random_glyphs(glyphs, size, np.random.default_rng(seed))
+    return (draw(scene, frame, size) for frame in range(frames))
 
 
-def cast_glyphs(count: int, size: int, rng: np.random.Generator) -> list[Glyph]:
+def random_glyphs(count: int, size: int, rng: np.random.Generator) -> list[Glyph]:
     shapes, colours = rng.permutation(len(SHAPES)), rng.permutation(len(COLOURS))
-    cast = []
+    scene = []
     for n in range(count):
         radius = rng.uniform(*RADIUS)
         start = rng.uniform(0, size - 2 * radius, 2)
         velocity = rng.uniform(*SPEED, 2) * rng.choice((-1, 1), 2)
         shape, colour = SHAPES[shapes[n % len(shapes)]], COLOURS[colours[n % len(colours)]]
-        cast.append(Glyph(shape, colour, radius, start, velocity))
-    return cast
+        scene.append(Glyph(shape, colour, radius, start, velocity))
+    return scene
 
 
-def draw(cast: list[Glyph], frame: int, size: int) -> np.ndarray:
+def draw(scene: list[Glyph], frame: int, size: int) -> np.ndarray:
     canvas = background(size).copy()
-    for glyph in cast:
+    for glyph in scene:
         x, y = glyph.centre(frame, size)
         column, row = round(x), round(y)
         distance = glyph.shape(WINDOW + (column - x), (WINDOW + (row - y))[:, None], glyph.radius)

@@ -38,7 +38,7 @@ def read_tokens(
     norm_bias: Tensor,
     state: P,
 ) -> tuple[Tensor, P]:
-    """As ops.ttt_linear and ops.ttt_mlp, checked."""
+    """Like ops.ttt_linear and ops.ttt_mlp; the arguments are already checked."""
     shared = contiguous(token_scale), contiguous(norm_weight), contiguous(norm_bias)
     eta = eta.float()
     if isinstance(state, Packed):

@@ -163,7 +163,7 @@ def forward_plans(arch: int, D: int, M: int, itemsize: int) -> list[Plan]:
 
 
 def backward_plans(arch: int, D: int, M: int, itemsize: int) -> list[Plan]:
-    """As forward_plans. One sweep moves less; in parts a step waits less for the one before."""
+    """As forward_plans. One sweep moves less memory; separate kernels wait less."""
     whole = {"sweep": options(arch, D, M, itemsize)}
     parts = {part: options(arch, D, 16, itemsize) for part in ("readers", "writers")}
     parts["keys"] = options(arch, D, M, itemsize)
@@ -174,7 +174,7 @@ def backward_plans(arch: int, D: int, M: int, itemsize: int) -> list[Plan]:
 
 
 def options(arch: int, D: int, ROWS: int, itemsize: int, LICM: bool = False) -> dict:
-    """LICM, moving constants out of the loop, costs registers; two warps have too few."""
+    """LICM, hoisting constants out of the loop, needs registers; two warps have too few."""
     stages = 2 if itemsize == 2 else 1  # two of float32 are more than shared memory
     launch = dict(num_warps=4 if D <= 64 else 8, enable_fp_fusion=True)
     return dict(ROWS=ROWS, AXIS=int(arch > 80), STAGES=stages, LICM=LICM, **launch)

@@ -18,8 +18,8 @@ tiles of ROWS tokens:
 
 AXIS is the axis of a tile along which its features lie. With 1 a tile is tokens x features and W is
 in x out; with 0 every matrix is held transposed, and since (A B)^T = B^T A^T each product swaps its
-operands. On most GPUs the warps of a block share out the first axis of a matrix instruction: of 16
-tokens there, and warps repeat one another's work. On Hopper and Blackwell they do not.
+operands. On most GPUs the warps of a block split the first axis of a matrix instruction; with only
+16 tokens on that axis several warps compute the same values. On Hopper and Blackwell they do not.
 
 B batch, T tokens, H heads, S sequences, D head dim, M mini-batch size.
 """
@@ -398,7 +398,7 @@ def backward_readers_kernel(
 ):  # fmt: skip
     """One program: dq of the same ROWS places in each mini-batch of one head of one sequence.
 
-    The writers need of it: Z of these tokens as writers, in `zs`, and dZb, in `dz_reads`.
+    Also stores what the writers read: Z of these tokens in `zs`, and dZb in `dz_reads`.
     """
     program, head, batch, begin, length = this_sequence(token_ranges, T, H)
     readers, writers = tl.arange(0, ROWS), tl.arange(0, M)
@@ -474,7 +474,7 @@ def backward_writers_kernel(
 ):  # fmt: skip
     """One program: the chain of one head of one sequence, by ROWS tokens: dv, deta, dW, part of dk.
 
-    Z in `zs` gives way to dZ. Tiles of mix are writers x readers.
+    Overwrites Z in `zs` with dZ. Tiles of mix are writers x readers.
     """
     program, head, batch, begin, length = this_sequence(token_ranges, T, H)
     readers, writers = tl.arange(0, M), tl.arange(0, ROWS)

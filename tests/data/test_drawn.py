@@ -10,13 +10,13 @@ from tttvideo.data.video.drawn import (
     Glyph,
     background,
     bouncing_glyphs,
-    cast_glyphs,
+    random_glyphs,
     draw,
 )
 
 
 def cast(seed: int, size: int = 64, count: int = 5) -> list[Glyph]:
-    return cast_glyphs(count, size, np.random.default_rng(seed))
+    return random_glyphs(count, size, np.random.default_rng(seed))
 
 
 def path(glyph: Glyph, frames: int, size: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The laws of the house: imports point down, and only by the right names."""
+"""Rules of the repository: imports point down, without circles, by the right names."""
 
 import ast
 import sys
