@@ -10,8 +10,8 @@ from tttvideo.data.video.drawn import (
     Glyph,
     background,
     bouncing_glyphs,
-    random_glyphs,
     draw,
+    random_glyphs,
 )
 
 
