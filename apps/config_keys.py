@@ -93,11 +93,10 @@ def check_class(setting: Setting) -> None:
     path = str(setting.value)
     module, _, name = path.rpartition(".")
     if path.startswith("tttvideo.") and not isinstance(definition(module, name)[1], ast.ClassDef):
-        raise ValueError(f"{setting.written} is {path}; {nearest_class(path)}")
-
-
-def nearest_class(path: str) -> str:
-    return f"it does not exist{nearest(path, PUBLIC)}; the classes are {', '.join(PUBLIC)}"
+        raise ValueError(
+            f"{setting.written} is {path}; it does not exist{nearest(path, PUBLIC)}; the classes "
+            f"are {', '.join(PUBLIC)}"
+        )
 
 
 def listing(settings: list[Setting], command: str) -> str:

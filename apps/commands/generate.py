@@ -64,6 +64,8 @@ def check_prompts(options: argparse.Namespace) -> None:
     if "" in options.prompt:
         raise ValueError("the prompt is empty; give at least one character")
     for path in options.prompt_file:
+        if path != "-" and not Path(path).is_file():
+            raise ValueError(f"there is no prompt file {path}; give --prompt-file an existing file")
         if path != "-" and not Path(path).stat().st_size:
             raise ValueError(f"the prompt {path} is empty; give at least one character")
     if options.prompts_file is not None:

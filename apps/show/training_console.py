@@ -11,6 +11,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
@@ -39,6 +40,7 @@ class TrainingConsole(Callback):
         self.progress: Progress | None = None
         self.measured, self.start = "", 0.0
 
+    @rank_zero_only
     def print(self, line: str) -> None:
         if not self.quiet:
             self.console.print(line, markup=False, soft_wrap=True)
