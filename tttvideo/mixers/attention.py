@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tttvideo.layers import rotary_table, rotate
 from tttvideo.states import state_dataclass
 
-from .mixer import Grid, Mixer
+from .mixer import Address, Grid, Mixer
 
 
 QUERIES = 1024
@@ -59,17 +59,31 @@ class Attention(Mixer[KVCache]):
         empty = self.o_proj.weight.new_zeros(batch, self.heads, 0, self.head_dim)
         return KVCache(empty, empty, 0)
 
-    def forward(self, x: Tensor, state: KVCache | None = None) -> tuple[Tensor, KVCache]:
+    def forward(
+        self, x: Tensor, state: KVCache | None = None, address: Address | None = None
+    ) -> tuple[Tensor, KVCache]:
         state = self.init_state(len(x)) if state is None else state
-        q, k, v = rearrange(self.qkv_proj(x), "b t (n h d) -> n b t h d", n=3, h=self.heads)
-        places = torch.arange(state.seen, state.seen + x.shape[1], device=x.device)
-        angles = rotary_table(places, self.head_dim // 2, self.config.rope_theta)
-        q, k, v = (y.transpose(1, 2) for y in (rotate(q, angles), rotate(k, angles), v))
+        q, k, v = (y.transpose(1, 2) for y in self.views(x, state.seen, address))
         if state.seen:
             k, v = torch.cat((state.k.to(k), k), dim=2), torch.cat((state.v.to(v), v), dim=2)
         y = attend(q, k, v, self.config.window)
         y = self.o_proj(rearrange(y, "b h t d -> b t (h d)"))
         return y, KVCache(self.kept(k), self.kept(v), state.seen + x.shape[1])
+
+    def views(self, x: Tensor, seen: int, address: Address | None) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v (B, T, H, D); q and k of the content are rotated."""
+        if address:
+            _, key, value = self.qkv_proj.weight.chunk(3)
+            all_three = (address.query, key), (address.key, key), (x, value)
+            q, k, v = (self.by_head(F.linear(y, weight)) for y, weight in all_three)
+            return q, k, v
+        q, k, v = (self.by_head(y) for y in self.qkv_proj(x).chunk(3, dim=-1))
+        places = torch.arange(seen, seen + x.shape[1], device=x.device)
+        angles = rotary_table(places, self.head_dim // 2, self.config.rope_theta)
+        return rotate(q, angles), rotate(k, angles), v
+
+    def by_head(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b t (h d) -> b t h d", h=self.heads)
 
     def kept(self, x: Tensor) -> Tensor:
         """The keys or values (B, H, L, D) that later tokens still see."""

@@ -20,7 +20,7 @@ from tttvideo.kernels.baselines.linear_attention import CHUNK, linear_attention
 from tttvideo.layers import rotary_table, rotate
 from tttvideo.states import state_dataclass
 
-from .mixer import Grid, Mixer
+from .mixer import Address, Grid, Mixer
 
 
 EPS = 1e-6
@@ -69,19 +69,31 @@ class LinearAttention(Mixer[LinearAttentionState]):
         return LinearAttentionState(weight.new_zeros(shape, dtype=dtype), 0)
 
     def forward(
-        self, x: Tensor, state: LinearAttentionState | None = None
+        self,
+        x: Tensor,
+        state: LinearAttentionState | None = None,
+        address: Address | None = None,
     ) -> tuple[Tensor, LinearAttentionState]:
         state = self.init_state(len(x)) if state is None else state
-        projections = self.q_proj, self.k_proj, self.v_proj
-        q, k, v = (rearrange(p(x), "b t (h d) -> b t h d", h=self.heads) for p in projections)
-        places = torch.arange(state.seen, state.seen + x.shape[1], device=x.device)
-        angles = rotary_table(places, self.head_dim // 2, self.config.rope_theta)
-        q, k = rotate(q, angles), rotate(k, angles)
+        q, k, v = self.views(x, state.seen, address)
         with torch.autocast(x.device.type, enabled=False):
             q, k, v = (y.transpose(1, 2).to(state.memory.dtype) for y in (q, k, v))
             y, memory = self.read(q, k, v, state.memory)
         y = self.post_norm(rearrange(y.to(x.dtype), "b h t d -> b t (h d)"))
         return self.o_proj(y), LinearAttentionState(memory, state.seen + x.shape[1])
+
+    def views(self, x: Tensor, seen: int, address: Address | None) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k, v (B, T, H, D); q and k of the content are rotated."""
+        if address:
+            projected = self.k_proj(address.query), self.k_proj(address.key), self.v_proj(x)
+        else:
+            projected = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k, v = (rearrange(y, "b t (h d) -> b t h d", h=self.heads) for y in projected)
+        if address:
+            return q, k, v
+        places = torch.arange(seen, seen + x.shape[1], device=x.device)
+        angles = rotary_table(places, self.head_dim // 2, self.config.rope_theta)
+        return rotate(q, angles), rotate(k, angles), v
 
     def read(self, q: Tensor, k: Tensor, v: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """y (B, H, T, D) and the new memory, both in the dtype of `memory`."""

@@ -26,7 +26,7 @@ from tttvideo.kernels.baselines.ssd import CHUNK, ssd
 from tttvideo.layers import ShortConv
 from tttvideo.states import state_dataclass
 
-from .mixer import Grid, Mixer
+from .mixer import Address, Grid, Mixer
 
 
 INSTALLED = importlib.util.find_spec("mamba_ssm") is not None
@@ -102,8 +102,9 @@ class MambaMixer(Mixer[MambaState]):
 
 
 class Mamba(MambaMixer):
-    """The mixer "mamba"; it ignores `heads` and `grid`: every inner feature decays on its own.
+    """The mixer "mamba"; it ignores `heads`, `grid` and addresses.
 
+    Every inner feature decays on its own.
     The scan of the package mamba_ssm returns a state without a gradient.
     """
 
@@ -125,7 +126,9 @@ class Mamba(MambaMixer):
         self.A_log = nn.Parameter(torch.arange(1.0, N + 1).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
 
-    def forward(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
+    def forward(
+        self, x: Tensor, state: MambaState | None = None, address: Address | None = None
+    ) -> tuple[Tensor, MambaState]:
         state = self.init_state(len(x)) if state is None else state
         x, z = self.in_proj(x).chunk(2, dim=-1)
         x, tail = self.conv(x, state.tail)
@@ -158,7 +161,10 @@ class Mamba(MambaMixer):
 
 
 class Mamba2(MambaMixer):
-    """The mixer "mamba2"; it ignores `heads` and `grid`: it has inner features / head_dim heads."""
+    """The mixer "mamba2"; it ignores `heads`, `grid` and addresses.
+
+    It has inner features / head_dim heads.
+    """
 
     D_STATE = 128
 
@@ -178,7 +184,9 @@ class Mamba2(MambaMixer):
         self.D = nn.Parameter(torch.ones(own_heads))
         self.norm = nn.RMSNorm(inner, eps=1e-5)
 
-    def forward(self, x: Tensor, state: MambaState | None = None) -> tuple[Tensor, MambaState]:
+    def forward(
+        self, x: Tensor, state: MambaState | None = None, address: Address | None = None
+    ) -> tuple[Tensor, MambaState]:
         state = self.init_state(len(x)) if state is None else state
         N, heads, P = self.ssm
         z, x, dt = self.in_proj(x).split((heads * P, heads * P + 2 * N, heads), dim=-1)

@@ -5,7 +5,7 @@ B batch, T tokens, C width.
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -18,9 +18,21 @@ Grid = tuple[int, int]
 """Rows and columns of tokens in a video frame."""
 
 
-class Mixer(nn.Module, Generic[S]):
-    """Mix tokens over time: forward(x (B, T, C), state) -> (y (B, T, C), state).
+class Address(NamedTuple):
+    """Where tokens are, for a memory that is addressed by place: features (B, T, C) of each.
 
+    key: of the place that a token shows now; query: of the same place in the next frame.
+    """
+
+    key: Tensor
+    query: Tensor
+
+
+class Mixer(nn.Module, Generic[S]):
+    """Mix tokens over time: forward(x (B, T, C), state, address) -> (y (B, T, C), state).
+
+    With an Address, k and q are one projection of its key and of its query, without rotary
+    positions, and v is of x; without one, all are of x. A mixer without q and k ignores it.
     A mixer is built as mixer(width, heads, config, grid), where grid is None for text.
     """
 

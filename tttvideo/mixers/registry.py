@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
-from . import attention, linear_attention, mamba, ttt
+from . import attention, linear_attention, mamba, ttt_config
 from .attention import Attention, AttentionConfig
 from .linear_attention import LinearAttention, LinearAttentionConfig
 from .mamba import Mamba, Mamba2, MambaConfig
 from .mixer import Mixer
-from .ttt import TTTConfig, TTTLayer
+from .ttt import TTTLayer
+from .ttt_config import TTTConfig
 
 
 @dataclass
@@ -52,7 +53,9 @@ class MixerEntry:
 
 
 MIXERS = {
-    "ttt": MixerEntry(TTTLayer, "ttt", ttt.flops, ttt.label, labelled=("inner", "backbone")),
+    "ttt": MixerEntry(
+        TTTLayer, "ttt", ttt_config.flops, ttt_config.label, labelled=("inner", "backbone")
+    ),
     "attention": MixerEntry(
         Attention,
         "attention",

@@ -4,13 +4,17 @@ Details of the released code that a reader of the paper (arXiv 2407.04620) might
 inner target is v - k with k already rotated; positions restart at every mini-batch; the learned
 factor `token_scale` belongs to the token that reads, `eta` to the token that writes.
 
+Ours and not the paper's, each with a key of its own: a positive factor on the step that goes on to
+the next mini-batch (carry), a forget gate, reads after the whole mini-batch, fast weights for each
+block of a frame, and q and k of places.
+
 B batch, T tokens, M mini-batch size, H heads, D head dim, E inner hidden, C width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,85 +22,29 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tttvideo.kernels import Packed, Slots, State, ttt_decode_, ttt_linear, ttt_mlp, ttt_norm_free
-from tttvideo.kernels.baselines.linear_attention import CHUNK
 from tttvideo.layers import ShortConv, full, rotary_table, rotate
 from tttvideo.states import run_packed, state_dataclass, tree_map
 
-from .mixer import Grid, Mixer
+from .blocks import Blocks
+from .forget_gate import ForgetGate
+from .mixer import Address, Grid, Mixer
+from .ttt_config import ResolvedTTT, TTTConfig
 
 
 P = TypeVar("P", State, Packed[State])
 
 
-@dataclass
-class TTTConfig:
-    inner: Literal["linear", "mlp"] = "linear"
-    """Inner model: one matrix, or two with a GELU between and four times the hidden size."""
-    mini_batch_size: int | None = None
-    """Tokens that share one inner gradient step; null: one frame of a video, 16 tokens of text."""
-    base_lr: float | None = None
-    """Inner learning rate before the learned gate; null: 1.0 for linear, 0.1 for mlp."""
-    backbone: Literal["mamba", "transformer"] = "mamba"
-    """mamba: shared q/k with short convolutions, a gate, a convolution before; else none."""
-    share_qk: bool | None = None
-    """One projection for q and k, with a short convolution for each; null: as `backbone`."""
-    gate: bool | None = None
-    """Multiply the output with a GELU gate of the input; null: as `backbone`."""
-    pre_conv: bool | None = None
-    """A short convolution with its own residual before the layer; null: as `backbone`."""
-    conv_kernel: int = 4
-    """Taps of every short convolution."""
-    rope_theta: float = 10000.0
-    """Base of the rotary positions."""
-    learn_start: bool = True
-    """Learn W0, the fast weights before the first token, in the outer loop; else they are zero."""
-    norm: bool = True
-    """A LayerNorm and a residual in the inner model; without, f(x) = x W and the target is v."""
-    learn_step: bool = True
-    """Learn each token's step size: a gate times base_lr / head_dim where it writes, one over its
-    place plus a shift where it reads. Else base_lr / (2 head_dim), the start of the gate, and 1:
-    the paper's plain gradient descent."""
-    backend: Literal["auto", "triton", "dual", "reference"] = "auto"
-    """Implementation of the inner loop."""
-
-    def resolved(self, grid: Grid | None) -> ResolvedTTT:
-        """Put a default in place of every null; ValueError for values that no layer can have."""
-        values: dict[str, Any] = {
-            "mini_batch_size": grid[0] * grid[1] if grid else 16,
-            "base_lr": {"linear": 1.0, "mlp": 0.1}[self.inner],
-            **dict.fromkeys(("share_qk", "gate", "pre_conv"), self.backbone == "mamba"),
-        }
-        values |= {name: value for name, value in vars(self).items() if value is not None}
-        for name in ("mini_batch_size", "conv_kernel"):
-            if values[name] < 1:
-                raise ValueError(f"ttt.{name} is {values[name]}; it must be 1 or more")
-        for name in ("norm", "learn_start"):
-            if self.inner == "mlp" and not values[name]:
-                raise ValueError(
-                    f"ttt.{name} is false, which is for ttt.inner linear; an mlp "
-                    + ("needs its norm" if name == "norm" else "that starts at zero stays there")
-                )
-        return ResolvedTTT(**values)
-
-
-@dataclass(kw_only=True)
-class ResolvedTTT(TTTConfig):
-    """TTTConfig without nulls."""
-
-    mini_batch_size: int
-    base_lr: float
-    share_qk: bool
-    gate: bool
-    pre_conv: bool
-
-
 @state_dataclass
 class TTTState:
-    """State of the inner loop, last inputs of the convolutions, place in the frame (0 for text)."""
+    """State of the inner loop, last inputs of the convolutions, place in the frame (0 for text).
+
+    scores: the forget gate's sum over the open mini-batch (B, H); None without a gate.
+    """
 
     inner: State
     tail: Tensor | None
     place: int
+    scores: Tensor | None
 
     @property
     def filled(self) -> int:
@@ -107,7 +55,7 @@ class TTTState:
 class TTTDecoding:
     """A TTTState in buffers that `decode_` changes; each sequence has its own place.
 
-    The fields are those of Slots; operands is empty where they are the weights.
+    The fields are those of Slots without the start; operands is empty where they are the weights.
     """
 
     weights: tuple[Tensor, ...]
@@ -116,10 +64,7 @@ class TTTDecoding:
     places: Tensor
     tail: Tensor | None
     place: int
-
-    @property
-    def slots(self) -> Slots:
-        return Slots(self.weights, self.operands or self.weights[::2], self.rows, self.places)
+    scores: Tensor | None
 
     @property
     def filled(self) -> Tensor:
@@ -143,14 +88,16 @@ class TTTLayer(Mixer[TTTState]):
             )
         self.config = own = config.resolved(grid)
         self.heads, self.head_dim, self.grid = heads, width // heads, grid
+        self.blocks = Blocks.of(grid, own.blocks) if grid and own.blocks > 1 else None
         self.pre_conv = own.conv_kernel if own.pre_conv else 0
         self.q_proj = nn.Linear(width, width, bias=False)
         self.k_proj = None if own.share_qk else nn.Linear(width, width, bias=False)
         self.v_proj = nn.Linear(width, width, bias=False)
         self.o_proj = nn.Linear(width, width, bias=False)
         self.gate_proj = nn.Linear(width, width, bias=False) if own.gate else None
-        self.conv_q = ShortConv(width, own.conv_kernel) if own.share_qk else None
-        self.conv_k = ShortConv(width, own.conv_kernel) if own.share_qk else None
+        convolved = own.share_qk and own.address == "content"
+        self.conv_q = ShortConv(width, own.conv_kernel) if convolved else None
+        self.conv_k = ShortConv(width, own.conv_kernel) if convolved else None
         if own.learn_step:
             self.eta_weight = nn.Parameter(torch.empty(heads, width).normal_(std=0.02))
             self.eta_bias = nn.Parameter(torch.zeros(heads))
@@ -158,6 +105,7 @@ class TTTLayer(Mixer[TTTState]):
         if own.norm:
             self.norm_weight = nn.Parameter(torch.ones(heads, self.head_dim))
             self.norm_bias = nn.Parameter(torch.zeros(heads, self.head_dim))
+        self.forget = ForgetGate(width, heads, frames=grid is not None) if own.forget else None
         self.post_norm = nn.LayerNorm(width, eps=1e-6)
         if own.learn_start:
             self.inner_weights = nn.ParameterList(map(torch.zeros, self.inner_shapes()))
@@ -176,30 +124,40 @@ class TTTLayer(Mixer[TTTState]):
     def start(self) -> list[Tensor]:
         """W0: the fast weights before the first token, for one sequence, float32 or float64."""
         if self.config.learn_start:
-            return [full(weight) for weight in self.inner_weights]
-        return [full(self.o_proj.weight).new_zeros(shape) for shape in self.inner_shapes()]
+            return [self.by_block(full(weight)) for weight in self.inner_weights]
+        shapes = self.inner_shapes()
+        return [self.by_block(full(self.o_proj.weight).new_zeros(shape)) for shape in shapes]
+
+    def by_block(self, x: Tensor) -> Tensor:
+        """A tensor (H, ...) that all blocks share, once for each, (blocks H, ...)."""
+        return torch.cat([x] * self.config.blocks) if self.blocks else x
 
     def init_state(self, batch: int) -> TTTState:
         """The state before the first token: the initial weights for B sequences."""
         weights = tuple(weight.expand(batch, -1, -1, -1) for weight in self.start())
         tail = self.conv_q.init_state(batch) if self.conv_q else None
-        return TTTState(State(weights), tail, 0)
+        scores = weights[0].new_zeros(weights[0].shape[:2]) if self.forget else None
+        return TTTState(State(weights), tail, 0, scores)
 
-    def forward(self, x: Tensor, state: TTTState | None = None) -> tuple[Tensor, TTTState]:
+    def forward(
+        self, x: Tensor, state: TTTState | None = None, address: Address | None = None
+    ) -> tuple[Tensor, TTTState]:
         state = self.init_state(len(x)) if state is None else state
         one = Packed((state,), (x.shape[1],))
-        q, k, v, tails = self.views(x, one)
-        y, inner = self.inner_loop(x, q, k, v, state.inner)
-        return self.output(x, y), self.after(one, (inner,), tails).states[0]
+        q, k, v, tails = self.views(x, one, address)
+        log_keep, scores = self.log_keep(x, one)
+        y, inner = self.inner_loop(x, q, k, v, log_keep, state.inner)
+        return self.output(x, y), self.after(one, (inner,), tails, scores).states[0]
 
     def forward_packed(
         self, x: Tensor, packed: Packed[TTTState]
     ) -> tuple[Tensor, Packed[TTTState]]:
         """All sequences of a row x (1, T, C) in one call of the inner loop."""
         q, k, v, tails = self.views(x, packed)
+        log_keep, scores = self.log_keep(x, packed)
         start = Packed(tuple(state.inner for state in packed.states), packed.lengths)
-        y, inner = self.inner_loop(x, q, k, v, start)
-        return self.output(x, y), self.after(packed, inner.states, tails)
+        y, inner = self.inner_loop(x, q, k, v, log_keep, start)
+        return self.output(x, y), self.after(packed, inner.states, tails, scores)
 
     def start_decoding(self, state: TTTState) -> TTTState | TTTDecoding:
         """Slots, or the state itself for an inner model or a backend that has none.
@@ -208,7 +166,8 @@ class TTTLayer(Mixer[TTTState]):
         sequences at one place of their mini-batches, measured from 0.93 to 1.05 of the time, and
         two to six times as fast as packed States for 8 to 32 sequences at different places.
         """
-        if not self.config.norm or self.config.backend == "reference":
+        own = self.config
+        if not (own.norm and own.causal) or own.backend == "reference":
             return state
         device, dtype = self.q_proj.weight.device.type, self.q_proj.weight.dtype
         if torch.is_autocast_enabled(device):
@@ -216,48 +175,101 @@ class TTTLayer(Mixer[TTTState]):
         slots = Slots.of(state.inner, self.config.mini_batch_size, dtype)
         operands = () if dtype == slots.weights[0].dtype else slots.operands
         buffers = slots.weights, operands, slots.rows, slots.places
-        return TTTDecoding(*buffers, state.tail, state.place)
+        return TTTDecoding(*buffers, state.tail, state.place, state.scores)
 
     def decode_(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         if isinstance(state, TTTState):
             return self(x, state)
         q, k, v, tails = self.views(x, Packed((state,), (1,)))
         norm, backend = (self.norm_weight, self.norm_bias), self.config.backend
-        tokens = q, k, v, self.eta(x)
-        y = ttt_decode_(*tokens, self.token_scale(), *norm, state.slots, backend=backend)
-        return self.output(x, y), replace(state, tail=tails.states[0], place=self.place(state, 1))
+        tokens, log_keep, scores = (q, k, v, self.eta(x)), None, None
+        if self.forget:
+            places, M = state.filled, self.config.mini_batch_size
+            gate = self.forget.scores(x), state.scores, places, M
+            log_keep, scores = self.forget.log_keep_one(*gate)
+        options: Any = {"backend": backend} | ({"log_keep": log_keep} if self.forget else {})
+        y = ttt_decode_(*tokens, self.token_scale(), *norm, self.slots(state), **options)
+        after = {"tail": tails.states[0], "place": self.place(state, 1), "scores": scores}
+        return self.output(x, y), replace(state, **after)
 
     def finish_decoding(self, state: TTTState | TTTDecoding) -> TTTState:
         if isinstance(state, TTTState):
             return state
-        return TTTState(state.slots.to_state(), state.tail, state.place)
+        return TTTState(self.slots(state).to_state(), state.tail, state.place, state.scores)
+
+    def slots(self, state: TTTDecoding) -> Slots:
+        """The buffers of a state, and W0 for the forget gate."""
+        buffers = state.weights, state.operands or state.weights[::2], state.rows, state.places
+        return Slots(*buffers, *([tuple(w.detach() for w in self.start())] if self.forget else []))
 
     def views(
-        self, x: Tensor, packed: Packed[TTTState] | Packed[TTTDecoding]
+        self,
+        x: Tensor,
+        packed: Packed[TTTState] | Packed[TTTDecoding],
+        address: Address | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Packed[Tensor | None]]:
-        """q, k, v (B, T, H, D), q and k rotated, and the new tails of the convolutions."""
-        q, v = self.q_proj(x), self.v_proj(x)
+        """q, k, v as the inner loop reads them, and the new tails of the convolutions.
+
+        (B, T, H, D), q and k of the content rotated; with blocks (B, T / blocks, blocks H, D).
+        """
         states: tuple[TTTState | TTTDecoding, ...] = packed.states
         tails: Packed[Any] = Packed(tuple(state.tail for state in states), packed.lengths)
-        if self.k_proj:
-            k = self.k_proj(x)
+        place = self.config.address == "place"
+        if place and address is None:
+            raise ValueError("ttt.address is place, and there is none; only frame models have it")
+        if place and address:
+            q, k = self.q_proj(address.query), self.q_proj(address.key)
+        elif self.k_proj:
+            q, k = self.q_proj(x), self.k_proj(x)
         elif self.conv_q and self.conv_k:
-            k, _ = run_packed(self.conv_k, q, tails)
-            q, tails = run_packed(self.conv_q, q, tails)
-        q, k, v = (rearrange(y, "b t (h d) -> b t h d", h=self.heads) for y in (q, k, v))
-        both = zip(states, packed.lengths, strict=True)
-        angles = torch.cat([self.angles(state, length, x.device) for state, length in both])
-        return rotate(q, angles), rotate(k, angles), v, tails
+            both = self.q_proj(x)
+            k, _ = run_packed(self.conv_k, both, tails)
+            q, tails = run_packed(self.conv_q, both, tails)
+        q, k, v = (
+            rearrange(y, "b t (h d) -> b t h d", h=self.heads) for y in (q, k, self.v_proj(x))
+        )
+        if not place:
+            parts = zip(states, packed.lengths, strict=True)
+            angles = torch.cat([self.angles(state, length, x.device) for state, length in parts])
+            q, k = rotate(q, angles), rotate(k, angles)
+        return self.fold(q), self.fold(k), self.fold(v), tails
 
-    def inner_loop(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, state: P) -> tuple[Tensor, P]:
+    def fold(self, x: Tensor) -> Tensor:
+        """x (B, T, H, ...) with the blocks of a frame as heads."""
+        return self.blocks.fold(x) if self.blocks else x
+
+    def log_keep(
+        self, x: Tensor, packed: Packed[TTTState]
+    ) -> tuple[Tensor | None, tuple[Tensor | None, ...]]:
+        """The forget gate as the inner loop reads it, and each sequence's sum of scores after."""
+        if not self.forget:
+            return None, (None,) * len(packed.states)
+        scores = self.fold(self.forget.scores(x))
+        lengths = [length // self.config.blocks for length in packed.lengths]
+        found = [
+            self.forget.log_keep(part, state.scores, state.filled, self.config.mini_batch_size)
+            for part, state in zip(scores.split(lengths, dim=1), packed.states, strict=True)
+        ]
+        log_keeps, totals = zip(*found, strict=True)
+        return torch.cat(log_keeps, dim=1), totals
+
+    def inner_loop(
+        self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, log_keep: Tensor | None, state: P
+    ) -> tuple[Tensor, P]:
         """The kernels' output (B, T, H, D) and the fast weights after it."""
-        size, backend = self.config.mini_batch_size, self.config.backend
-        tokens = q, k, v, self.eta(x), self.token_scale()
-        if not self.config.norm:
-            return ttt_norm_free(*tokens, state, mini_batch_size=size, backend=backend)
-        op = {"linear": ttt_linear, "mlp": ttt_mlp}[self.config.inner]
-        norm = self.norm_weight, self.norm_bias
-        return op(*tokens, *norm, state, mini_batch_size=size, backend=backend)
+        own = self.config
+        tokens = q, k, v, self.fold(self.eta(x)), self.token_scale()
+        options: Any = {"mini_batch_size": own.mini_batch_size, "backend": own.backend}
+        if not own.norm:
+            return ttt_norm_free(*tokens, state, **options)
+        op = {"linear": ttt_linear, "mlp": ttt_mlp}[own.inner]
+        norm = self.by_block(self.norm_weight), self.by_block(self.norm_bias)
+        if log_keep is not None:
+            options |= {"log_keep": log_keep, "start": tuple(self.start())}
+        if not own.causal:
+            options |= {"causal": False}
+        y, state = op(*tokens, *norm, state, **options)
+        return self.blocks.unfold(y) if self.blocks else y, state
 
     def output(self, x: Tensor, y: Tensor) -> Tensor:
         """Norm, gate and projection of the kernels' output y (B, T, H, D)."""
@@ -267,11 +279,15 @@ class TTTLayer(Mixer[TTTState]):
         return self.o_proj(y)
 
     def after(
-        self, packed: Packed[TTTState], inner: tuple[State, ...], tails: Packed[Tensor | None]
+        self,
+        packed: Packed[TTTState],
+        inner: tuple[State, ...],
+        tails: Packed[Tensor | None],
+        scores: tuple[Tensor | None, ...],
     ) -> Packed[TTTState]:
         """The states after the sequences that began with `packed`."""
         places = map(self.place, packed.states, packed.lengths)
-        return Packed(tuple(map(TTTState, inner, tails.states, places)), packed.lengths)
+        return Packed(tuple(map(TTTState, inner, tails.states, places, scores)), packed.lengths)
 
     def angles(self, state: TTTState | TTTDecoding, length: int, device: torch.device) -> Tensor:
         """Rotary angles (..., T, D // 2): by place in the mini-batch, or by row and column."""
@@ -317,24 +333,3 @@ class TTTLayer(Mixer[TTTState]):
             return full(self.o_proj.weight).new_ones(M)
         places = torch.arange(1, M + 1, device=self.token_shift.device)
         return (1 / full(places) + full(self.token_shift)).clamp_min(0)
-
-
-def label(config: TTTConfig) -> str:
-    """The paper's name; (T) stands for the Transformer backbone."""
-    name = {"linear": "TTT-Linear", "mlp": "TTT-MLP"}[config.inner]
-    return name if config.backbone == "mamba" else f"{name} (T)"
-
-
-def flops(config: ResolvedTTT, width: int, heads: int, T: int) -> float:
-    """Forward operations per token, in the dual form; D head dim, M mini-batch size."""
-    C, D, M = width, width // heads, config.mini_batch_size
-    projections = 3 + (not config.share_qk) + config.gate  # q, v, out; k; gate
-    convolutions = 2 * config.share_qk + config.pre_conv
-    steps = 2 * C * heads * config.learn_step
-    outside = 2 * C * C * projections + 2 * config.conv_kernel * C * convolutions + steps
-    # per head and mini-batch: 2 M D^2 for every product with a weight or a step of one, 2 M^2 D for
-    # every product of tokens with tokens; the hidden size of the MLP is 4 D
-    squares, mixes = {"linear": (6, 4), "mlp": (56, 20)}[config.inner]
-    if not config.norm:  # a mini-batch is linear attention, by chunks
-        squares, M = 8, min(CHUNK, M)
-    return outside + heads * (squares * D * D + mixes * M * D)
