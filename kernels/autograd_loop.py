@@ -26,6 +26,9 @@ def whole(
     norm_weight: Tensor,
     norm_bias: Tensor,
     state: State,
+    log_keep: Tensor | None = None,
+    start: Sequence[Tensor] = (),
+    causal: bool = True,
     write: Callable | None = None,
     read: Callable = read,
 ) -> tuple[Tensor, State]:
@@ -34,9 +37,13 @@ def whole(
     `write` and `read` may be compiled versions of the functions of this name.
     """
     B, T, H, D = q.shape
-    starts, rows, weights = loop(k, v, eta, token_scale, norm_weight, norm_bias, state, write)
+    shared = token_scale, norm_weight, norm_bias
+    starts, rows, ends, weights = loop(k, v, eta, *shared, state, log_keep, start, write)
     q, norm = by_mini_batch(q, len(token_scale)), by_head(norm_weight, norm_bias, B)
-    y = read(q, inner.affine(q, starts), starts, rows, token_scale[:, None], norm)
+    if causal:
+        y = read(q, inner.affine(q, starts), starts, rows, token_scale[:, None], norm)
+    else:
+        y = q + inner.layer_norm(inner.forward(q, ends)[1][-1], norm)
     y = y.unflatten(1, (B, H)).permute(1, 0, 3, 2, 4).reshape(B, T, H, D)
     return y, State(tuple(w.unflatten(0, (B, H)) for w in weights))
 
@@ -49,20 +56,29 @@ def loop(
     norm_weight: Tensor,
     norm_bias: Tensor,
     state: State,
+    log_keep: Tensor | None = None,
+    start: Sequence[Tensor] = (),
     write: Callable | None = None,
-) -> tuple[list[Tensor], list[Tensor], tuple[Tensor, ...]]:
-    """Weights before each mini-batch and its rows, (N, B H, ., .); the weights after the last."""
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], tuple[Tensor, ...]]:
+    """Weights before each mini-batch, its rows, the weights after its step, before they forget,
+    all (N, B H, ., .), and the weights after the last mini-batch.
+    """
     write, M = write or write_mini_batch, len(token_scale)
     norm = by_head(norm_weight, norm_bias, len(k))
     weights = tuple(w.flatten(0, 1) for w in state.weights)
-    starts, rows = [], []
+    starts, rows, ends = [], [], []
+    W0 = [w.repeat(len(k), 1, 1) for w in start]
+    keep = None if log_keep is None else log_keep[:, M - 1 :: M].transpose(0, 1).flatten(1)
     # unbind, because the gradient of an indexed tensor is as long as the tensor: T^2 work
     tokens = (by_mini_batch(x, M).unbind() for x in (k, v, eta[..., None]))
-    for k_n, v_n, eta_n in zip(*tokens, strict=True):
+    for n, (k_n, v_n, eta_n) in enumerate(zip(*tokens, strict=True)):
         starts.append(weights)
         rows_n, weights = write(k_n, v_n, eta_n, token_scale[-1], weights, norm)
         rows.append(rows_n)
-    return stack(starts), stack(rows), weights
+        ends.append(weights)
+        if keep is not None:
+            weights = inner.forget(weights, W0, keep[n])
+    return stack(starts), stack(rows), stack(ends), weights
 
 
 def write_mini_batch(

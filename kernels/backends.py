@@ -17,9 +17,16 @@ SIZES = {1: ((16, 32, 64, 96, 128), (16, 32, 64)), 2: ((32, 64), (16, 32, 64))}
 
 
 def choose_backend(
-    backend: str, tokens: tuple[Tensor, Tensor, Tensor], weights: tuple[Tensor, ...], M: int
+    backend: str,
+    tokens: tuple[Tensor, Tensor, Tensor],
+    weights: tuple[Tensor, ...],
+    M: int,
+    forget: bool = False,
+    causal: bool = True,
 ) -> tuple[str, str]:
     """The backend for q, k, v (B, T, H, D) and fast weights of these shapes, and the reason.
+
+    forget: with a forget gate; causal: False for reads of whole frames.
 
     Raises: ValueError for an unknown name, or with the reason why the named one cannot be used.
     """
@@ -27,7 +34,8 @@ def choose_backend(
         raise ValueError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
     if backend in ("dual", "reference"):
         return backend, "asked for"
-    obstacle = triton_obstacle(tokens, weights, M, interpreter=backend == "triton")
+    interpreter = backend == "triton"
+    obstacle = triton_obstacle(tokens, weights, M, interpreter, forget, causal)
     if backend == "triton":
         if obstacle:
             raise ValueError(f"backend 'triton' cannot serve: {obstacle}; use 'auto' or 'dual'")
@@ -36,12 +44,19 @@ def choose_backend(
 
 
 def triton_obstacle(
-    tokens: tuple[Tensor, Tensor, Tensor], weights: tuple[Tensor, ...], M: int, interpreter: bool
+    tokens: tuple[Tensor, Tensor, Tensor],
+    weights: tuple[Tensor, ...],
+    M: int,
+    interpreter: bool,
+    forget: bool = False,
+    causal: bool = True,
 ) -> str | None:
     """Why the Triton kernels cannot be used, or None; on a CPU only the interpreter runs them."""
     q, depth = tokens[0], len(weights) // 2
     if not depth:
         return "the inner model without a norm has no kernels"
+    if forget or not causal:
+        return "the kernels have no forget gate and no reads of whole frames"
     heads, batches = SIZES[depth]
     if not INSTALLED:
         return "the package triton is not installed"

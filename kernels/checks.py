@@ -4,6 +4,8 @@ All functions raise ValueError. B batch, T tokens, H heads, D head dim, E inner 
 size.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,52 @@ def check_call(
         check_state(q, one, M)
 
 
+def check_memory(
+    q: Tensor,
+    state: State | Packed[State],
+    M: int,
+    log_keep: Tensor | None,
+    start: Sequence[Tensor] | None,
+    causal: bool,
+) -> None:
+    """Check the forget gate and, where a whole frame is read at once, that there is no other."""
+    check_gate(q, states_of(state)[0].weights, log_keep, start)
+    lengths = state.lengths if isinstance(state, Packed) else (q.shape[1],)
+    filled = [one.filled for one in states_of(state)]
+    if not causal and (any(filled) or any(T % M for T in lengths)):
+        raise ValueError(
+            f"with causal=False sequences of {lengths} tokens begin at places {filled} of their "
+            f"mini-batches of {M}; they must be whole mini-batches and begin at 0"
+        )
+
+
+def check_gate(
+    q: Tensor,
+    weights: Sequence[Tensor],
+    log_keep: Tensor | None,
+    start: Sequence[Tensor] | None,
+) -> None:
+    if (log_keep is None) != (not start):
+        raise ValueError(
+            "log_keep and start are the forget gate and the weights it moves towards; give both "
+            "or neither"
+        )
+    if log_keep is None or not start:
+        return
+    dtype = weights[0].dtype
+    if log_keep.shape != q.shape[:3] or log_keep.dtype != dtype:
+        raise ValueError(
+            f"log_keep is {describe(log_keep)}; it must be {dtype} of shape (batch, tokens, heads)"
+            f" = {tuple(q.shape[:3])}, the logarithm of the share that is kept, at most 0"
+        )
+    came, wanted = [[tuple(w.shape) for w in start], [tuple(w.shape[1:]) for w in weights]]
+    if came != wanted or {w.dtype for w in start} != {dtype}:
+        raise ValueError(
+            f"start is {list(map(describe, start))}; it must be {dtype} of shapes {wanted}, the "
+            "state's weights without their batch"
+        )
+
+
 def check_decoding(
     q: Tensor,
     k: Tensor,
@@ -38,12 +86,14 @@ def check_decoding(
     token_scale: Tensor,
     norm: tuple[Tensor, ...],
     slots: Slots,
+    log_keep: Tensor | None,
 ) -> None:
     """Check the arguments of `ttt_decode_`."""
     M, dtype = slots.rows[0].shape[2], slots.rows[0].dtype
     check_tokens(q, k, v, eta, token_scale, norm, M)
     check_weights(slots, len(slots.weights) // 2, q.shape[-1])
     check_state(q, State(slots.weights), M)
+    check_gate(q, slots.weights, log_keep, slots.start)
     if q.shape[1] != 1 or {x.dtype for x in (q, k, v)} != {dtype}:
         raise ValueError(
             f"q is {describe(q)}; decoding takes one token of {dtype} at a time, the dtype that "

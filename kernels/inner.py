@@ -81,6 +81,17 @@ def gradient(
     return inputs, grads
 
 
+def forget(
+    weights: Sequence[Tensor], start: Sequence[Tensor], log_keep: Tensor
+) -> tuple[Tensor, ...]:
+    """W - (1 - g) (W - W0), g = exp log_keep (...), for W (..., in, out); start: W0, broadcast.
+
+    W itself, bit for bit, where log_keep is 0, and W0 up to rounding where it is -inf.
+    """
+    f = -torch.expm1(log_keep)[..., None, None]
+    return tuple(W - f * (W - W0) for W, W0 in zip(weights, start, strict=True))
+
+
 def loss(weights: Sequence[Tensor], k: Tensor, v: Tensor, norm: Norm) -> Tensor:
     """The inner loss, summed over everything: 1/2 ||k + LayerNorm(F(k)) - v||^2."""
     _, outputs = forward(k, weights)

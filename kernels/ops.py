@@ -6,7 +6,7 @@ calls gives the same output and the same final state.
 B batch, T tokens, H heads, D head dim, E inner hidden, M mini-batch size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,12 +17,14 @@ from tttvideo.kernels.dual import decode, norm_free, piece
 
 from . import reference
 from .backends import choose_backend, log_choice
-from .checks import check_call, check_decoding
+from .checks import check_call, check_decoding, check_memory
 from .slots import Slots
 from .state import Packed, State, states_of
 
 
 P = TypeVar("P", State, Packed[State])
+Memory = tuple[Tensor | None, Sequence[Tensor] | None, bool]  # log_keep, start, causal
+PAPER: Memory = (None, None, True)
 
 
 def ttt_linear(
@@ -36,6 +38,9 @@ def ttt_linear(
     state: P,
     *,
     mini_batch_size: int,
+    log_keep: Tensor | None = None,
+    start: Sequence[Tensor] | None = None,
+    causal: bool = True,
     backend: str = "auto",
 ) -> tuple[Tensor, P]:
     """Read T tokens with an inner linear model that learns from each (arXiv 2407.04620).
@@ -48,15 +53,18 @@ def ttt_linear(
         state: weights (B, H, D, D), (B, H, 1, D), float32 (float64 for float64 inputs). Or a Packed
             of such states with B = 1: its sequences lie one after the other in the T tokens.
         mini_batch_size: M, tokens that share one inner step.
+        log_keep, start: a forget gate, or neither. log_keep (B, T, H), float32 (float64 for float64
+            inputs) and at most 0, is log g, read at the token that fills a mini-batch; the weights
+            then move towards start, W0 + g (W - W0). start: (H, D, D), (H, 1, D), its dtype.
+        causal: False lets every token of a mini-batch read after the step of all its tokens, before
+            the gate, for instance where a mini-batch is a frame of a video. The tokens must be
+            whole mini-batches, and of token_scale the last element alone is used.
         backend: "auto" (the fastest available), "triton", "dual" or "reference".
     Returns: y (B, T, H, D) = q + LayerNorm(F(q)) in q's dtype, and the state after the T tokens.
     Raises: ValueError for a shape, dtype, size or backend that does not fit.
     """
-    norm = norm_weight, norm_bias
-    check_call(q, k, v, eta, token_scale, norm, state, 1, mini_batch_size)
-    read = reader(backend, (q, k, v), state, mini_batch_size)
-    with torch.autocast(q.device.type, enabled=False):
-        return read(q, k, v, eta, token_scale, norm_weight, norm_bias, state)
+    operands = q, k, v, eta, token_scale, norm_weight, norm_bias, state
+    return read_tokens(1, operands, mini_batch_size, (log_keep, start, causal), backend)
 
 
 def ttt_mlp(
@@ -70,17 +78,18 @@ def ttt_mlp(
     state: P,
     *,
     mini_batch_size: int,
+    log_keep: Tensor | None = None,
+    start: Sequence[Tensor] | None = None,
+    causal: bool = True,
     backend: str = "auto",
 ) -> tuple[Tensor, P]:
     """Read T tokens with an inner two-layer MLP that learns from each (arXiv 2407.04620).
 
-    As `ttt_linear`, with state weights (B, H, D, E), (B, H, 1, E), (B, H, E, D), (B, H, 1, D).
+    As `ttt_linear`, with state weights (B, H, D, E), (B, H, 1, E), (B, H, E, D), (B, H, 1, D), and
+    start alike without B.
     """
-    norm = norm_weight, norm_bias
-    check_call(q, k, v, eta, token_scale, norm, state, 2, mini_batch_size)
-    read = reader(backend, (q, k, v), state, mini_batch_size)
-    with torch.autocast(q.device.type, enabled=False):
-        return read(q, k, v, eta, token_scale, norm_weight, norm_bias, state)
+    operands = q, k, v, eta, token_scale, norm_weight, norm_bias, state
+    return read_tokens(2, operands, mini_batch_size, (log_keep, start, causal), backend)
 
 
 def ttt_norm_free(
@@ -98,10 +107,8 @@ def ttt_norm_free(
 
     As `ttt_linear`, with one state weight, (B, H, D, D), and y = q W. It has no Triton kernel.
     """
-    check_call(q, k, v, eta, token_scale, (), state, 0, mini_batch_size)
-    read = reader(backend, (q, k, v), state, mini_batch_size)
-    with torch.autocast(q.device.type, enabled=False):
-        return read(q, k, v, eta, token_scale, state)
+    operands = q, k, v, eta, token_scale, state
+    return read_tokens(0, operands, mini_batch_size, PAPER, backend)
 
 
 @torch.no_grad()
@@ -115,17 +122,20 @@ def ttt_decode_(
     norm_bias: Tensor,
     slots: Slots,
     *,
+    log_keep: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """Read one token of each sequence with the inner model of `slots`, and update `slots`.
 
     The fast way to decode; a CUDA graph can hold it with backend "triton". It has no gradients.
     Arguments as in `ttt_linear`, with T = 1 and q, k and v in the dtype that the slots were made
-    for; each sequence has its own place in its mini-batch. Returns y (B, 1, H, D).
+    for; each sequence has its own place in its mini-batch. log_keep (B, 1, H) is for slots with a
+    start. Returns y (B, 1, H, D).
     Raises: ValueError for a shape, dtype, size or backend that does not fit.
     """
-    check_decoding(q, k, v, eta, token_scale, (norm_weight, norm_bias), slots)
-    name = choose(backend, (q, k, v), slots.weights, slots.rows[0].shape[2])
+    check_decoding(q, k, v, eta, token_scale, (norm_weight, norm_bias), slots, log_keep)
+    M = slots.rows[0].shape[2]
+    name = choose(backend, (q, k, v), slots.weights, M, log_keep is not None, True)
     if name == "reference":
         raise ValueError("backend 'reference' reads States; slots are for 'dual' and 'triton'")
     dtype = slots.weights[0].dtype
@@ -134,18 +144,42 @@ def ttt_decode_(
     eta = eta.to(dtype)
     with torch.autocast(q.device.type, enabled=False):
         if name == "dual":
-            return decode.decode_(q, k, v, eta, token_scale, norm_weight, norm_bias, slots)
+            return decode.decode_(
+                q, k, v, eta, token_scale, norm_weight, norm_bias, slots, log_keep
+            )
         from tttvideo.kernels.gpu import launch  # it imports triton, an optional package
 
-        return launch.decode(q, k, v, eta, token_scale, norm_weight, norm_bias, slots)
+        return launch.decode(q, k, v, eta, token_scale, norm_weight, norm_bias, slots, log_keep)
+
+
+def read_tokens(
+    depth: int, operands: tuple, M: int, memory: Memory, backend: str
+) -> tuple[Tensor, Any]:
+    """y and the state after, of an inner model of `depth` layers, 0 without a norm.
+
+    operands: q, k, v, eta, token_scale, the norm, state.
+    """
+    q, k, v, eta, token_scale, *norm, state = operands
+    log_keep, start, causal = memory
+    check_call(q, k, v, eta, token_scale, tuple(norm), state, depth, M)
+    check_memory(q, state, M, *memory)
+    read = reader(backend, (q, k, v), state, M, log_keep is not None, causal)
+    names = {"log_keep": log_keep, "start": tuple(start or ()), "causal": causal}
+    with torch.autocast(q.device.type, enabled=False):
+        return read(*operands, **(names if depth else {}))
 
 
 def reader(
-    backend: str, tokens: tuple[Tensor, Tensor, Tensor], state: State | Packed[State], M: int
+    backend: str,
+    tokens: tuple[Tensor, Tensor, Tensor],
+    state: State | Packed[State],
+    M: int,
+    forget: bool,
+    causal: bool,
 ) -> Callable:
     """The function of the chosen backend that reads the tokens q, k and v, and their eta."""
     weights = states_of(state)[0].weights
-    name = choose(backend, tokens, weights, M)
+    name = choose(backend, tokens, weights, M, forget, causal)
     if name == "triton":
         from tttvideo.kernels.gpu import launch  # it imports triton, an optional package
 
@@ -158,25 +192,47 @@ def reader(
 
 
 def choose(
-    backend: str, tokens: tuple[Tensor, Tensor, Tensor], weights: tuple[Tensor, ...], M: int
+    backend: str,
+    tokens: tuple[Tensor, Tensor, Tensor],
+    weights: tuple[Tensor, ...],
+    M: int,
+    forget: bool,
+    causal: bool,
 ) -> str:
-    name, reason = choose_backend(backend, tokens, weights, M)
+    name, reason = choose_backend(backend, tokens, weights, M, forget, causal)
     if not torch.compiler.is_compiling():
         log_choice(name, reason)
     return name
 
 
 def read_in_state_dtype(
-    read: Callable, q: Tensor, k: Tensor, v: Tensor, eta: Tensor, *shared_and_state: Any
+    read: Callable,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    eta: Tensor,
+    *shared_and_state: Any,
+    **memory: Any,
 ) -> tuple[Tensor, State | Packed[State]]:
     """Apply `read` in the dtype of the state, to packed sequences one after the other."""
     *shared, state = shared_and_state
     dtype = states_of(state)[0].weights[0].dtype
     tokens, shared = ([x.to(dtype) for x in xs] for xs in ((q, k, v, eta), shared))
     if isinstance(state, State):
-        y, state = read(*tokens, *shared, state)
+        y, state = read(*tokens, *shared, state, **memory)
         return y.to(q.dtype), state
-    sequences = zip(*(x.split(state.lengths, dim=1) for x in tokens), state.states, strict=True)
-    parts = [read(*own, *shared, one) for *own, one in sequences]
+    lengths = state.lengths
+    memories = by_sequence(lengths, **memory)
+    sequences = zip(*(x.split(lengths, dim=1) for x in tokens), state.states, memories, strict=True)
+    parts = [read(*own, *shared, one, **its) for *own, one, its in sequences]
     ys, states = zip(*parts, strict=True)
-    return torch.cat(ys, dim=1).to(q.dtype), Packed(states, state.lengths)
+    return torch.cat(ys, dim=1).to(q.dtype), Packed(states, lengths)
+
+
+def by_sequence(
+    lengths: tuple[int, ...], log_keep: Tensor | None = None, **others: Any
+) -> list[dict[str, Any]]:
+    """The arguments of each packed sequence: its own part of log_keep, and the others."""
+    if log_keep is None:
+        return [others] * len(lengths)
+    return [{"log_keep": own, **others} for own in log_keep.split(lengths, dim=1)]

@@ -9,6 +9,7 @@ B sequences, H heads, M mini-batch size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,24 +30,36 @@ class Slots:
         filled yet have arbitrary values.
     places: (B, H) int32, tokens of the open mini-batch seen so far. The heads of a sequence have
         equal counts; each has its own, so that no program waits for another.
+    start: W0 of a forget gate, (H, in, out) and (H, 1, out), in the dtype of `weights`; may be the
+        caller's own tensors. Empty without a gate.
     """
 
     weights: tuple[Tensor, ...]
     operands: tuple[Tensor, ...]
     rows: tuple[Tensor, ...]
     places: Tensor
+    start: tuple[Tensor, ...] = ()
 
     @staticmethod
     @torch.no_grad()
-    def of(state: State, mini_batch_size: int, dtype: torch.dtype) -> Slots:
-        """A copy of `state`, for tokens of `dtype`: float32, float16 or bfloat16."""
+    def of(
+        state: State,
+        mini_batch_size: int,
+        dtype: torch.dtype,
+        start: Sequence[Tensor] | None = None,
+    ) -> Slots:
+        """A copy of `state`, for tokens of `dtype`: float32, float16 or bfloat16.
+
+        start: W0, if the tokens come with a forget gate.
+        """
         B, H = state.weights[0].shape[:2]
         weights = tuple(torch.empty_like(w).contiguous() for w in state.weights)
         operands = tuple(W.to(dtype) for W in weights[::2])
         features = [n for W in weights[::2] for n in W.shape[-2:]]
         rows = tuple(weights[0].new_zeros(B, H, mini_batch_size, n, dtype=dtype) for n in features)
         places = weights[0].new_zeros(B, H, dtype=torch.int32)
-        slots = Slots(weights, operands, rows, places)
+        W0 = tuple(w.detach().to(weights[0].dtype).contiguous() for w in start or ())
+        slots = Slots(weights, operands, rows, places, W0)
         slots.put(slice(None), state)
         return slots
 

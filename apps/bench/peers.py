@@ -128,7 +128,7 @@ def fla_truth(inputs: Inputs) -> Run:
     def call() -> Tensor:
         q, k, v, eta = inputs.tokens
         shared = inputs.token_scale, *inputs.norm
-        (W, b), (X, S), _ = autograd_loop.loop(k, v, eta, *shared, State(inputs.weights))
+        (W, b), (X, S), *_ = autograd_loop.loop(k, v, eta, *shared, State(inputs.weights))
         q = autograd_loop.by_mini_batch(q, len(inputs.token_scale))
         norm = autograd_loop.by_head(*inputs.norm, len(inputs.q))
         z = q @ W + b - inputs.token_scale[:, None] * (torch.tril(q @ X.mT + 1) @ S)

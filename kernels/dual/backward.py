@@ -36,9 +36,12 @@ def backward(
     token_scale: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
+    log_keep: Tensor | None,
     weights: Sequence[Tensor],
+    start: Sequence[Tensor],
     results: Sequence[Tensor],
     token_ranges: None,
+    causal: bool,
 ) -> list[Tensor]:
     """Gradients of forward's inputs and weights, given those of y and of the weights after.
 

@@ -26,10 +26,12 @@ def decode_(
     norm_weight: Tensor,
     norm_bias: Tensor,
     slots: Slots,
+    log_keep: Tensor | None = None,
 ) -> Tensor:
     """y (B, 1, H, D) of one token per sequence, in q's dtype; `slots` are updated.
 
-    q, k, v: (B, 1, H, D); eta: (B, 1, H); token_scale (M,); norm_weight, norm_bias (H, D).
+    q, k, v: (B, 1, H, D); eta, log_keep: (B, 1, H); token_scale (M,); norm_weight and norm_bias
+    (H, D).
     """
     dtype, exact = q.dtype, slots.weights[0].dtype
     norm = norm_weight[:, None], norm_bias[:, None]
@@ -57,7 +59,7 @@ def decode_(
         if unseen is not None:
             mix, S = mix.masked_fill_(unseen, 0), S.masked_fill(unseen.mT, 0)
         z_read = z_read - scale * (mix @ S)
-    count_(slots, token_scale, places)
+    count_(slots, token_scale, places, log_keep)
     return (q + inner.layer_norm(z_read, norm)).transpose(1, 2).to(dtype)
 
 
@@ -69,8 +71,10 @@ def put(rows: Tensor, x: Tensor, places: list[int]) -> None:
         rows[torch.arange(len(rows)), :, torch.tensor(places)] = x[:, :, 0]
 
 
-def count_(slots: Slots, token_scale: Tensor, places: list[int]) -> None:
-    """Count the token; where that fills the mini-batch, W -= scale X^T S, b -= scale sum S."""
+def count_(slots: Slots, token_scale: Tensor, places: list[int], log_keep: Tensor | None) -> None:
+    """Count the token; where that fills the mini-batch, W -= scale X^T S, b -= scale sum S, and
+    both move towards the start that `slots` hold, if there is a forget gate.
+    """
     slots.places.add_(1)
     full = [i for i, place in enumerate(places) if place == len(token_scale) - 1]
     if not full:
@@ -84,6 +88,10 @@ def count_(slots: Slots, token_scale: Tensor, places: list[int]) -> None:
             W, b, X, S = (x[i].flatten(0, 1) for x in (W, b, X.to(W.dtype), S.to(W.dtype)))
             W.baddbmm_(X.mT, S, alpha=-scale)
             b.sub_(S.sum(-2, keepdim=True), alpha=scale)
+        if log_keep is not None:
+            forgotten = inner.forget([w[i] for w in slots.weights], slots.start, log_keep[i, 0])
+            for w, new in zip(slots.weights, forgotten, strict=True):
+                w[i] = new
         for operand, W in zip(slots.operands, slots.weights[::2], strict=True):
             if operand is not W:
                 operand[i] = W[i]

@@ -34,8 +34,11 @@ def forward(
     token_scale: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
+    log_keep: Tensor | None,
     weights: Sequence[Tensor],
+    start: Sequence[Tensor],
     token_ranges: None,
+    causal: bool,
     save: bool,
 ) -> list[Tensor]:
     """y, the weights after and, if `save`, the tape: x and rstd of writers and of readers, hidden.
@@ -65,7 +68,7 @@ def forward(
 
 def like(q: Tensor, *others: Any) -> list[Tensor]:
     """Empty results of `forward`."""
-    *_, token_scale, _, _, weights, _, save = others
+    *_, token_scale, _, _, _, weights, _, _, _, save = others
     (B, T, H, D), M = q.shape, len(token_scale)
     hidden = [W.shape[-1] for W in weights[:-2:2]]
     tape = [(T // M, B, H, M, size) for size in (D, 1, D, 1, *hidden)] if save else []

@@ -34,12 +34,16 @@ def read_tokens(
     norm_weight: Tensor,
     norm_bias: Tensor,
     state: State,
+    log_keep: Tensor | None = None,
+    start: Sequence[Tensor] = (),
+    causal: bool = True,
 ) -> tuple[Tensor, State]:
     """Arguments as in ops.ttt_linear, in the state's dtype; y (B, T, H, D), the state after."""
     lengths, readers = zip(*cut(q.shape[1], state, len(token_scale)), strict=True)
+    tokens = [split(x, lengths) for x in (q, k, v, eta, log_keep)]
     ys = []
-    for read, *tokens in zip(readers, *(split(x, lengths) for x in (q, k, v, eta)), strict=True):
-        y, state = read(*tokens, token_scale, norm_weight, norm_bias, state)
+    for read, *part, keep in zip(readers, *tokens, strict=True):
+        y, state = read(*part, token_scale, norm_weight, norm_bias, state, keep, start, causal)
         ys.append(y)
     return torch.cat(ys, dim=1) if len(ys) > 1 else ys[0], state
 
@@ -50,9 +54,11 @@ def cut(T: int, state: State, M: int) -> list[tuple[int, Callable]]:
     return [(length, read) for length, read in parts if length]
 
 
-def split(x: Tensor, lengths: tuple[int, ...]) -> tuple[Tensor, ...]:
+def split(x: Tensor | None, lengths: tuple[int, ...]) -> tuple[Tensor | None, ...]:
     """x cut along its tokens; one part is x itself, since the gradient of a view is a copy."""
-    return x.split(lengths, dim=1) if len(lengths) > 1 else (x,)
+    if x is None or len(lengths) == 1:
+        return (x,) * len(lengths)
+    return x.split(lengths, dim=1)
 
 
 def piece(
@@ -64,12 +70,16 @@ def piece(
     norm_weight: Tensor,
     norm_bias: Tensor,
     state: State,
+    log_keep: Tensor | None = None,
+    start: Sequence[Tensor] = (),
+    causal: bool = True,
 ) -> tuple[Tensor, State]:
     """L <= M - filled tokens of the open mini-batch: decode (L = 1), the rest of one, a short end.
 
-    q, k, v (B, L, H, D); eta (B, L, H); token_scale (M,); norm_weight, norm_bias (H, D).
+    q, k, v (B, L, H, D); eta, log_keep (B, L, H); token_scale (M,); norm_weight, norm_bias (H, D).
     Returns y like q, and the state after.
     """
+    assert causal, "whole frames are whole mini-batches"
     q, k, v, eta = (x.transpose(1, 2) for x in (q, k, v, eta[..., None]))  # (B, H, L, .)
     norm = norm_weight[:, None], norm_bias[:, None]
     L = q.shape[-2]
@@ -79,7 +89,10 @@ def piece(
     rows = joined(state.open, new)
     y = read(q, z_read, state.weights, rows, token_scale[state.filled : filled, None], norm)
     if filled == len(token_scale):
-        state = State(step(state.weights, rows, token_scale[-1]))
+        weights = step(state.weights, rows, token_scale[-1])
+        if log_keep is not None:
+            weights = inner.forget(weights, start, log_keep[:, -1])
+        state = State(weights)
     else:
         state = State(state.weights, rows, filled)
     return y.transpose(1, 2), state
@@ -94,11 +107,18 @@ def whole(
     norm_weight: Tensor,
     norm_bias: Tensor,
     state: State,
+    log_keep: Tensor | None = None,
+    start: Sequence[Tensor] = (),
+    causal: bool = True,
 ) -> tuple[Tensor, State]:
     """Whole mini-batches, from a state with none open; arguments as in `piece`, L = N M."""
     inputs, weights = (q, k, v, eta, token_scale, norm_weight, norm_bias), state.weights
+    if log_keep is not None or not causal:
+        from tttvideo.kernels import autograd_loop  # until the operators do it
+
+        return autograd_loop.whole(*inputs, state, log_keep, start, causal)
     save = needs_backward(*inputs, *weights)
-    y, *results = OPERATORS[len(weights)](*inputs, weights, None, save)
+    y, *results = OPERATORS[len(weights)](*inputs, log_keep, weights, start, None, causal, save)
     return y, State(tuple(results[: len(weights)]))
 
 

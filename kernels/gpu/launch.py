@@ -37,8 +37,12 @@ def read_tokens(
     norm_weight: Tensor,
     norm_bias: Tensor,
     state: P,
+    log_keep: Tensor | None = None,
+    start: Sequence[Tensor] = (),
+    causal: bool = True,
 ) -> tuple[Tensor, P]:
     """Like ops.ttt_linear and ops.ttt_mlp; the arguments are already checked."""
+    assert log_keep is None and causal, "refused in backends.py"
     shared = contiguous(token_scale), contiguous(norm_weight), contiguous(norm_bias)
     eta = eta.float()
     if isinstance(state, Packed):
@@ -47,7 +51,8 @@ def read_tokens(
         return read_from_open((q, k, v, eta), shared, state)
     weights = [w.contiguous() for w in state.weights]
     save = needs_backward(q, k, v, eta, *shared, *weights)
-    y, *results = OPERATORS[len(weights)](q, k, v, eta, *shared, weights, None, save)
+    operands = q, k, v, eta, *shared, None, weights, []
+    y, *results = OPERATORS[len(weights)](*operands, None, True, save)
     return y, new_state(k, results, len(weights), q.shape[1] % len(token_scale))
 
 
@@ -96,7 +101,7 @@ def read_packed(
     token_ranges = torch.tensor(ranges, dtype=torch.int32).to(q.device, non_blocking=True)
     save = needs_backward(*tokens, *shared, *weights)
     operator = OPERATORS[len(weights)]
-    y, *results = operator(q, k, v, eta, *shared, weights, token_ranges, save)
+    y, *results = operator(q, k, v, eta, *shared, None, weights, [], token_ranges, True, save)
     for s, (first, end) in enumerate(ranges):
         if first < end:
             own = [x[s : s + 1].clone() for x in results[: 2 * len(weights) - 1]]
@@ -132,8 +137,10 @@ def decode(
     norm_weight: Tensor,
     norm_bias: Tensor,
     slots: Slots,
+    log_keep: Tensor | None = None,
 ) -> Tensor:
     """As ops.ttt_decode_, checked."""
+    assert log_keep is None, "refused in backends.py"
     own = slots.operands[0] is not slots.weights[0]
     buffers = (slots.weights, slots.operands if own else (), slots.rows)
     shared = token_scale, norm_weight, norm_bias

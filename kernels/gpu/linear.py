@@ -50,8 +50,11 @@ def forward(
     token_scale: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
+    log_keep: Tensor | None,
     weights: list[Tensor],
+    start: list[Tensor],
     token_ranges: Tensor | None,
+    causal: bool,
     save: bool,
 ) -> list[Tensor]:
     """y, W and b after the last whole mini-batch, S of the open one; if `save`, S of every token.
@@ -84,7 +87,7 @@ def forward(
 
 def like(q: Tensor, *others: Any) -> list[Tensor]:
     """Empty results of `forward`."""
-    *_, token_scale, _, _, weights, _, save = others
+    *_, token_scale, _, _, _, weights, _, _, _, save = others
     S, H, D, _ = weights[0].shape
     open_rows = weights[0].new_empty(S, H, len(token_scale), D)
     saved = [q.new_empty(q.shape)] if save else []
@@ -100,9 +103,12 @@ def backward(
     token_scale: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
+    log_keep: Tensor | None,
     weights: list[Tensor],
+    start: list[Tensor],
     results: list[Tensor],
     token_ranges: Tensor | None,
+    causal: bool,
 ) -> list[Tensor]:
     """Gradients of q, k, v, eta, token_scale, norm_weight, norm_bias and the weights before.
 

@@ -33,8 +33,11 @@ def forward(
     token_scale: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
+    log_keep: Tensor | None,
     weights: list[Tensor],
+    start: list[Tensor],
     token_ranges: Tensor | None,
+    causal: bool,
     save: bool,
 ) -> list[Tensor]:
     """y, weights after the last whole mini-batch, open rows X2, S1, S2; if `save`, for backward:
@@ -65,7 +68,7 @@ def forward(
 
 def like(q: Tensor, *others: Any) -> list[Tensor]:
     """Empty results of `forward`."""
-    *_, token_scale, _, _, weights, token_ranges, save = others
+    *_, token_scale, _, _, _, weights, _, token_ranges, _, save = others
     (S, H, D, E), M = weights[0].shape, len(token_scale)
     open_rows = [weights[0].new_empty(S, H, M, features) for features in (E, E, D)]
     saved = []
@@ -86,9 +89,12 @@ def backward(
     token_scale: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
+    log_keep: Tensor | None,
     weights: list[Tensor],
+    start: list[Tensor],
     results: list[Tensor],
     token_ranges: Tensor | None,
+    causal: bool,
 ) -> list[Tensor]:
     """Gradients of q, k, v, eta, token_scale, norm_weight, norm_bias and the weights before.
 

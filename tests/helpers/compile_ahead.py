@@ -187,12 +187,13 @@ def launch(kind: str, D: int, M: int, dtype: torch.dtype) -> None:
         for before, after in zip(sizes[:-1], sizes[1:], strict=True):
             weights += [torch.empty(B, H, before, after), torch.empty(B, H, 1, after)]
     operands = q, k, v, eta, token_scale, norm_weight, norm_bias
+    memory = None, weights, []
     model = {"linear": linear, "mlp": mlp}[kind]
     if (D, M, dtype) == (64, 16, BF16):
-        model.forward(*operands, weights, None, False)
-    y, *results = model.forward(*operands, weights, None, True)
+        model.forward(*operands, *memory, None, True, False)
+    y, *results = model.forward(*operands, *memory, None, True, True)
     grads = [y, *results[: 2 * len(weights) - 1]]
-    model.backward(grads, *operands, weights, results, None)
+    model.backward(grads, *operands, *memory, results, None, True)
     slots = Slots.of(State(tuple(weights)), M, dtype)
     triton_decode.decode_(*(x[:, :1] for x in operands[:4]), *operands[4:], slots)
 

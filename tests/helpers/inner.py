@@ -39,20 +39,42 @@ def random_inner(
     return inputs, State(tuple(weights))
 
 
+def random_gate(state, T, seed=1):
+    """Options of a forget gate for T tokens, log_keep (B, T, H) and start, leaves in the dtype of
+    the state's weights.
+    """
+    generator, (B, H), first = (
+        torch.Generator().manual_seed(seed),
+        state.weights[0].shape[:2],
+        state.weights[0],
+    )
+
+    def draw(draw_one, *shape):
+        return draw_one(*shape, generator=generator, dtype=torch.float64).to(first.device)
+
+    log_keep = -draw(torch.rand, B, T, H).to(first.dtype)
+    start = [w[0].detach() + 0.3 * draw(torch.randn, *w.shape[1:]) for w in state.weights]
+    start = tuple(w.to(first.dtype).requires_grad_() for w in start)
+    return {"log_keep": log_keep.requires_grad_(), "start": start}
+
+
 def part(inputs, begin, end):
     """The inputs of tokens begin, ..., end - 1."""
     return [x[:, begin:end] for x in inputs[:4]] + inputs[4:]
 
 
-def run(kind, inputs, state, backend="dual"):
-    return OPS[kind](*inputs, state, mini_batch_size=len(inputs[4]), backend=backend)
+def run(kind, inputs, state, backend="dual", **memory):
+    """memory: log_keep, start and causal."""
+    return OPS[kind](*inputs, state, mini_batch_size=len(inputs[4]), backend=backend, **memory)
 
 
-def run_in_pieces(kind, inputs, state, cuts, backend="dual"):
+def run_in_pieces(kind, inputs, state, cuts, backend="dual", log_keep=None, **memory):
     """As `run`, with one call for each length in `cuts`."""
     ys, begin = [], 0
     for length in cuts:
-        y, state = run(kind, part(inputs, begin, begin + length), state, backend)
+        own = slice(begin, begin + length)
+        memory["log_keep"] = None if log_keep is None else log_keep[:, own]
+        y, state = run(kind, part(inputs, own.start, own.stop), state, backend, **memory)
         ys.append(y)
         begin += length
     return torch.cat(ys, dim=1), state

@@ -193,7 +193,9 @@ def test_a_model_compiles_into_one_graph(inner):
 def check_operator(operator, kind, T, dtype):
     """torch's own checks: schema, fake results, autograd registration, ahead-of-time autograd."""
     inputs, state = drawn(kind, T, B=2, dtype=dtype)
-    checks = torch.library.opcheck(operator, (*inputs, list(state.weights), None, True))
+    checks = torch.library.opcheck(
+        operator, (*inputs, None, list(state.weights), [], None, True, True)
+    )
     assert set(checks.values()) == {"SUCCESS"}
 
 

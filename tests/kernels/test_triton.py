@@ -55,8 +55,8 @@ def names(kind):
 
 def run(kind, inputs, start, grads, token_ranges=None):
     """Results and gradients by name, of the kernels."""
-    y, *results = MODELS[kind].forward(*inputs, start, token_ranges, True)
-    given = MODELS[kind].backward(grads, *inputs, start, results, token_ranges)
+    y, *results = MODELS[kind].forward(*inputs, None, start, [], token_ranges, True, True)
+    given = MODELS[kind].backward(grads, *inputs, None, start, [], results, token_ranges, True)
     return dict(zip(names(kind), [y, *results[: len(grads) - 1], *given], strict=True))
 
 
@@ -240,7 +240,7 @@ def test_a_cut_sequence_continues_from_the_state(kind, D):
 
     def part(begin, end, weights):
         tokens = [x[:, begin:end] for x in inputs[:4]]
-        return MODELS[kind].forward(*tokens, *inputs[4:], weights, None, False)
+        return MODELS[kind].forward(*tokens, *inputs[4:], None, weights, [], None, True, False)
 
     y, *wanted = part(0, 53, start)
     y_head, *carried = part(0, 32, start)
@@ -253,7 +253,7 @@ def test_a_cut_sequence_continues_from_the_state(kind, D):
 @pytest.mark.parametrize("kind, D", KINDS)
 def test_rounding_errors_do_not_grow_over_2048_mini_batches(kind, D):
     inputs, start, _ = drawn(kind, 2048 * 16, D, dtype=torch.float16)
-    came = MODELS[kind].forward(*inputs, start, None, False)
+    came = MODELS[kind].forward(*inputs, None, start, [], None, True, False)
     y, state = dual(kind, [x.double() for x in inputs], [w.double() for w in start])
     for x, wish in zip(came, (y, *state.weights), strict=False):
         assert distance(x, wish) < CAPS[kind][1][0]
