@@ -1,1 +1,1 @@
-"""The recurrences of other mixers: linear attention, the scans of Mamba and Mamba-2."""
+"""The recurrences of other mixers: linear attention, the gated delta rule, the scans of Mamba."""

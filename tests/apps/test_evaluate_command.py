@@ -217,6 +217,7 @@ NAMES = {
         "mixer": "linear_attention",
         "linear_attention": LinearAttentionConfig(normalise=False),
     },
+    "Gated DeltaNet": {"mixer": "gated_delta"},
     "Mamba": {"mixer": "mamba", "mlp_width": 0},
     "Mamba, SwiGLU": {"mixer": "mamba"},
     "Mamba-2, state 16": {"mixer": "mamba2", "mlp_width": 0, "mamba": MambaConfig(d_state=16)},
@@ -239,7 +240,9 @@ OTHER |= dict.fromkeys(("share_qk", "gate", "pre_conv", "learn_start", "norm"), 
 OTHER |= dict.fromkeys(("learn_step", "normalise"), False)
 
 
-@pytest.mark.parametrize("mixer", ["ttt", "attention", "linear_attention", "mamba", "mamba2"])
+@pytest.mark.parametrize(
+    "mixer", ["ttt", "attention", "linear_attention", "gated_delta", "mamba", "mamba2"]
+)
 def test_no_two_models_that_differ_in_more_than_size_have_one_name(mixer):
     config = BackboneConfig(mixer=mixer)
     within = {"mamba2": "mamba"}.get(mixer, mixer)

@@ -100,14 +100,17 @@ def parameters(values):
 
 @pytest.mark.parametrize("size", DEPTHS)
 def test_mixers_of_a_size_have_as_many_parameters(parse, size):
-    """Within 6 % of the Transformer's; in tiny, Mamba's bottlenecks and TTT-MLP's W0 count more."""
+    """Within 9 % of the Transformer's (Gated DeltaNet has a gate more, the others are within 6 %).
+
+    In tiny, Mamba's bottlenecks and TTT-MLP's W0 count more.
+    """
     counts = {}
     for name in mixers(size):
         values = parse(f"text_{size}", name)["model"]["init_args"]["backbone"]
         values["vocab_size"] = 258 if size == "tiny" else 32000
         one, two = (parameters(values | {"depth": depth}) for depth in (1, 2))
         counts[name] = one + (values["depth"] - 1) * (two - one)
-    most = 1.18 if size == "tiny" else 1.06
+    most = 1.18 if size == "tiny" else 1.09
     least = counts["mixer/attention"]
     assert {name: n for name, n in counts.items() if not least <= n <= most * least} == {}
 

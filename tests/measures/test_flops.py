@@ -84,6 +84,15 @@ def test_linear_attention_is_counted_as_its_chunks_multiply(normalise):
     assert T * flops_per_token(config, T) == pytest.approx(seen(config, T), rel=1e-12)
 
 
+def test_the_gated_delta_rule_is_counted_as_its_chunks_multiply():
+    L = linear_attention.CHUNK
+    config = replace(SMALL, mixer="gated_delta")
+    # the convolutions of q, k and v; a triangular system of L rows for 2 D columns
+    unseen = convolved(config, 3) + config.depth * 2 * L * config.width
+    counted = 2 * L * (flops_per_token(config, 2 * L) - unseen)
+    assert counted == pytest.approx(seen(config, 2 * L), rel=1e-12)
+
+
 def test_mamba_is_counted_with_its_scan():
     config = replace(SMALL, mixer="mamba", mlp_width=0, mamba=MambaConfig(d_state=4))
     T, E = 16, 2 * SMALL.width

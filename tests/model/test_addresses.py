@@ -20,6 +20,7 @@ CONFIGS = {
     "ttt mlp": replace(SIZES, ttt=replace(PLACE, inner="mlp", backbone="transformer")),
     "attention": replace(SIZES, mixer="attention"),
     "linear attention": replace(SIZES, mixer="linear_attention"),
+    "gated delta": replace(SIZES, mixer="gated_delta"),
 }
 MIXERS = pytest.mark.parametrize("name", CONFIGS)
 
@@ -69,6 +70,9 @@ def test_a_memory_of_places_does_not_depend_on_when_they_were_seen(name):
 def layer_views(name, layer, x, address):
     if name.startswith("ttt"):
         return layer.views(x, Packed((layer.init_state(2),), (T,)), address)[:2]
+    if name == "gated delta":
+        q, k, *_ = layer.views(x, layer.init_state(2).tail, address)
+        return q.transpose(1, 2), k.transpose(1, 2)
     return layer.views(x, 0, address)[:2]
 
 

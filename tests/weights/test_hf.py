@@ -30,6 +30,7 @@ MODELS = {
     "ttt-ablated": dict(ttt=TTTConfig(mini_batch_size=4, learn_step=False, norm=False)),
     "attention": dict(mixer="attention"),
     "linear-attention": dict(mixer="linear_attention"),
+    "gated-delta": dict(mixer="gated_delta"),
     "mamba": dict(mixer="mamba", mlp_width=0),
     "mamba2": dict(mixer="mamba2"),
 }

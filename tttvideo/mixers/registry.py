@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
-from . import attention, linear_attention, mamba, ttt_config
+from . import attention, gated_delta, linear_attention, mamba, ttt_config
 from .attention import Attention, AttentionConfig
+from .gated_delta import GatedDelta, GatedDeltaConfig
 from .linear_attention import LinearAttention, LinearAttentionConfig
 from .mamba import Mamba, Mamba2, MambaConfig
 from .mixer import Mixer
@@ -25,6 +26,8 @@ class MixerConfigs:
     """Softmax attention, the Transformer's."""
     linear_attention: LinearAttentionConfig = field(default_factory=LinearAttentionConfig)
     """Linear attention, the first step from a Transformer to TTT in the paper."""
+    gated_delta: GatedDeltaConfig = field(default_factory=GatedDeltaConfig)
+    """Gated DeltaNet."""
     mamba: MambaConfig = field(default_factory=MambaConfig)
     """Mamba and Mamba-2."""
 
@@ -65,6 +68,9 @@ MIXERS = {
     ),
     "linear_attention": MixerEntry(
         LinearAttention, "linear_attention", linear_attention.flops, lambda _: "linear attention"
+    ),
+    "gated_delta": MixerEntry(
+        GatedDelta, "gated_delta", gated_delta.flops, lambda _: "Gated DeltaNet"
     ),
     "mamba": MixerEntry(Mamba, "mamba", mamba.mamba_flops, lambda _: "Mamba", swiglu=False),
     "mamba2": MixerEntry(Mamba2, "mamba", mamba.mamba2_flops, lambda _: "Mamba-2", swiglu=False),
