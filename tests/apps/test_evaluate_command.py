@@ -237,7 +237,7 @@ OTHER = {"inner": "mlp", "mini_batch_size": 7, "base_lr": 7.0, "backbone": "tran
 OTHER |= {"conv_kernel": 5, "rope_theta": 10000.5, "window": 7}
 OTHER |= {"d_state": 7, "expand": 3, "head_dim": 32}
 OTHER |= dict.fromkeys(("share_qk", "gate", "pre_conv", "learn_start", "norm"), False)
-OTHER |= dict.fromkeys(("learn_step", "normalise"), False)
+OTHER |= dict.fromkeys(("learn_step", "normalise", "causal"), False)
 
 
 @pytest.mark.parametrize(

@@ -164,11 +164,11 @@ def test_only_attention_without_a_window_has_a_state_that_grows(name):
     assert len(sizes) == (3 if name == "attention" else 1)
 
 
-def slow_attention(q, k, v, window):
+def slow_attention(q, k, v, window, frame):
     """Token by token, softmax written out."""
     T, L, rows = q.shape[2], k.shape[2], []
     for t in range(T):
-        last = L - T + t + 1
+        last = L - T + (t // frame + 1) * frame
         first = 0 if window is None else max(0, last - window)
         scores = q[:, :, t, None] @ k[:, :, first:last].mT / math.sqrt(q.shape[-1])
         rows.append(scores.exp() / scores.exp().sum(-1, keepdim=True) @ v[:, :, first:last])
@@ -176,13 +176,17 @@ def slow_attention(q, k, v, window):
 
 
 @pytest.mark.parametrize("window", [None, 1, 3, 40])
-@pytest.mark.parametrize("T, L", [(19, 19), (7, 19), (1, 19), (1, 1)])
-def test_attention_equals_softmax_written_out(monkeypatch, window, T, L):
+@pytest.mark.parametrize(
+    "T, L, frame",
+    [(19, 19, 1), (7, 19, 1), (1, 19, 1), (1, 1, 1), (18, 18, 3), (6, 19, 3), (3, 19, 3)],
+)
+def test_attention_equals_softmax_written_out(monkeypatch, window, T, L, frame):
     monkeypatch.setattr("tttvideo.mixers.attention.QUERIES", 4)
     torch.manual_seed(0)
     q = torch.randn(2, 3, T, 4, dtype=torch.float64)
     k, v = torch.randn(2, 2, 3, L, 4, dtype=torch.float64)
-    torch.testing.assert_close(attend(q, k, v, window), slow_attention(q, k, v, window))
+    slow = slow_attention(q, k, v, window, frame)
+    torch.testing.assert_close(attend(q, k, v, window, frame), slow)
 
 
 def test_scores_of_attention_depend_on_distance_alone():

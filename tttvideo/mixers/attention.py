@@ -9,6 +9,7 @@ B batch, T tokens, H heads, D head dim, C width, L keys: cached ones and the T n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from tttvideo.layers import rotary_table, rotate
 from tttvideo.states import state_dataclass
 
-from .mixer import Address, Grid, Mixer
+from .mixer import Address, Grid, Mixer, check_whole, frame_size
 
 
 QUERIES = 1024
@@ -31,6 +32,9 @@ class AttentionConfig:
     """Base of the rotary positions; 500000 is common for contexts from 4k tokens on."""
     window: int | None = None
     """Last tokens that a token sees, itself included; null: all."""
+    causal: bool | None = None
+    """A token sees the tokens up to it; false: its whole frame and all before it; null: true in the
+    backbone of tokens, false in the frame model."""
 
 
 @state_dataclass
@@ -43,7 +47,7 @@ class KVCache:
 
 
 class Attention(Mixer[KVCache]):
-    """The mixer "attention"; it has no use for `grid`."""
+    """The mixer "attention"."""
 
     def __init__(self, width: int, heads: int, config: AttentionConfig, grid: Grid | None = None):
         super().__init__()
@@ -51,6 +55,11 @@ class Attention(Mixer[KVCache]):
             raise ValueError(f"width {width} over {heads} heads must give an even head dim")
         if config.window is not None and config.window < 1:
             raise ValueError(f"attention.window is {config.window}; it must be 1 or more, or null")
+        self.frame = frame_size("attention", config.causal, grid)
+        if config.window is not None and config.window < self.frame:
+            raise ValueError(
+                f"attention.window is {config.window}; it must hold a frame of {self.frame} tokens"
+            )
         self.config, self.heads, self.head_dim = config, heads, width // heads
         self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
         self.o_proj = nn.Linear(width, width, bias=False)
@@ -62,11 +71,12 @@ class Attention(Mixer[KVCache]):
     def forward(
         self, x: Tensor, state: KVCache | None = None, address: Address | None = None
     ) -> tuple[Tensor, KVCache]:
+        check_whole(x.shape[1], self.frame)
         state = self.init_state(len(x)) if state is None else state
         q, k, v = (y.transpose(1, 2) for y in self.views(x, state.seen, address))
         if state.seen:
             k, v = torch.cat((state.k.to(k), k), dim=2), torch.cat((state.v.to(v), v), dim=2)
-        y = attend(q, k, v, self.config.window)
+        y = attend(q, k, v, self.config.window, self.frame)
         y = self.o_proj(rearrange(y, "b h t d -> b t (h d)"))
         return y, KVCache(self.kept(k), self.kept(v), state.seen + x.shape[1])
 
@@ -88,27 +98,36 @@ class Attention(Mixer[KVCache]):
     def kept(self, x: Tensor) -> Tensor:
         """The keys or values (B, H, L, D) that later tokens still see."""
         window = self.config.window
-        first = 0 if window is None else max(0, x.shape[2] - window + 1)
+        first = 0 if window is None else max(0, x.shape[2] - window + self.frame)
         # a copy, since a view would keep all of x in memory
         return x[:, :, first:].clone(memory_format=torch.contiguous_format)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
-    """Causal attention (B, H, T, D) of queries at the last T of the L places of k and v."""
+def attend(q: Tensor, k: Tensor, v: Tensor, window: int | None, frame: int = 1) -> Tensor:
+    """Attention (B, H, T, D) of queries at the last T of the L places of k and v.
+
+    A token sees the last `window` places up to the end of its frame; a frame of one is causal.
+    """
     T, L = q.shape[2], k.shape[2]
-    if T == L and (window is None or window >= L):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    if frame in (1, T) and T in (frame, L) and (window is None or window >= L):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=frame < T)
     parts: list[Tensor] = []
     places = torch.arange(L, device=q.device)
     for part in q.split(min(window or QUERIES, QUERIES), dim=2):
         first = L - T + sum(p.shape[2] for p in parts)
-        end = first + part.shape[2]
-        begin = 0 if window is None else max(0, first + 1 - window)
-        back = places[first:end, None] - places[begin:end]  # from the query to the key
+        end = frame_end(first + part.shape[2] - 1, L, frame) + 1
+        begin = 0 if window is None else max(0, frame_end(first, L, frame) + 1 - window)
+        ends = frame_end(places[first : first + part.shape[2], None], L, frame)
+        back = ends - places[begin:end]  # from the end of the query's frame to the key
         seen = (back >= 0) & (back < (window or L))
         keys, values = k[:, :, begin:end], v[:, :, begin:end]
         parts.append(F.scaled_dot_product_attention(part, keys, values, attn_mask=seen))
     return torch.cat(parts, dim=2)
+
+
+def frame_end(place: Any, L: int, frame: int) -> Any:
+    """The last place of the frame of a place, where the L places end with a frame."""
+    return L - 1 - (L - 1 - place) // frame * frame
 
 
 def flops(config: AttentionConfig, width: int, heads: int, T: int) -> float:

@@ -23,13 +23,16 @@ from tttvideo.layers import ShortConv, full
 from tttvideo.states import state_dataclass
 
 from .mamba import first_steps
-from .mixer import Address, Grid, Mixer
+from .mixer import Address, Grid, Mixer, check_whole, frame_size
 
 
 @dataclass
 class GatedDeltaConfig:
     conv_kernel: int = 4
     """Taps of the short convolutions."""
+    causal: bool | None = None
+    """A token reads what tokens up to it wrote; false: what its whole frame wrote; null:
+    true in the backbone of tokens, false in the frame model."""
 
 
 @state_dataclass
@@ -41,7 +44,7 @@ class GatedDeltaState:
 
 
 class GatedDelta(Mixer[GatedDeltaState]):
-    """The mixer "gated_delta"; it has no use for `grid`."""
+    """The mixer "gated_delta"."""
 
     def __init__(self, width: int, heads: int, config: GatedDeltaConfig, grid: Grid | None = None):
         super().__init__()
@@ -51,6 +54,7 @@ class GatedDelta(Mixer[GatedDeltaState]):
             raise ValueError(
                 f"gated_delta.conv_kernel is {config.conv_kernel}; it must be 1 or more"
             )
+        self.frame = frame_size("gated_delta", config.causal, grid)
         self.config, self.heads, self.head_dim = config, heads, width // heads
         self.q_proj = nn.Linear(width, width, bias=False)
         self.k_proj = nn.Linear(width, width, bias=False)
@@ -73,11 +77,12 @@ class GatedDelta(Mixer[GatedDeltaState]):
     def forward(
         self, x: Tensor, state: GatedDeltaState | None = None, address: Address | None = None
     ) -> tuple[Tensor, GatedDeltaState]:
+        check_whole(x.shape[1], self.frame)
         state = self.init_state(len(x)) if state is None else state
         q, k, v, tail = self.views(x, state.tail, address)
         with torch.autocast(x.device.type, enabled=False):
-            gates = (rearrange(gate, "b t h -> b h t") for gate in self.gates(full(x)))
-            y, memory = gated_delta(q, k, v, *gates, state.memory)
+            log_keep, rate = (rearrange(gate, "b t h -> b h t") for gate in self.gates(full(x)))
+            y, memory = gated_delta(q, k, v, log_keep, rate, state.memory, self.frame)
         return self.output(x, y.to(x.dtype)), GatedDeltaState(memory, tail)
 
     def views(

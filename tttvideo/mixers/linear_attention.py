@@ -20,7 +20,7 @@ from tttvideo.kernels.baselines.linear_attention import CHUNK, linear_attention
 from tttvideo.layers import rotary_table, rotate
 from tttvideo.states import state_dataclass
 
-from .mixer import Address, Grid, Mixer
+from .mixer import Address, Grid, Mixer, check_whole, frame_size
 
 
 EPS = 1e-6
@@ -33,6 +33,9 @@ class LinearAttentionConfig:
     else a plain sum, weighted with q . k."""
     rope_theta: float = 10000.0
     """Base of the rotary positions."""
+    causal: bool | None = None
+    """A token reads what tokens up to it wrote; false: what its whole frame wrote; null:
+    true in the backbone of tokens, false in the frame model."""
 
 
 @state_dataclass
@@ -47,7 +50,7 @@ class LinearAttentionState:
 
 
 class LinearAttention(Mixer[LinearAttentionState]):
-    """The mixer "linear_attention"; it has no use for `grid`."""
+    """The mixer "linear_attention"."""
 
     def __init__(
         self, width: int, heads: int, config: LinearAttentionConfig, grid: Grid | None = None
@@ -55,6 +58,7 @@ class LinearAttention(Mixer[LinearAttentionState]):
         super().__init__()
         if width % heads or (width // heads) % 2:
             raise ValueError(f"width {width} over {heads} heads must give an even head dim")
+        self.frame = frame_size("linear_attention", config.causal, grid)
         self.config, self.heads, self.head_dim = config, heads, width // heads
         self.q_proj = nn.Linear(width, width, bias=False)
         self.k_proj = nn.Linear(width, width, bias=False)
@@ -74,6 +78,7 @@ class LinearAttention(Mixer[LinearAttentionState]):
         state: LinearAttentionState | None = None,
         address: Address | None = None,
     ) -> tuple[Tensor, LinearAttentionState]:
+        check_whole(x.shape[1], self.frame)
         state = self.init_state(len(x)) if state is None else state
         q, k, v = self.views(x, state.seen, address)
         with torch.autocast(x.device.type, enabled=False):
@@ -99,9 +104,9 @@ class LinearAttention(Mixer[LinearAttentionState]):
         """y (B, H, T, D) and the new memory, both in the dtype of `memory`."""
         if not self.config.normalise:
             # TTT's first step size; the norm that follows makes it almost irrelevant
-            return linear_attention(q, k / (2 * self.head_dim), v, memory)
+            return linear_attention(q, k / (2 * self.head_dim), v, memory, self.frame)
         q, k = F.elu(q) + 1, F.elu(k) + 1
-        y, memory = linear_attention(q, k, F.pad(v, (0, 1), value=1.0), memory)
+        y, memory = linear_attention(q, k, F.pad(v, (0, 1), value=1.0), memory, self.frame)
         return y[..., :-1] / (y[..., -1:] + EPS), memory
 
 

@@ -28,6 +28,24 @@ class Address(NamedTuple):
     query: Tensor
 
 
+def frame_size(name: str, causal: bool | None, grid: Grid | None) -> int:
+    """Tokens that are read as a whole: 1, or those of a frame where `causal` is false.
+
+    Raises: ValueError, with the name of the config, if there are no frames.
+    """
+    if causal is not False:
+        return 1
+    if grid is None:
+        raise ValueError(f"{name}.causal is false, which is for frames, and this model has none")
+    return grid[0] * grid[1]
+
+
+def check_whole(T: int, frame: int) -> None:
+    """Raise ValueError for T tokens that are not whole frames."""
+    if T % frame:
+        raise ValueError(f"{T} tokens are no whole frames of {frame}, which are read as a whole")
+
+
 class Mixer(nn.Module, Generic[S]):
     """Mix tokens over time: forward(x (B, T, C), state, address) -> (y (B, T, C), state).
 
