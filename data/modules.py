@@ -16,26 +16,32 @@ from tttvideo.data.video.reader import VideoReader
 from tttvideo.progress import progress
 
 from .inputs import VIDEO_SUFFIXES, find_files
-from .order import Frames, ResumableLoader, Windows, collate
-from .tokens import Header, Tokens, difference, open_tokens
+from .order import Frames, ResumableLoader, VideoWindows, Windows, collate
+from .tokens import SAME_CONDITIONS, SAME_TOKENS, Header, Tokens, difference, open_tokens
+
+
+AnyWindows = Windows | VideoWindows
 
 
 class TokenData(LightningDataModule):
     """Windows of tokens, in an order that depends on the seed and the epoch alone.
 
-    A window may cross from one document, or video, into the next, as in the paper.
+    A window of text may cross from one document into the next, as in the paper. A window of video
+    is inside one video.
 
     Arguments:
         train: training tokens: a file, or a folder of shards.
         validation: validation tokens; null holds out the end of `train`.
-        holdout: share of `train` that is held out without a validation file; at least one window.
+        holdout: share of `train` that is held out without a validation file: whole videos where
+            that is at least one, else at least one window.
         window: tokens per window, T; for video a multiple of the tokens of a frame.
         batch_size: windows per step.
         seed: seed of the order.
         lanes: read `train` in lanes, one per window of a batch. A lane reads windows in order and
-            carries its state, which trains on contexts beyond `window`; else windows are shuffled.
+            carries its state to the end of a video, or over all text, which trains on contexts
+            beyond `window`; else windows are shuffled.
         share_fresh: share of lanes that get a fresh state at each step, to learn to start.
-        reset_at_documents: start every document, or video, with a fresh state; the paper does not.
+        reset_at_documents: start every document of text with a fresh state; the paper does not.
     """
 
     def __init__(
@@ -82,24 +88,39 @@ class TokenData(LightningDataModule):
         self.validation_span: tuple[int, int] | None = None
         if self.validation:
             self.validation_file = open_tokens(self.validation)
-            if found := difference(self.header, self.validation_file.header):
+            if found := self.difference_to(self.validation_file.header):
                 raise ValueError(f"{self.train} and {self.validation} differ: {found}")
         else:
             total = len(self.file.tokens)
-            held = max(int(total // frame * self.holdout), self.window // frame + 1)  # a window
-            kept = max(0, total // frame - held) * frame
+            kept = total - self.held_out(total)
             self.train_span, self.validation_span = (0, kept), (kept, total)
 
+    def difference_to(self, other: Header) -> str:
+        return difference(self.header, other, (*SAME_TOKENS, *SAME_CONDITIONS))
+
+    def held_out(self, total: int) -> int:
+        """The number of tokens, of `total`, that are held out at the end of the training file."""
+        videos = int(len(self.file.starts) * self.holdout) if self.header.kind == "video" else 0
+        if videos:
+            return total - int(self.file.starts[-videos])
+        frame = self.header.frame
+        held = max(int(total // frame * self.holdout), self.window // frame + 1)  # a window
+        return min(total, held * frame + total % frame)
+
+    def windows(self, file: Tokens, span: tuple[int, int] | None, may_move: bool) -> AnyWindows:
+        if file.header.kind == "video":
+            facts = file.tokens, self.window, file.header.frame, file.starts
+            return VideoWindows(*facts, span, may_move, file.conditions)
+        starts = file.starts if self.reset_at_documents else None
+        return Windows(file.tokens, self.window, span, may_move, starts)
+
     def train_dataloader(self) -> ResumableLoader:
-        starts = self.file.starts if self.reset_at_documents else None
-        windows = Windows(self.file.tokens, self.window, self.train_span, True, starts)
+        windows = self.windows(self.file, self.train_span, may_move=True)
         share_fresh = self.share_fresh if self.lanes else None
         return ResumableLoader(windows, self.batch_size, self.seed, self.header.frame, share_fresh)
 
     def val_dataloader(self) -> DataLoader:
-        file = self.validation_file
-        starts = file.starts if self.reset_at_documents else None
-        windows = Windows(file.tokens, self.window, self.validation_span, starts=starts)
+        windows = self.windows(self.validation_file, self.validation_span, may_move=False)
         return DataLoader(windows, self.batch_size, collate_fn=collate)
 
     test_dataloader = val_dataloader

@@ -3,10 +3,10 @@
 A shuffled window begins with a fresh state. A lane reads consecutive windows and carries its state
 from each to the next. Both orders are pure functions of (seed, epoch).
 
-T tokens per window, B windows per batch.
+T tokens per window, B windows per batch; of video F frames per window, P tokens per frame, T = F P.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,15 +15,36 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 
+class Conditions(NamedTuple):
+    """What is known about the frames of a window besides their tokens; None: not known.
+
+    See CONDITIONS of data/tokens.py. B windows have B as their first axis.
+    """
+
+    actions: Tensor | None = None
+    """(F,) integers or (F, A) numbers, of the frames that are read"""
+    poses: Tensor | None = None
+    """(F + 1, 2) integers or (F + 1, D) numbers: of these and of the frame after them"""
+    ages: Tensor | None = None
+    """(F, P) integers, of the frames that are predicted"""
+    seconds: Tensor | None = None
+    """(F,) from each frame that is read to the next"""
+    classes: Tensor | None = None
+    """() the class of the video"""
+
+
 class Window(NamedTuple):
     """A window, or B of them with B as their first axis."""
 
     tokens: Tensor
-    """(T + 1,) integers: the first T are read, the last T are predicted"""
+    """(T + 1,) integers: the first T are read, the last T are predicted; of video (T + P,): the
+    first F frames are read, the last F are predicted"""
     begins: Tensor | None = None
     """(T,) True where a document begins; None if states are not reset there"""
     fresh: Tensor | None = None
     """() True if the lane starts from a fresh state; None without lanes"""
+    conditions: Conditions | None = None
+    """of video"""
 
 
 class Frames(Dataset):
@@ -39,10 +60,17 @@ class Frames(Dataset):
         return self.frames[index]
 
 
-def collate(windows: list[Window]) -> Window:
-    begins = [window.begins for window in windows if window.begins is not None]
-    tokens = torch.stack([window.tokens for window in windows])
-    return Window(tokens, torch.stack(begins) if begins else None)
+def collate(windows: Sequence[Any]) -> Any:
+    """Windows, or Conditions, as one with B as the first axis of its tensors."""
+    columns = zip(*windows, strict=True)
+    return type(windows[0])(*map(stack, columns))
+
+
+def stack(values: Sequence[Any]) -> Any:
+    """Tensors, or tuples of them, of all windows; None if they have none."""
+    if values[0] is None:
+        return None
+    return torch.stack(list(values)) if isinstance(values[0], Tensor) else collate(values)
 
 
 class Windows(Dataset):
@@ -75,6 +103,7 @@ class Windows(Dataset):
             )
         self.may_move = may_move and fit > 1
         self.count = fit - self.may_move
+        self.firsts = np.arange(self.count) == 0
 
     def move_by(self, offset: int) -> None:
         assert 0 <= offset < self.length
@@ -98,6 +127,80 @@ class Windows(Dataset):
         begins = torch.zeros(self.length, dtype=torch.bool)
         begins[torch.from_numpy(self.starts[first:last] - start)] = True
         return begins
+
+
+class VideoWindows(Dataset):
+    """Consecutive windows of F + 1 frames, each inside one video; the last frame of one is the
+    first of the next. Of a video whose frames do not fill its windows the end is left out.
+
+    Arguments:
+        tokens: an array, or several joined, of N integers.
+        length: T = F P.
+        frame: P.
+        starts: the first tokens of videos.
+        span: the first token to use and the one after the last, of whole frames; None: all.
+        may_move: let `move_by(n)`, n < T tokens, shift windows by whole frames, so that the frames
+            left out change; of a video of many windows one is then left out.
+        conditions: arrays by name with a row per frame.
+    Raises: ValueError if not even one window fits.
+    """
+
+    MANY = 8
+
+    def __init__(
+        self,
+        tokens: Any,
+        length: int,
+        frame: int,
+        starts: np.ndarray,
+        span: tuple[int, int] | None = None,
+        may_move: bool = False,
+        conditions: Mapping[str, Any] | None = None,
+    ):
+        self.tokens, self.length, self.frame, self.offset = tokens, length, frame, 0.0
+        self.conditions = conditions or {}
+        self.frames = length // frame
+        first, last = np.array(span or (0, len(tokens))) // frame
+        borders = np.unique(np.clip([first, *(starts // frame), last], first, last))
+        ahead = np.diff(borders) - 1  # frames that can be predicted, of each video
+        fit = ahead // self.frames
+        if may_move:
+            fit -= fit > self.MANY
+        self.firsts = np.concatenate([np.arange(n) == 0 for n in fit])  # the first of their video
+        if not len(self.firsts):
+            raise ValueError(
+                f"no video has the {self.frames + 1} frames that a window of {length} tokens "
+                "reads and predicts; choose a shorter window or prepare longer videos"
+            )
+        place = np.concatenate([np.arange(n) for n in fit])
+        self.begins = np.repeat(borders[:-1], fit) + place * self.frames
+        spare = (ahead - fit * self.frames) * may_move
+        self.spare = np.repeat(spare, fit)  # frames that a window can be moved by
+
+    def move_by(self, offset: int) -> None:
+        assert 0 <= offset < self.length
+        self.offset = offset // self.frame / max(1, self.frames - 1)  # from 0.0 to 1.0
+
+    def __len__(self) -> int:
+        return len(self.begins)
+
+    def __getitem__(self, index: int) -> Window:
+        first = int(self.begins[index] + round(self.offset * self.spare[index]))
+        last = first + self.frames
+        tokens = self.tokens[first * self.frame : (last + 1) * self.frame].astype(np.int64)
+        rows = {"actions": (first, last), "poses": (first, last + 1), "ages": (first + 1, last + 1)}
+        known = {
+            name: torch.from_numpy(whole(array[slice(*rows.get(name, (first, last)))]))
+            for name, array in self.conditions.items()
+        }
+        if "classes" in known:
+            known["classes"] = known["classes"][0]
+        return Window(torch.from_numpy(tokens), conditions=Conditions(**known))
+
+
+def whole(values: np.ndarray) -> np.ndarray:
+    """A copy as int64 or float32."""
+    return values.astype(np.int64 if np.issubdtype(values.dtype, np.integer) else np.float32)
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -129,11 +232,13 @@ class LaneBatches(EpochBatches):
 
     The shares are shifted over the corpus as a pure function of (seed, epoch). Each of several
     processes takes its share of the lanes.
+
+    firsts: (count,) True for windows that no lane reads with a carried state.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, share_fresh: float):
-        super().__init__(count, batch_size, seed)
-        self.share_fresh = share_fresh
+    def __init__(self, firsts: np.ndarray, batch_size: int, seed: int, share_fresh: float):
+        super().__init__(len(firsts), batch_size, seed)
+        self.firsts, self.share_fresh = firsts, share_fresh
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.first, len(self)):
@@ -145,10 +250,10 @@ class LaneBatches(EpochBatches):
         return ((lanes * len(self) + step + shift) % self.count)[self.rank :: self.world].tolist()
 
     def fresh(self, step: int) -> Tensor:
-        """(B,) True for a fresh state: all lanes at step 0, those at window 0, a random share."""
+        """(B,) True for a fresh state: all lanes at step 0, those at first windows, some others."""
         dice = np.random.default_rng((self.seed, self.epoch, step, 2))
         drawn = dice.random(self.batch_size * self.world)[self.rank :: self.world]
-        begins = np.array(self.indices(step)) == 0
+        begins = self.firsts[self.indices(step)]
         return torch.from_numpy((drawn < self.share_fresh) | begins | (step == 0))
 
 
@@ -162,16 +267,17 @@ class ResumableLoader(DataLoader):
 
     def __init__(
         self,
-        dataset: Windows | Frames,
+        dataset: Windows | VideoWindows | Frames,
         batch_size: int,
         seed: int = 0,
         step: int = 1,
         share_fresh: float | None = None,
     ):
         self.batches = EpochBatches(len(dataset), batch_size, seed)
+        self.step, self.windows = step, None if isinstance(dataset, Frames) else dataset
         if share_fresh is not None:
-            self.batches = LaneBatches(len(dataset), batch_size, seed, share_fresh)
-        self.step, self.windows = step, dataset if isinstance(dataset, Windows) else None
+            assert self.windows is not None
+            self.batches = LaneBatches(self.windows.firsts, batch_size, seed, share_fresh)
         super().__init__(
             dataset, batch_sampler=self.batches, collate_fn=collate if self.windows else None
         )
@@ -203,7 +309,7 @@ class ResumableLoader(DataLoader):
             "processes": batches.world,
             "share_fresh": getattr(batches, "share_fresh", None),
             "window": None if windows is None else windows.length,
-            "resets": windows is not None and windows.starts is not None,
+            "resets": isinstance(windows, Windows) and windows.starts is not None,
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 Layout: 4096 bytes of header (a magic line, then JSON, padded with spaces and a newline), the tokens
 as little-endian uint16 or uint32, then the starts of documents as little-endian int64. A video is a
 document; its frames are consecutive runs of grid[0] * grid[1] tokens.
+
+What else is known about the frames of a video, its conditions, lies in arrays beside the file, one
+row per frame: clip.bin has clip.actions.npy, clip.poses.npy and so on.
 """
 
 from __future__ import annotations
@@ -25,6 +28,15 @@ MAGIC = b"tttvideo tokens 1\n"
 HEADER_BYTES = 4096
 MANIFEST, WORKING = "manifest.json", "working"  # of a corpus: its last file, its folder before
 SAME_TOKENS = ("kind", "tokenizer", "vocab_size", "grid")  # the facts that fix what a token means
+SAME_CONDITIONS = ("conditions", "action_kinds", "pose_periods")  # and what a condition means
+CONDITIONS = ("actions", "poses", "ages", "seconds", "classes")
+"""Arrays that may lie beside a token file, F frames in all:
+actions: (F,) integers, or (F, A) numbers: what leads from a frame to the next.
+poses: (F, 2) cells, integers, or (F, D) numbers: where a frame was taken from.
+ages: (F, P) frames since what a token shows was last seen in its video; -1: not before.
+seconds: (F,) the time from a frame to the next.
+classes: (F,) integers: the class of the frame's video.
+"""
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,9 @@ class Header:
     documents: int = 0
     bos: int | None = None  # the tokens before and after each document; None for video
     eos: int | None = None
+    conditions: tuple[str, ...] = ()  # the arrays beside the file, of CONDITIONS
+    action_kinds: int | None = None  # of actions that are integers
+    pose_periods: tuple[int, int] | None = None  # of poses that are cells of a torus
 
     @property
     def frame(self) -> int:
@@ -70,8 +85,8 @@ class Header:
             raise ValueError(f"{path} is not a token file; make one with `tttvideo prepare`")
         try:
             fields = json.loads(head[len(MAGIC) :])
-            fields["grid"] = fields["grid"] and tuple(fields["grid"])
-            header = Header(**fields)
+            lists = {name: tuple(x) for name, x in fields.items() if isinstance(x, list)}
+            header = Header(**fields | lists)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} has a damaged header; prepare it again") from error
         if (size := path.stat().st_size) != header.file_bytes:
@@ -83,7 +98,9 @@ class Header:
 
 
 class TokenFile:
-    """An open token file: `header`, `tokens` (a memory map) and `starts` of the documents."""
+    """An open token file: `header`, `starts` of documents, and memory maps, which are `tokens`
+    and, by name, `conditions`.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -94,10 +111,26 @@ class TokenFile:
         self.tokens = np.memmap(self.path, dtype, "r", HEADER_BYTES, (count,))
         offset = HEADER_BYTES + count * dtype.itemsize
         self.starts = np.fromfile(self.path, "<i8", self.header.documents, offset=offset)
+        self.conditions = {name: self.condition(name) for name in self.header.conditions}
+
+    def condition(self, name: str) -> np.ndarray:
+        """The array of a condition. Raises ValueError if it is not of this file's frames."""
+        path, frames = condition_path(self.path, name), self.header.tokens // self.header.frame
+        try:
+            rows = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{path} is missing or damaged; prepare it again") from error
+        if len(rows) != frames:
+            raise ValueError(f"{path} has {len(rows)} rows for {frames} frames; prepare it again")
+        return rows
+
+
+def condition_path(path: Path, name: str) -> Path:
+    return path.with_suffix(f".{name}.npy")
 
 
 class JoinedArrays:
-    """Several arrays of tokens, read as one; a slice inside one of them is not copied."""
+    """Several arrays, read as one; a slice inside one of them is not copied."""
 
     def __init__(self, arrays: Sequence[np.ndarray]):
         self.arrays = arrays
@@ -122,14 +155,17 @@ class JoinedArrays:
 
 
 class Tokens:
-    """One or several token files, read as one: `path`, `header`, `tokens` and `starts`.
+    """One or several token files, read as one: `path`, `header`, `tokens`, `starts`, `conditions`.
 
     `tokens` has a length and slices over all files; `starts` (D,) int64 are places in them.
+    `conditions` are arrays by name, with a row per frame.
     """
 
     def __init__(self, path: Path, files: Sequence[TokenFile], hashes: Sequence[str] | None = None):
         self.path, self.files, self.hashes = path, files, hashes
         self.tokens = JoinedArrays([file.tokens for file in files])
+        names = files[0].header.conditions
+        self.conditions = {n: JoinedArrays([file.conditions[n] for file in files]) for n in names}
         begins = [0, *self.tokens.ends]
         self.starts = np.concatenate([f.starts + a for f, a in zip(files, begins, strict=False)])
         self.header = replace(
@@ -170,7 +206,8 @@ def open_tokens(path: str | Path) -> Tokens:
         raise ValueError(f"the folder {path} has no token file; make some with `tttvideo prepare`")
     files = [TokenFile(shard) for shard in shards]
     for file in files[1:]:
-        if found := difference(files[0].header, file.header, (*SAME_TOKENS, "bos", "eos")):
+        same = (*SAME_TOKENS, *SAME_CONDITIONS, "bos", "eos")
+        if found := difference(files[0].header, file.header, same):
             raise ValueError(f"{shards[0]} and {file.path} do not belong in one folder: {found}")
     return Tokens(path, files, listed_hashes(path, files))
 
@@ -207,15 +244,19 @@ def token_writer(path: str | Path, header: Header) -> Iterator[TokenWriter]:
 
     with token_writer(path, header) as out:
         out.start_document()
-        out.write(tokens)
+        out.write(tokens, poses=poses)
     """
-    with replacing(Path(path)) as partial, open(partial, "wb") as file:
+    path = Path(path)
+    with replacing(path) as partial, open(partial, "wb") as file:
         file.write(bytes(HEADER_BYTES))
         writer = TokenWriter(file, header)
         yield writer
         file.write(np.array(writer.starts, "<i8").tobytes())
         file.seek(0)
         file.write(replace(header, tokens=writer.count, documents=len(writer.starts)).pack())
+        for name, rows in writer.conditions.items():
+            with replacing(condition_path(path, name)) as array, open(array, "wb") as beside:
+                np.save(beside, np.concatenate(rows))
 
 
 class TokenWriter:
@@ -225,12 +266,17 @@ class TokenWriter:
         self.file, self.header = file, header
         self.count = 0
         self.starts: list[int] = []
+        self.conditions: dict[str, list[np.ndarray]] = {name: [] for name in header.conditions}
 
     def start_document(self) -> None:
         self.starts.append(self.count)
 
-    def write(self, tokens: np.ndarray) -> None:
-        """Append tokens (any shape of integers below vocab_size)."""
+    def write(self, tokens: np.ndarray, **conditions: np.ndarray) -> None:
+        """Append tokens (any shape of integers below vocab_size), and rows of each condition."""
         assert tokens.size == 0 or tokens.max() < self.header.vocab_size
+        assert conditions.keys() == self.conditions.keys()
         self.file.write(tokens.astype(self.header.dtype).tobytes())
         self.count += tokens.size
+        for name, rows in conditions.items():
+            assert len(rows) * self.header.frame == tokens.size
+            self.conditions[name].append(rows)

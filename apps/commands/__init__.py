@@ -16,9 +16,11 @@ from types import ModuleType
 
 COMMANDS = {
     "demo": ("demo", "train on a drawn video, or on --video FILE, and predict its end"),
-    "prepare": (None, "turn text or video into tokens; generate text for recall"),
+    "prepare": (None, "turn text or video into tokens; draw worlds, clips and recall texts"),
     "prepare text": ("prepare_text", "documents of .txt, .jsonl and .parquet files to tokens"),
     "prepare video": ("prepare_video", "every frame of video files to tokens"),
+    "prepare pan": ("prepare_pan", "draw worlds seen through a moving window, as tokens"),
+    "prepare glyphs": ("prepare_glyphs", "draw clips of bouncing shapes"),
     "prepare recall": ("prepare_recall", "generate text with facts and questions about them"),
     "fit": ("fit", "train a model, or resume its training: --config NAME|FILE"),
     "validate": ("validate", "measure a model on its validation data"),

@@ -14,7 +14,7 @@ from tttvideo.data.tokens import Header, token_writer
 from tttvideo.data.video.probe import probe
 from tttvideo.data.video.reader import VideoReader, stack_images
 from tttvideo.progress import progress
-from tttvideo.video.frame_tokenizer import FrameTokenizer
+from tttvideo.video.frame_codec import FrameCodec
 from tttvideo.weights.checkpoints import load_frame_tokenizer
 
 
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"{out}: {frames:,} frames of {videos}, {header.frame} tokens each")
 
 
-def tokenise(path: Path, tokenizer: FrameTokenizer, end: float | None) -> Iterator[np.ndarray]:
+def tokenise(path: Path, tokenizer: FrameCodec, end: float | None) -> Iterator[np.ndarray]:
     """Tokens (N, P) of every frame before `end` seconds, at most 64 frames at a time."""
     device = next(tokenizer.parameters()).device
     frames = VideoReader(path, tokenizer.config.size)

@@ -61,8 +61,8 @@ def save_text(model: TokenModel, window: torch.Tensor, path: Path) -> None:
 
 
 def save_clip(model: TokenModel, window: torch.Tensor, path: Path) -> None:
-    """Write the frames of a window (1, T + 1), and beside them the last 8 as predicted."""
-    frames = rearrange(window[0, :-1], "(f p) -> f p", p=model.data.header.frame)
+    """Write the frames of a window (1, T + P), and beside them the last 8 as predicted."""
+    frames = rearrange(window[0], "(f p) -> f p", p=model.data.header.frame)
     known = max(1, len(frames) - FRAMES)
     prefix = prefill(model.backbone, frames[:known].reshape(1, -1))
     ahead = len(frames) - known

@@ -78,7 +78,7 @@ class Glyph:
 
 
 def bouncing_glyphs(
-    frames: int, size: int = 64, glyphs: int = 3, seed: int = 0
+    frames: int, size: int = 64, glyphs: int = 3, seed: int | tuple[int, ...] = 0
 ) -> Iterator[np.ndarray]:
     """Coloured glyphs that cross a dark background at constant speed and bounce off its walls.
 

@@ -22,6 +22,7 @@ from tttvideo.data.tokens import TokenFile, open_tokens
 from tttvideo.data.video.drawn import bouncing_glyphs
 from tttvideo.data.video.reader import VideoReader
 from tttvideo.data.video.writer import write_video
+from tttvideo.weights.checkpoints import load_frame_tokenizer, load_tokens_model
 
 
 ROOT = Path(__file__).parents[2]
@@ -84,13 +85,40 @@ def test_video_is_prepared_as_whole_frames(work):
     assert TokenFile("part.bin").starts.tolist() == [0, 16 * 64]
 
 
+def test_worlds_are_prepared_as_videos_with_what_is_known_of_them(work):
+    sizes = ["--worlds=3", "--frames=9", "--size=5", "--view=2"]
+    main(["prepare", "pan", *sizes, "--out", "pan"])
+    file = TokenFile("pan/tokens.bin")
+    assert file.starts.tolist() == [0, 36, 72] and file.header.pose_periods == (5, 5)
+    assert [array.shape for array in file.conditions.values()] == [(27,), (27, 2), (27, 4)]
+    tokenizer = load_frame_tokenizer("pan/palette.ckpt")
+    tokens = torch.from_numpy(file.tokens.astype(int)).view(-1, 4)
+    assert torch.equal(tokenizer.encode(tokenizer.decode(tokens)), tokens)
+    assert tokenizer.fingerprint() == file.header.tokenizer
+    data = ["--data.train=pan/tokens.bin", "--data.window=16", "--data.holdout=0.4"]
+    data += ["--model.frame_tokenizer=pan/palette.ckpt", "--data.lanes=true", *SMALL]
+    fit_two_steps("video_tiny", "pan_model", *data)
+    assert load_tokens_model("pan_model/last.ckpt").frame_tokenizer.config == tokenizer.config
+
+
+def test_glyphs_are_drawn_as_clips_that_differ(work):
+    main(["prepare", "glyphs", "--clips=2", "--held-out=1", "--frames=5", "--out=glyphs"])
+    paths = [f"glyphs/{name}.mp4" for name in ("train/00000", "train/00001", "held_out/00000")]
+    clips = [np.stack([frame.image for frame in VideoReader(path, 64)]) for path in paths]
+    assert {clip.shape for clip in clips} == {(5, 64, 64, 3)}
+    assert len({clip.tobytes() for clip in clips}) == 3
+    options = ["--frame-tokenizer", "frames/last.ckpt", "--out", "glyphs.bin"]
+    main(["prepare", "video", "glyphs/train", *options])
+    assert TokenFile("glyphs.bin").starts.tolist() == [0, 5 * 64]
+
+
 def test_a_fit_writes_checkpoint_metrics_config_and_sample(work):
     for run, sample in (("text", "step_000002.txt"), ("video", "step_000002.mp4")):
         assert Path(run, "last.ckpt").is_file()
         assert Path(run, "logs/version_0/metrics.csv").is_file()
         assert Path(run, "logs/version_0/config.yaml").is_file()
         assert Path(run, "samples", sample).is_file()
-    assert len(list(VideoReader(Path("video/samples/step_000002.mp4"), 64))) == 2
+    assert len(list(VideoReader(Path("video/samples/step_000002.mp4"), 64))) == 3
 
 
 def test_checkpoints_load_with_weights_only(work):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tttvideo.data.order import ResumableLoader, Windows
+from tttvideo.data.order import ResumableLoader, VideoWindows, Windows
 
 
 def test_consecutive_windows_share_one_token():
@@ -30,6 +30,70 @@ def test_windows_mark_where_documents_begin():
     begins = [w.begins.nonzero()[:, 0].tolist() for w in windows]
     assert begins == [[0], [0, 1, 5], [0]]
     assert Windows(np.arange(20), length=6)[0].begins is None
+
+
+FRAME, STARTS, FRAMES = 2, np.array([0, 14, 18, 40]), 50
+
+
+def video_windows(may_move=False, span=None, length=6):
+    """Windows of three frames over videos of 7, 2, 11 and 30 frames; frame f has tokens f, f."""
+    rows = np.arange(FRAMES)
+    known = {
+        "actions": rows % 5,
+        "poses": np.stack((rows, -rows), axis=1) / 2,
+        "ages": np.stack((rows, rows + 1), axis=1),
+        "classes": rows // 7,
+    }
+    return VideoWindows(rows.repeat(FRAME), length, FRAME, STARTS, span, may_move, known)
+
+
+@pytest.mark.parametrize("offset", [0, 2, 4])
+def test_windows_of_video_are_inside_one_video_and_share_a_frame(offset):
+    windows = video_windows(may_move=offset > 0)
+    windows.move_by(offset)
+    assert len(windows) == 2 + 0 + 3 + 9 - (offset > 0)
+    borders = np.array([*(STARTS // FRAME), FRAMES])
+    before = None
+    for window, first in zip(windows, windows.firsts, strict=True):
+        frames = window.tokens.view(-1, FRAME)
+        assert frames.shape == (4, 2) and (frames.diff(dim=1) == 0).all()
+        inside = np.searchsorted(borders, frames[[0, -1], 0].numpy(), "right")
+        assert inside[0] == inside[1]
+        assert first == (before is None or inside[0] != before[0])
+        assert first or frames[0, 0] == before[1]
+        before = inside[0], frames[-1, 0]
+
+
+def test_all_frames_of_video_are_read_when_windows_move():
+    windows, seen = video_windows(may_move=True), set()
+    for offset in (0, 2, 4):
+        windows.move_by(offset)
+        seen.update(int(token) for window in windows for token in window.tokens)
+    assert seen == set(range(FRAMES)) - {7, 8}
+
+
+def test_conditions_are_of_the_frames_of_their_window():
+    for window in video_windows(span=(6, 44)):
+        frames, known = window.tokens.view(-1, FRAME)[:, 0], window.conditions
+        assert known.actions.tolist() == (frames[:-1] % 5).tolist()
+        assert known.poses.tolist() == torch.stack((frames, -frames), 1).div(2).tolist()
+        assert known.ages.tolist() == torch.stack((frames, frames + 1), 1)[1:].tolist()
+        assert known.classes == frames[0] // 7 and known.seconds is None
+        assert known.poses.dtype == torch.float32 and known.ages.dtype == torch.int64
+
+
+def test_lanes_of_video_start_fresh_at_each_new_video():
+    windows = video_windows()
+    loader = ResumableLoader(windows, batch_size=2, step=FRAME, share_fresh=0)
+    for number, batch in zip(range(60), (b for _ in range(20) for b in loader), strict=False):
+        starts = np.isin(batch.tokens[:, 0].numpy() * FRAME, STARTS)
+        assert batch.fresh.tolist() == (starts | (number % 7 == 0)).tolist()
+        assert batch.conditions.poses.shape == (2, 4, 2)
+
+
+def test_videos_shorter_than_a_window_are_refused():
+    with pytest.raises(ValueError, match="no video has the 31 frames that a window of 60 tokens"):
+        video_windows(length=60)
 
 
 def deliver(loader, batches):

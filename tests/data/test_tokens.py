@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,6 +75,46 @@ def test_a_file_that_is_no_token_file_is_named(tmp_path):
         pass
     with pytest.raises(ValueError, match="holds no tokens"):
         TokenFile(write_empty)
+
+
+KNOWN = replace(VIDEO, conditions=("poses", "actions"), action_kinds=4)
+
+
+def write_known(path, frames, header=KNOWN):
+    """A video whose frame f has f as each token, pose (f, -f) and action f."""
+    rows = np.array(frames)
+    with token_writer(path, header) as out:
+        for part in (rows[:1], rows[1:]):
+            out.start_document()
+            poses = np.stack((part, -part), axis=1)
+            out.write(part.repeat(6), poses=poses, actions=part)
+    return TokenFile(path)
+
+
+def test_conditions_are_read_back_with_a_row_per_frame(tmp_path):
+    file = write_known(tmp_path / "a.bin", [0, 1, 2])
+    assert file.conditions["poses"].tolist() == [[0, 0], [1, -1], [2, -2]]
+    assert file.conditions["actions"].tolist() == [0, 1, 2]
+    assert file.header.action_kinds == 4 and file.header.conditions == ("poses", "actions")
+    write_known(tmp_path / "b.bin", [3, 4])
+    joined = open_tokens(tmp_path).conditions
+    assert joined["poses"][2:4].tolist() == [[2, -2], [3, -3]]
+    write(tmp_path / "a.bin", VIDEO, [[0] * 12])
+    assert TokenFile(tmp_path / "a.bin").conditions == {}
+
+
+def test_conditions_that_are_not_of_the_file_are_refused(tmp_path):
+    write_known(tmp_path / "a.bin", [0, 1, 2])
+    np.save(tmp_path / "a.poses.npy", np.zeros((2, 2)))
+    with pytest.raises(ValueError, match="a.poses.npy has 2 rows for 3 frames; prepare it again"):
+        TokenFile(tmp_path / "a.bin")
+    (tmp_path / "a.poses.npy").unlink()
+    with pytest.raises(ValueError, match="a.poses.npy is missing or damaged"):
+        TokenFile(tmp_path / "a.bin")
+    write_known(tmp_path / "a.bin", [0, 1, 2])
+    write_known(tmp_path / "b.bin", [0, 1], replace(KNOWN, action_kinds=5))
+    with pytest.raises(ValueError, match="action_kinds is 4 and 5"):
+        open_tokens(tmp_path)
 
 
 DOCUMENTS = [[[1, 2, 3], [4]], [[5]], [[], [6, 7, 8, 9], [10, 11]]]

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from tttvideo.backbone import Backbone
-from tttvideo.video.frame_tokenizer import FrameTokenizer
+from tttvideo.video.frame_codec import FrameCodec
 
 from .choose import Choose
 from .decode import Prefix, decode, score
@@ -36,7 +36,7 @@ class FrameReader:
     bits: the bits that each frame so far costs, given all frames before it.
     """
 
-    def __init__(self, backbone: Backbone, tokenizer: FrameTokenizer):
+    def __init__(self, backbone: Backbone, tokenizer: FrameCodec):
         self.backbone, self.tokenizer = backbone, tokenizer
         self.prefix: Prefix | None = None
         self.bits: list[float] = []

@@ -1,12 +1,12 @@
 """Training of frame tokenizers on single frames."""
 
-from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor
 
 from tttvideo.measures.video import psnr
 from tttvideo.video.frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
+from tttvideo.weights.checkpoints import frame_tokenizer_about
 
 from .outer_loop import OptimConfig, OuterLoop
 
@@ -37,10 +37,7 @@ class FrameTokenizerModel(OuterLoop):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["tttvideo"] = {
-            "model": "frame tokenizer",
-            "frame_tokenizer": asdict(self.tokenizer.config),
-        }
+        checkpoint["tttvideo"] = frame_tokenizer_about(self.tokenizer.config)
 
     def training_step(self, frames: Tensor, batch_idx: int) -> Tensor:
         pixels, _ = self.tokenizer(frames)

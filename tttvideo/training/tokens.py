@@ -23,7 +23,7 @@ from tttvideo.mixers.mixer import Grid
 from tttvideo.mixers.registry import CONFIGS
 from tttvideo.mixers.ttt import TTTLayer
 from tttvideo.states import from_plain, same_structure, stack, to_plain, tree_map, unstack
-from tttvideo.video.frame_tokenizer import FrameTokenizer
+from tttvideo.video.frame_codec import FrameCodec
 from tttvideo.weights.checkpoints import (
     TokenCheckpoint,
     description,
@@ -87,7 +87,7 @@ class TokenModel(OuterLoop):
         self.start_from = start_from
         config = replace(backbone, vocab_size=header.vocab_size, grid=header.grid)
         self.backbone = Backbone(config)
-        self.frame_tokenizer: FrameTokenizer | None = None
+        self.frame_tokenizer: FrameCodec | None = None
         if header.kind == "video":
             self.frame_tokenizer = matching_frame_tokenizer(frame_tokenizer, header)
             if not start_from:
@@ -98,10 +98,9 @@ class TokenModel(OuterLoop):
         self.trained = Trained(**before, window=0, steps=0, before=before)
 
     @torch.no_grad()
-    def embed_codes(self, tokenizer: FrameTokenizer) -> None:
+    def embed_codes(self, tokenizer: FrameCodec) -> None:
         """Initialise embeddings so that tokens of near codes, with similar pixels, are near."""
-        fsq = tokenizer.fsq
-        codes = fsq.to_codes(torch.arange(self.header.vocab_size, device=fsq.counts.device))
+        codes = tokenizer.codes()
         features = torch.cat((codes, codes.square() - codes.square().mean(0)), dim=1)
         tables = [self.backbone.embedding.weight]
         if self.backbone.window:
@@ -220,14 +219,23 @@ class TokenModel(OuterLoop):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         states = None if batch.fresh is None else self.lane_states(batch.fresh)
-        logits, after = self.read(batch.tokens[:, :-1], batch.begins, states)
-        loss = self.loss(logits, batch.tokens[:, 1:])
+        tokens, targets = self.split(batch.tokens)
+        logits, after = self.read(tokens, batch.begins, states)
+        loss = self.loss(logits, targets)
         if batch.fresh is not None:
             self.carried = [self.backbone.detach_carry(state) for state in after]
         self.log("train_loss", loss)
         self.log("train_bits", loss.detach() / math.log(2), prog_bar=True)
-        self.record(batch.tokens[:, 1:])
+        self.record(targets)
         return loss
+
+    def split(self, window: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens (B, T) of a window that are read, and those, a token later, to predict.
+
+        A window of video, (B, T + P), holds the whole frame after those that are read.
+        """
+        T = window.shape[1] - (math.prod(self.header.grid) if self.header.grid else 1)
+        return window[:, :T], window[:, 1 : T + 1]
 
     def record(self, targets: Tensor) -> None:
         """Add targets (B, T) of every process to the record of training.
@@ -241,8 +249,9 @@ class TokenModel(OuterLoop):
         self.log_rate(targets.numel(), "tokens_per_s")
 
     def validation_step(self, batch: Any, batch_idx: int, name: str = "val") -> None:
-        logits, _ = self.read(batch.tokens[:, :-1], batch.begins, None)
-        loss = self.loss(logits, batch.tokens[:, 1:])
+        tokens, targets = self.split(batch.tokens)
+        logits, _ = self.read(tokens, batch.begins, None)
+        loss = self.loss(logits, targets)
         bits = loss / math.log(2)
         options: Any = {"batch_size": len(batch.tokens), "sync_dist": True}
         self.log(f"{name}_loss", loss, **options)
@@ -254,7 +263,7 @@ class TokenModel(OuterLoop):
         self.validation_step(batch, batch_idx, "test")
 
 
-def matching_frame_tokenizer(path: str | None, header: TokenHeader) -> FrameTokenizer:
+def matching_frame_tokenizer(path: str | None, header: TokenHeader) -> FrameCodec:
     """The frozen frame tokenizer that made the tokens; ValueError for any other."""
     if path is None:
         raise ValueError("these tokens are video: set model.frame_tokenizer to the checkpoint")

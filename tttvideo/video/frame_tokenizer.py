@@ -7,7 +7,6 @@ small grid (finite scalar quantisation, arXiv 2309.15505).
 N frames, S pixels of height and width, R = S / 8 rows and columns of tokens, P = R^2 tokens.
 """
 
-import hashlib
 from dataclasses import dataclass
 from math import prod
 
@@ -16,8 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-
-PATCH = 8
+from .frame_codec import PATCH, FrameCodec
 
 
 @dataclass
@@ -87,7 +85,7 @@ class Residual(nn.Module):
         return x + self.second(F.silu(self.first(F.silu(self.norm(x)))))
 
 
-class FrameTokenizer(nn.Module):
+class FrameTokenizer(FrameCodec):
     """Frames (N, S, S, 3) uint8 RGB to tokens (N, P), raster order, and back."""
 
     def __init__(self, config: FrameTokenizerConfig):
@@ -142,10 +140,8 @@ class FrameTokenizer(nn.Module):
         codes = self.fsq.to_codes(tokens.unflatten(1, self.config.grid))
         return (self.pixels(codes).clamp(0, 1) * 255).round().to(torch.uint8)
 
-    def fingerprint(self) -> str:
-        """A short hash of config and weights: only the same tokenizer can decode its tokens."""
-        digest = hashlib.sha256(repr(self.config).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().float().numpy().tobytes())
-        return digest.hexdigest()[:16]
+    def codes(self) -> Tensor:
+        """Codes (V, channels) of all tokens."""
+        return self.fsq.to_codes(
+            torch.arange(self.config.vocab_size, device=self.fsq.counts.device)
+        )

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.files import replacing
 from tttvideo.mixers.registry import CONFIGS, find_mixer
+from tttvideo.video.frame_codec import FrameCodec
 from tttvideo.video.frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
+from tttvideo.video.palette import PaletteConfig, PaletteTokenizer
 
 
 T = TypeVar("T")
@@ -63,7 +65,7 @@ class TokenCheckpoint:
     bos: int | None = None
     eos: int | None = None
     fps: float | None = None
-    frame_tokenizer: FrameTokenizer | None = None
+    frame_tokenizer: FrameCodec | None = None
     trained: dict[str, Any] | None = None
 
 
@@ -81,7 +83,7 @@ def load_tokens_model(path: str | Path) -> TokenCheckpoint:
         config = backbone_config(about["backbone"])
         tokenizer = None
         if about["frame_tokenizer"]:
-            tokenizer = FrameTokenizer(FrameTokenizerConfig(**about["frame_tokenizer"]))
+            tokenizer = frame_codec(about["frame_tokenizer"])
             load_weights(tokenizer, weights, "frame_tokenizer.", path)
         backbone = Backbone(config)
         facts = {name: about[name] for name in FACTS}
@@ -92,12 +94,33 @@ def load_tokens_model(path: str | Path) -> TokenCheckpoint:
     return TokenCheckpoint(backbone, frame_tokenizer=tokenizer, **facts)
 
 
-def load_frame_tokenizer(path: str | Path) -> FrameTokenizer:
-    """Load a checkpoint of `tttvideo fit` on frames; ValueError for any other file."""
+def load_frame_tokenizer(path: str | Path) -> FrameCodec:
+    """Load a checkpoint of `tttvideo fit` on frames, or a palette; ValueError for others."""
     about, weights = load_checkpoint(path, "frame tokenizer")
-    tokenizer = FrameTokenizer(FrameTokenizerConfig(**about["frame_tokenizer"]))
+    try:
+        tokenizer = frame_codec(about["frame_tokenizer"])
+    except TypeError as error:
+        raise ValueError(f"{path} was written by another version: {error}") from error
     load_weights(tokenizer, weights, "tokenizer.", path)
     return tokenizer
+
+
+def frame_codec(values: Mapping[str, Any]) -> FrameCodec:
+    """The codec of a config that `dataclasses.asdict` gave."""
+    if "colours" in values:
+        return PaletteTokenizer(PaletteConfig(**values))
+    return FrameTokenizer(FrameTokenizerConfig(**values))
+
+
+def frame_tokenizer_about(config: Any) -> dict[str, Any]:
+    """The description of a frame tokenizer in its checkpoint."""
+    return {"model": "frame tokenizer", "frame_tokenizer": asdict(config)}
+
+
+def save_palette(tokenizer: PaletteTokenizer, path: str | Path) -> None:
+    """Write a palette as a checkpoint that `load_frame_tokenizer` loads."""
+    about = frame_tokenizer_about(tokenizer.config)
+    save_torch_file({"tttvideo": about, "state_dict": {}}, path)
 
 
 def save_tokens_model(model: TokenCheckpoint, path: str | Path) -> None:
