@@ -3,7 +3,7 @@
 The launchers of kernels/gpu/ run unchanged on meta tensors; a launch compiles and is recorded. So
 the builds are those of a real launch: signature, specialization, constants, warps and stages.
 
-    python tests/helpers/compile_ahead.py HELD 90    builds of some sizes for one GPU, as JSON
+    python tests/helpers/compile_ahead.py HELD 90    builds of some sizes for sm_90, as JSON
     python tests/helpers/compile_ahead.py record     all builds, into results/compile/
 
 test_compile.py compares new builds of HELD with the recorded ones.
@@ -17,7 +17,6 @@ import os
 import re
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -28,6 +27,7 @@ from unittest.mock import patch
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.compiler import CompiledKernel
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
@@ -44,6 +44,7 @@ class Build:
     """One compiled kernel. Instruction counts are static, per warp."""
 
     kernel: str
+    form: str  # of the call; "" saves for backward
     arch: int
     D: int
     M: int
@@ -56,6 +57,7 @@ class Build:
     mma: int  # matrix instructions in the kernel
     spills: int  # local loads and stores in the loop
     barriers: int  # in the loop
+    syncs: int  # debug_barrier in the source, after inlining
 
 
 class Absent:
@@ -75,20 +77,13 @@ class Absent:
 
 
 @contextmanager
-def building(arch: int, D: int, M: int, dtype: torch.dtype) -> Iterator[list[Build]]:
-    """Inside, each launch of a kernel compiles it for `arch` and adds a Build to the list."""
-    builds, seen, size = [], set(), (D, M, str(dtype).removeprefix("torch."))
-    names = Counter()
-    run = JITFunction.run
+def building(arch: int) -> Iterator[list[CompiledKernel]]:
+    """Inside, each launch of a kernel compiles it for `arch` and adds it to the list."""
+    launched, run = [], JITFunction.run
 
     def compile_only(self, *args, grid, warmup, **kwargs):
         kernel = run(self, *args, grid=grid, warmup=True, **kwargs)
-        if kernel.hash not in seen:
-            seen.add(kernel.hash)
-            name = kernel.metadata.name
-            names[name] += 1
-            name += f" {names[name]}" if names[name] > 1 else ""  # the same with other constants
-            builds.append(inspect(kernel, name, arch, *size))
+        launched.append(kernel)
         return kernel
 
     before = driver._active
@@ -98,7 +93,7 @@ def building(arch: int, D: int, M: int, dtype: torch.dtype) -> Iterator[list[Bui
             patch.object(JITFunction, "run", compile_only),
             patch.object(tuning, "fastest", launch_all),
         ):
-            yield builds
+            yield launched
     finally:
         driver._active = before
 
@@ -110,15 +105,15 @@ def launch_all(kind: str, options: list[dict], launch: Callable[[dict], object])
     return options[0]
 
 
-def inspect(kernel, *identity: int | str) -> Build:
+def inspect(kernel: CompiledKernel, *identity: int | str) -> Build:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(kernel.asm["cubin"])
-        usage, sass = (dump(option, path) for option in ("-res-usage", "-sass"))
+        usage, sass = dump("cuobjdump", "-res-usage", path), dump("nvdisasm", "-c", "-ndf", path)
     registers, stack = (int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK"))
-    code = instructions(sass)
-    loop = longest_loop(code)
+    code, loop = instructions(sass)
     return Build(
+        kernel.metadata.name,
         *identity,
         kernel.metadata.num_warps,
         registers,
@@ -128,33 +123,32 @@ def inspect(kernel, *identity: int | str) -> Build:
         count(code, r"\b(HMMA|HGMMA|UTC\w*MMA|IMMA)"),
         count(loop, r"\b(LDL|STL)"),
         count(loop, r"\bBAR\b"),
+        len(re.findall(r"\b(?:gpu|ttg)\.barrier\b", kernel.asm["ttir"])),
     )
 
 
-def dump(option: str, path: Path) -> str:
-    command = [BIN / "cuobjdump", option, path]
+def dump(tool: str, *arguments: str | Path) -> str:
+    command = [BIN / tool, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def instructions(sass: str) -> list[tuple[int, str]]:
-    """(address, text) of each instruction."""
-    found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", sass)
-    return [(int(address, 16), text) for address, text in found]
+def instructions(sass: str) -> tuple[list[str], list[str]]:
+    """All instructions, and those from a label to the last branch back to it, where most are."""
+    code, labels, loop = [], {}, []
+    for label, text in re.findall(r"^(\.L_x_\d+):|/\*[0-9a-f]{4,}\*/\s+(.*?);", sass, re.M):
+        if label:
+            labels[label] = len(code)
+            continue
+        code.append(text)
+        jump = re.search(r"\bBRA\b.*(\.L_x_\d+)", text)
+        start = labels.get(jump[1], len(code)) if jump else len(code)
+        if len(code) - start > max(1, len(loop)):
+            loop = code[start:]
+    return code, loop or code
 
 
-def longest_loop(code: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """The longest part between the target of a backward branch and the branch."""
-    best = []
-    for at, text in code:
-        jump = re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", text)
-        if jump and int(jump[1], 16) < at:
-            body = [x for x in code if int(jump[1], 16) <= x[0] <= at]
-            best = max(best, body, key=len)
-    return best or code
-
-
-def count(code: list[tuple[int, str]], pattern: str) -> int:
-    return sum(bool(re.search(pattern, text)) for _, text in code)
+def count(code: list[str], pattern: str) -> int:
+    return sum(bool(re.search(pattern, text)) for text in code)
 
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -163,15 +157,22 @@ CASES = [
     *(("mlp", D, M, BF16) for D in (32, 64) for M in (16, 32, 64)),
     *((kind, 64, 16, dtype) for kind in ("linear", "mlp") for dtype in (FP16, FP32)),
 ]
-HELD = [
-    *(("linear", D, M, BF16) for D, M in ((32, 16), (64, 16), (64, 64), (96, 16), (128, 64))),
-    *(("mlp", D, M, BF16) for D, M in ((32, 16), (64, 16), (64, 64))),
-    ("linear", 64, 16, FP32),
-]
-"""The cases that the test builds: every kernel in every form. CASES takes three times as long."""
+FORMS = "", "unsaved"
+MAIN = [("linear", 64, 16, BF16), ("mlp", 64, 16, BF16)]
+HELD = {
+    80: [*MAIN, ("linear", 64, 64, BF16)],
+    90: [
+        *MAIN,
+        *(("linear", D, M, BF16) for D, M in ((32, 16), (64, 64), (96, 16), (128, 64))),
+        *(("mlp", D, M, BF16) for D, M in ((32, 16), (64, 64))),
+        ("linear", 64, 16, FP32),
+    ],
+    100: MAIN,
+}
+"""The cases that the test builds: every kernel in every form, most of them for Hopper."""
 
 
-def launch(kind: str, D: int, M: int, dtype: torch.dtype) -> None:
+def launch(kind: str, form: str, D: int, M: int, dtype: torch.dtype) -> None:
     """All launches of `kind`: forward with and without saving, backward, decode."""
     from tttvideo.kernels import Slots, State
     from tttvideo.kernels.gpu import decode as triton_decode
@@ -189,9 +190,9 @@ def launch(kind: str, D: int, M: int, dtype: torch.dtype) -> None:
     operands = q, k, v, eta, token_scale, norm_weight, norm_bias
     memory = None, weights, []
     model = {"linear": linear, "mlp": mlp}[kind]
-    if (D, M, dtype) == (64, 16, BF16):
-        model.forward(*operands, *memory, None, True, False)
-    y, *results = model.forward(*operands, *memory, None, True, True)
+    y, *results = model.forward(*operands, *memory, None, True, form != "unsaved")
+    if form == "unsaved":
+        return
     grads = [y, *results[: 2 * len(weights) - 1]]
     model.backward(grads, *operands, *memory, results, None, True)
     slots = Slots.of(State(tuple(weights)), M, dtype)
@@ -199,11 +200,18 @@ def launch(kind: str, D: int, M: int, dtype: torch.dtype) -> None:
 
 
 def measure(arch: int, cases: list[tuple]) -> list[dict]:
+    """A row for each kernel of each case, under the first form that launches it."""
     rows = []
     for kind, D, M, dtype in cases:
-        with building(arch, D, M, dtype) as builds:
-            launch(kind, D, M, dtype)
-        rows += [asdict(build) for build in builds]
+        forms = FORMS if (kind, D, M, dtype) in MAIN else FORMS[:1]
+        kernels: dict[str, tuple[CompiledKernel, str]] = {}
+        with building(arch) as launched:
+            for form in forms:
+                launched.clear()
+                launch(kind, form, D, M, dtype)
+                kernels = {k.hash: (k, form) for k in launched} | kernels
+        size = arch, D, M, str(dtype).removeprefix("torch.")
+        rows += [asdict(inspect(*built, *size)) for built in kernels.values()]
     return rows
 
 
@@ -249,17 +257,13 @@ REASONS = {
     "ttt_mlp_backward_keys": "8 to 64 bytes, only for float32",
     "ttt_mlp_backward_streamed": OPERANDS,
 }
-"""Why kernels that spill registers ship as they are, by the name without its number."""
-
-
-def base(row: dict) -> str:
-    return row["kernel"].split()[0]
+"""Why kernels that spill registers ship as they are."""
 
 
 def record(rows: list[dict]) -> None:
     folder = Path(__file__).parents[2] / "results" / "compile"
     folder.mkdir(exist_ok=True)
-    reasons = {name: REASONS[name] for name in sorted({base(r) for r in rows if r["stack"]})}
+    reasons = {name: REASONS[name] for name in sorted({r["kernel"] for r in rows if r["stack"]})}
     found = {"triton": triton.__version__, "reasons": reasons, "builds": rows}
     (folder / "builds.json.gz").write_bytes(gzip.compress(json.dumps(found).encode(), mtime=0))
     columns = [f.name for f in fields(Build)]
@@ -285,4 +289,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "record":
         record(measure_all("CASES"))
     else:
-        print(json.dumps(measure(int(sys.argv[2]), globals()[sys.argv[1]])))
+        arch = int(sys.argv[2])
+        print(json.dumps(measure(arch, HELD[arch] if sys.argv[1] == "HELD" else CASES)))

@@ -1,7 +1,8 @@
 """Laws of the machine code that ptxas makes of each kernel, for GPUs that are not here.
 
-The recorded builds are the budget, so a kernel that became slower fails without a GPU. After an
-improvement record new builds: python tests/helpers/compile_ahead.py record
+The recorded builds are the budget, so a kernel that became slower fails without a GPU. Another
+version of Triton has the same limits with a margin: 3.8 and 3.9 differ by up to 120 bytes of stack
+and 29 % of a loop. After an improvement: python tests/helpers/compile_ahead.py record
 """
 
 import gzip
@@ -16,10 +17,12 @@ from helpers import compile_ahead as aot
 
 RECORD = Path(__file__).parents[2] / "results" / "compile" / "builds.json.gz"
 recorded = json.loads(gzip.decompress(RECORD.read_bytes()))
+SAME = triton.__version__ == recorded["triton"]
 
 
 def by_name(rows):
-    return {tuple(row[key] for key in ("kernel", "arch", "D", "M", "dtype")): row for row in rows}
+    identity = "kernel", "form", "arch", "D", "M", "dtype"
+    return {tuple(row[key] for key in identity): row for row in rows}
 
 
 @pytest.fixture(scope="module")
@@ -29,21 +32,20 @@ def builds():
 
 @pytest.fixture
 def budgets():
-    """The recorded builds, all of one version of Triton."""
-    if triton.__version__ != recorded["triton"]:
-        pytest.skip(f"recorded with triton {recorded['triton']}, this is {triton.__version__}")
     return by_name(recorded["builds"])
 
 
-def test_every_kernel_is_recorded(builds):
-    assert builds.keys() <= by_name(recorded["builds"]).keys()
-    assert {name[0] for name in builds} == {name[0] for name in by_name(recorded["builds"])}
+def test_every_kernel_is_recorded(builds, budgets):
+    assert builds.keys() <= budgets.keys()
+    assert {name[:2] for name in builds} == {name[:2] for name in budgets}
 
 
 def test_no_kernel_spills_except_those_with_a_recorded_reason(builds, budgets):
-    allowed = {name: row["stack"] for name, row in budgets.items()}
-    assert {name: b["stack"] for name, b in builds.items() if b["stack"] > allowed[name]} == {}
-    spilling = {aot.base(row) for row in recorded["builds"] if row["stack"]}
+    allowed = {name: row["stack"] * (1 if SAME else 1.5) for name, row in budgets.items()}
+    margin = 0 if SAME else 128
+    stacks = {name: build["stack"] for name, build in builds.items()}
+    assert {name: s for name, s in stacks.items() if s > allowed[name] + margin} == {}
+    spilling = {row["kernel"] for row in recorded["builds"] if row["stack"]}
     assert spilling == set(recorded["reasons"])
 
 
@@ -57,5 +59,13 @@ def test_shared_memory_fits_and_no_kernel_runs_in_one_or_two_warps(builds):
 def test_no_loop_has_grown_and_no_matrix_instruction_is_repeated(builds, budgets):
     for name, build in builds.items():
         budget = budgets[name]
-        assert build["mma"] <= budget["mma"], name
-        assert build["loop"] * build["warps"] <= 1.05 * budget["loop"] * budget["warps"], name
+        slots, allowed = (row["loop"] * row["warps"] for row in (build, budget))
+        assert slots <= (1.05 if SAME else 1.3) * allowed, name
+        assert build["mma"] <= (1 if SAME else 1.2) * budget["mma"], name
+        assert build["barriers"] <= (1 if SAME else 1.6) * budget["barriers"], name
+
+
+def test_no_barrier_that_the_source_asks_for_has_gone(builds, budgets):
+    assert {name: row["syncs"] for name, row in builds.items()} == {
+        name: budgets[name]["syncs"] for name in builds
+    }

@@ -12,7 +12,7 @@ from triton.runtime import interpreter
 
 from helpers.inner import OPS, random_inner
 from tttvideo.kernels import State
-from tttvideo.kernels.gpu import linear, mlp
+from tttvideo.kernels.gpu import linear, mlp, shared
 
 
 MODELS = {"linear": linear, "mlp": mlp}
@@ -262,3 +262,14 @@ def test_rounding_errors_do_not_grow_over_2048_mini_batches(kind, D):
 def test_the_linear_backward_recovers_the_states_of_many_mini_batches():
     steps = 2048 if DEVICE == "cuda" else 64  # interpreted, each takes 0.03 s
     check("linear", drawn("linear", steps * 16, D=16))
+
+
+def test_the_fast_logistic_of_bfloat16_is_the_one_of_tanh_gelu(monkeypatch):
+    def tanh(instruction, constraints, arguments, **_):
+        assert (instruction, constraints) == ("tanh.approx.f32 $0, $1;", "=f,f")
+        return torch.tanh(*arguments)
+
+    monkeypatch.setattr(triton.language, "inline_asm_elementwise", tanh)
+    x = torch.linspace(-6, 6, 101, dtype=torch.float64)
+    gelu = torch.nn.functional.gelu(x, approximate="tanh")
+    assert torch.allclose(x * shared.logistic.fn(x, True), gelu, rtol=1e-12, atol=1e-12)
