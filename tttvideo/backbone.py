@@ -139,6 +139,11 @@ class Backbone(nn.Module):
             value = getattr(config, name)
             if value < least:
                 raise ValueError(f"backbone.{name} is {value}; it must be {least} or more")
+        if config.mixer == "ttt" and (config.ttt.causal is False or config.ttt.address == "place"):
+            raise ValueError(
+                "ttt.causal false and ttt.address place are for the frame model; a backbone of "
+                "tokens would read tokens that it predicts, and has no places"
+            )
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.places = None

@@ -9,6 +9,8 @@ from tttvideo.mixers.ttt import TTTConfig
 MIXERS = {
     "linear": {},
     "mlp": {"inner": "mlp"},
+    "forget": {"ttt": {"forget": True}},
+    "forget mlp": {"inner": "mlp", "ttt": {"forget": True}},
     "attention": {"mixer": "attention"},
     "mamba": {"mixer": "mamba"},
     "video": {"grid": (2, 3), "window_frames": 1},

@@ -21,6 +21,8 @@ SIZES = BackboneConfig(
 CONFIGS = {
     "ttt linear": SIZES,
     "ttt mlp": replace(SIZES, ttt=TTTConfig(inner="mlp", mini_batch_size=4)),
+    "forget linear": replace(SIZES, ttt=TTTConfig(mini_batch_size=4, forget=True)),
+    "forget mlp": replace(SIZES, ttt=TTTConfig("mlp", mini_batch_size=4, forget=True)),
     "attention": replace(SIZES, mixer="attention"),
     "window": replace(SIZES, mixer="attention", attention=AttentionConfig(window=5)),
     "mamba": replace(SIZES, mixer="mamba", mlp_width=0, mamba=MambaConfig(d_state=3)),
@@ -144,7 +146,7 @@ def test_a_carried_state_continues_under_autocast_close_to_float32(name):
     assert (logits - wanted).norm() <= limit * wanted.norm()
 
 
-@pytest.mark.parametrize("name", ["ttt linear", "ttt mlp", "norm-free"])
+@pytest.mark.parametrize("name", ["ttt linear", "forget mlp", "norm-free"])
 def test_the_learned_start_gets_a_gradient_in_every_window(name):
     model, tokens = new_model(name), torch.randint(31, (1, 8))
     _, state = model(tokens)

@@ -37,7 +37,12 @@ class Blocks:
         return Blocks(grid, down, across)
 
     def fold(self, x: Tensor) -> Tensor:
-        """x (B, F P, H, ...), raster order, as (B, F P / blocks, blocks H, ...)."""
+        """x (B, F P, H, ...), raster order, as (B, F P / blocks, blocks H, ...).
+
+        Raises ValueError for a part of a frame.
+        """
+        if x.shape[1] % (self.grid[0] * self.grid[1]):
+            raise ValueError(f"{x.shape[1]} tokens are no whole frames of {self.grid}")
         order = "b (f down r across c) h ... -> b (f r c) (down across h) ..."
         return rearrange(x, order, **self.sizes())
 

@@ -101,7 +101,9 @@ class TTTLayer(Mixer[TTTState]):
         if own.learn_step:
             self.eta_weight = nn.Parameter(torch.empty(heads, width).normal_(std=0.02))
             self.eta_bias = nn.Parameter(torch.zeros(heads))
-            self.token_shift = nn.Parameter(torch.zeros(own.mini_batch_size))
+            readers = own.mini_batch_size - 1 if own.causal else 0
+            self.token_shift = nn.Parameter(torch.zeros(readers))
+            self.carry_shift = nn.Parameter(torch.zeros(1))
         if own.norm:
             self.norm_weight = nn.Parameter(torch.ones(heads, self.head_dim))
             self.norm_bias = nn.Parameter(torch.zeros(heads, self.head_dim))
@@ -155,7 +157,7 @@ class TTTLayer(Mixer[TTTState]):
         """All sequences of a row x (1, T, C) in one call of the inner loop."""
         q, k, v, tails = self.views(x, packed)
         log_keep, scores = self.log_keep(x, packed)
-        start = Packed(tuple(state.inner for state in packed.states), packed.lengths)
+        start = Packed(tuple(state.inner for state in packed.states), self.inner_lengths(packed))
         y, inner = self.inner_loop(x, q, k, v, log_keep, start)
         return self.output(x, y), self.after(packed, inner.states, tails, scores)
 
@@ -187,8 +189,8 @@ class TTTLayer(Mixer[TTTState]):
             places, M = state.filled, self.config.mini_batch_size
             gate = self.forget.scores(x), state.scores, places, M
             log_keep, scores = self.forget.log_keep_one(*gate)
-        options: Any = {"backend": backend} | ({"log_keep": log_keep} if self.forget else {})
-        y = ttt_decode_(*tokens, self.token_scale(), *norm, self.slots(state), **options)
+        shared = self.token_scale(), *norm, self.slots(state)
+        y = ttt_decode_(*tokens, *shared, log_keep=log_keep, backend=backend)
         after = {"tail": tails.states[0], "place": self.place(state, 1), "scores": scores}
         return self.output(x, y), replace(state, **after)
 
@@ -199,8 +201,9 @@ class TTTLayer(Mixer[TTTState]):
 
     def slots(self, state: TTTDecoding) -> Slots:
         """The buffers of a state, and W0 for the forget gate."""
-        buffers = state.weights, state.operands or state.weights[::2], state.rows, state.places
-        return Slots(*buffers, *([tuple(w.detach() for w in self.start())] if self.forget else []))
+        start = tuple(w.detach() for w in self.start()) if self.forget else ()
+        operands = state.operands or state.weights[::2]
+        return Slots(state.weights, operands, state.rows, state.places, start)
 
     def views(
         self,
@@ -245,30 +248,38 @@ class TTTLayer(Mixer[TTTState]):
         if not self.forget:
             return None, (None,) * len(packed.states)
         scores = self.fold(self.forget.scores(x))
-        lengths = [length // self.config.blocks for length in packed.lengths]
-        found = [
-            self.forget.log_keep(part, state.scores, state.filled, self.config.mini_batch_size)
-            for part, state in zip(scores.split(lengths, dim=1), packed.states, strict=True)
-        ]
+        parts, found = scores.split(self.inner_lengths(packed), dim=1), []
+        for part, state in zip(parts, packed.states, strict=True):
+            assert state.scores is not None
+            opened = state.scores, state.filled
+            found.append(self.forget.log_keep(part, *opened, self.config.mini_batch_size))
         log_keeps, totals = zip(*found, strict=True)
         return torch.cat(log_keeps, dim=1), totals
+
+    def inner_lengths(self, packed: Packed[TTTState]) -> tuple[int, ...]:
+        """Tokens of each sequence, with blocks as heads."""
+        return tuple(length // self.config.blocks for length in packed.lengths)
 
     def inner_loop(
         self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, log_keep: Tensor | None, state: P
     ) -> tuple[Tensor, P]:
         """The kernels' output (B, T, H, D) and the fast weights after it."""
-        own = self.config
+        own, size = self.config, self.config.mini_batch_size
         tokens = q, k, v, self.fold(self.eta(x)), self.token_scale()
-        options: Any = {"mini_batch_size": own.mini_batch_size, "backend": own.backend}
         if not own.norm:
-            return ttt_norm_free(*tokens, state, **options)
+            return ttt_norm_free(*tokens, state, mini_batch_size=size, backend=own.backend)
         op = {"linear": ttt_linear, "mlp": ttt_mlp}[own.inner]
         norm = self.by_block(self.norm_weight), self.by_block(self.norm_bias)
-        if log_keep is not None:
-            options |= {"log_keep": log_keep, "start": tuple(self.start())}
-        if not own.causal:
-            options |= {"causal": False}
-        y, state = op(*tokens, *norm, state, **options)
+        y, state = op(
+            *tokens,
+            *norm,
+            state,
+            mini_batch_size=size,
+            log_keep=log_keep,
+            start=self.start() if self.forget else None,
+            causal=own.causal,
+            backend=own.backend,
+        )
         return self.blocks.unfold(y) if self.blocks else y, state
 
     def output(self, x: Tensor, y: Tensor) -> Tensor:
@@ -327,9 +338,22 @@ class TTTLayer(Mixer[TTTState]):
         return lr * gate
 
     def token_scale(self) -> Tensor:
-        """Factor (M,) of the token that reads: one over its place plus a learned shift, >= 0."""
-        M = self.config.mini_batch_size
-        if not self.config.learn_step:
+        """Factor (M,) of the token that reads: one over its place plus a learned shift, >= 0.
+
+        The last is the carry, and the only one in use where tokens read after the mini-batch.
+        """
+        own, M = self.config, self.config.mini_batch_size
+        if not own.learn_step:
             return full(self.o_proj.weight).new_ones(M)
-        places = torch.arange(1, M + 1, device=self.token_shift.device)
-        return (1 / full(places) + full(self.token_shift)).clamp_min(0)
+        if not own.causal:
+            return self.carry().expand(M)
+        places = torch.arange(1, M, device=self.carry_shift.device)
+        readers = (1 / full(places) + full(self.token_shift)).clamp_min(0)
+        return torch.cat((readers, self.carry()))
+
+    def carry(self) -> Tensor:
+        """Factor (1,) of the step that goes on to the next mini-batch, above 0.
+
+        At a clamp it would have no gradient. Weight decay pulls it to its first value.
+        """
+        return self.config.carry * torch.exp(full(self.carry_shift))

@@ -2,8 +2,13 @@
 
 The reference implementation is the PyTorch code of arXiv 2407.04620; its state_dict and config are
 plain mappings here.
+
+It reads all M tokens of a mini-batch with a factor max(0, 1/place + shift). Ours are the same for
+M - 1 of them; the last, which scales the step that is carried on, is exp(carry_shift) / M, so a
+factor of 0 can only come from an import.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,6 +83,10 @@ MIXER_NAMES = {
 }
 
 
+NO_CARRY = -1000.0
+"""A carry_shift whose exponential is 0 in every dtype."""
+
+
 def reference_config(config: Mapping[str, Any]) -> BackboneConfig:
     """Our config for one of the reference implementation; ValueError for a model we do not have."""
     values = {**REFERENCE_DEFAULTS, **config}
@@ -102,22 +111,25 @@ def load_reference(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) 
     head = state_dict.get("lm_head.weight")
     if head is not None and not torch.equal(head, state_dict["model.embed_tokens.weight"]):
         raise ValueError("lm_head.weight is not the embedding; only models with a tied head load")
-    parameters = {reference_name(name): w for name, w in backbone.state_dict().items()}
-    check_keys(set(state_dict) - {"lm_head.weight"}, set(parameters))
-    for name, parameter in parameters.items():
-        came, shape = state_dict[name], reference_shape(name, parameter)
+    own = join_shifts(backbone.state_dict())
+    names = {name: reference_name(name) for name in own}
+    check_keys(set(state_dict) - {"lm_head.weight"}, set(names.values()))
+    for name, parameter in own.items():
+        came, shape = state_dict[names[name]], reference_shape(names[name], parameter)
         if came.shape != shape:
             raise ValueError(
-                f"{name} has shape {tuple(came.shape)}; this config needs {tuple(shape)}"
+                f"{names[name]} has shape {tuple(came.shape)}; this config needs {tuple(shape)}"
             )
-        parameter.copy_(came.reshape(parameter.shape))
+        own[name] = came.reshape(parameter.shape)
+    backbone.load_state_dict(split_shifts(own))
     return backbone
 
 
 def has_reference_form(config: BackboneConfig) -> bool:
     """Whether it is a text model and the reference implementation has every part of it."""
-    whole = config.ttt.learn_start and config.ttt.norm and config.ttt.learn_step
-    return config.mixer == "ttt" and whole and config.mlp_width > 0 and not config.grid
+    ttt = config.ttt
+    whole = ttt.learn_start and ttt.norm and ttt.learn_step and config.mlp_width > 0
+    return config.mixer == "ttt" and whole and not (ttt.forget or ttt.carry or config.grid)
 
 
 def save_reference(backbone: Backbone) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -135,7 +147,8 @@ def save_reference(backbone: Backbone) -> tuple[dict[str, Tensor], dict[str, Any
     values = REFERENCE_DEFAULTS | {"model_type": "ttt", "architectures": ["TTTForCausalLM"]}
     values |= {key: getattr(config, own) for own, key in BACKBONE_KEYS.items()}
     values |= {key: getattr(config.resolved, own) for own, key in TTT_KEYS.items()}
-    named = {reference_name(name): w for name, w in backbone.state_dict().items()}
+    own = join_shifts(backbone.state_dict())
+    named = {reference_name(name): w for name, w in own.items()}
     return {name: w.reshape(reference_shape(name, w)) for name, w in named.items()}, values
 
 
@@ -158,6 +171,47 @@ def reference_shape(name: str, parameter: Tensor) -> torch.Size:
     convolution = module.startswith("conv") and kind == "weight"
     extra_axis = convolution or kind.startswith("learnable_ttt_lr")
     return parameter[:, None].shape if extra_axis else parameter.shape
+
+
+def join_shifts(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Our weights, with the reference's shifts of all M tokens as each token_shift."""
+    joined = {name: w for name, w in weights.items() if not name.endswith("carry_shift")}
+    for name in joined:
+        if name.endswith("token_shift"):
+            joined[name] = join_shift(weights[name], weights[carry_of(name)])
+    return joined
+
+
+def split_shifts(joined: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `join_shifts`; logs where a mini-batch carries nothing on."""
+    weights = dict(joined)
+    for name, shifts in joined.items():
+        if name.endswith("token_shift"):
+            weights[name], weights[carry_of(name)] = split_shift(name, shifts)
+    return weights
+
+
+def carry_of(name: str) -> str:
+    return name.removesuffix("token_shift") + "carry_shift"
+
+
+def join_shift(token_shift: Tensor, carry_shift: Tensor) -> Tensor:
+    """The reference's shifts (M,) from ours (M - 1,) and (1,)."""
+    last = torch.expm1(carry_shift.double()) / (len(token_shift) + 1)
+    return torch.cat((token_shift, last.to(token_shift)))
+
+
+def split_shift(name: str, shifts: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of `join_shift`, for the layer that `name` is of."""
+    carry = 1 + len(shifts) * shifts[-1:].double()  # as a multiple of 1 / M
+    if carry <= 0:
+        logging.getLogger("tttvideo").warning(
+            "%s: its last factor is 0, so the layer remembers nothing from one mini-batch to the "
+            "next, and training does not change that",
+            name,
+        )
+    shift = carry.clamp_min(0).log().clamp_min(NO_CARRY)
+    return shifts[:-1].clone(), shift.to(shifts)
 
 
 def check_keys(came: set[str], wanted: set[str]) -> None:

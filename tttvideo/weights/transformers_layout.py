@@ -9,7 +9,7 @@ from typing import Any
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter, WeightRenaming
 
-from .reference import BLOCK_NAMES, MIXER_NAMES
+from .reference import BLOCK_NAMES, MIXER_NAMES, join_shift, split_shift
 
 
 class DropAxis(ConversionOps):
@@ -35,6 +35,30 @@ class DropAxis(ConversionOps):
         return DropAxis(not self.drop)
 
 
+class SplitShifts(ConversionOps):
+    """The reference's shifts of all tokens of a mini-batch as ours, or joined again."""
+
+    def __init__(self, split: bool = True):
+        self.split = split
+
+    def convert(
+        self,
+        input_dict: dict[str, Any],
+        source_patterns: list[str],
+        target_patterns: list[str],
+        full_layer_name: str = "",
+        **_: Any,
+    ) -> dict[str, Any]:
+        given = [input_dict[name] for name in source_patterns]
+        tensors = [x[0] if isinstance(x, list) else x for x in given]
+        changed = split_shift(full_layer_name, *tensors) if self.split else (join_shift(*tensors),)
+        return dict(zip(target_patterns, changed, strict=True))
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return SplitShifts(not self.split)
+
+
 def rename(source: str, target: str) -> WeightRenaming:
     return WeightRenaming("^" + source.replace(".", r"\."), "^" + target.replace(".", r"\."))
 
@@ -47,7 +71,8 @@ def register_reference_layout(name: str) -> None:
     """
     block = "backbone.blocks.{}."
     source, target = block.format(r"\1"), block.format(r"(\d+)")
-    etas = ("eta_weight", "eta_bias")
+    changed = ("eta_weight", "eta_bias", "token_shift")
+    shifts = ["mixer.token_shift", "mixer.carry_shift"]
     conversions: list[WeightRenaming | WeightConverter] = [
         rename("model.embed_tokens.", "backbone.embedding."),
         rename("model.norm.", "backbone.norm."),
@@ -57,12 +82,13 @@ def register_reference_layout(name: str) -> None:
         *(
             rename(f"{source}mixer.{name}", f"{target}mixer.{own}")
             for own, name in MIXER_NAMES.items()
-            if own not in etas
+            if own not in changed
         ),
         *(
             WeightConverter(f"mixer.{MIXER_NAMES[eta]}", f"mixer.{eta}", [DropAxis()])
-            for eta in etas
+            for eta in changed[:2]
         ),
+        WeightConverter(f"mixer.{MIXER_NAMES['token_shift']}", shifts, [SplitShifts()]),
         *(
             WeightConverter(f"{conv}.weight", f"{conv}.weight", [DropAxis()])
             for conv in ("conv", "conv_q", "conv_k")
