@@ -17,12 +17,15 @@ WORDS = {
     "pre_conv": ("no convolution before", "a convolution before"),
     "learn_start": ("W0 of zeros", "learned W0"),
     "norm": ("no norm", "norm"),
+    "forget": ("no forgetting", "forgetting"),
+    "causal": ("whole-frame reads", "causal reads"),
     "learn_step": ("no learned steps", "learned steps"),
     "normalise": ("no normaliser", "normaliser"),
     "swiglu": ("no SwiGLU", "SwiGLU"),
 }
 LABELS = {
     "mini_batch_size": "mini-batch",
+    "address": "addressed by",
     "base_lr": "base lr",
     "conv_kernel": "convolution",
     "rope_theta": "rope",

@@ -356,4 +356,5 @@ class TTTLayer(Mixer[TTTState]):
 
         At a clamp it would have no gradient. Weight decay pulls it to its first value.
         """
-        return self.config.carry * torch.exp(full(self.carry_shift))
+        first = self.config.carry or 1 / self.config.mini_batch_size
+        return first * torch.exp(full(self.carry_shift))

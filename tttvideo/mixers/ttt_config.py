@@ -69,14 +69,13 @@ class TTTConfig:
                 raise ValueError(f"ttt.{name} is {values[name]}; it must be 1 or more")
         if self.address == "place":
             values["share_qk"] = True
-        values = {"carry": 1 / values["mini_batch_size"] if self.learn_step else 1.0} | values
         self.check(values, grid)
         return ResolvedTTT(**values)
 
     def check(self, values: dict[str, Any], grid: Grid | None) -> None:
         """Raise ValueError for parts that exclude one another."""
-        if not values["carry"] > 0:
-            raise ValueError(f"ttt.carry is {values['carry']}; it must be above 0")
+        if self.carry is not None and not self.carry > 0:
+            raise ValueError(f"ttt.carry is {self.carry}; it must be above 0")
         if self.carry is not None and not self.learn_step:
             raise ValueError(f"ttt.carry is {self.carry}, which needs ttt.learn_step true")
         for name, plain in (("forget", False), ("causal", True)):
@@ -99,14 +98,13 @@ class TTTConfig:
 
 @dataclass(kw_only=True)
 class ResolvedTTT(TTTConfig):
-    """TTTConfig without nulls."""
+    """TTTConfig without nulls, but for the carry's."""
 
     mini_batch_size: int
     base_lr: float
     share_qk: bool
     gate: bool
     pre_conv: bool
-    carry: float
     causal: bool
 
 
