@@ -12,8 +12,10 @@ import torch
 import triton
 from torch import Tensor
 
+from tttvideo.kernels import tuning
 from tttvideo.kernels.operator import operator
 
+from .linear import kind
 from .mlp_kernels import (
     backward_keys_kernel,
     backward_readers_kernel,
@@ -23,6 +25,14 @@ from .mlp_kernels import (
     forward_streamed_kernel,
 )
 from .shared import arch, result_like
+
+
+FORWARD = {"resident": forward_resident_kernel, "streamed": forward_streamed_kernel}
+BACKWARD = {"resident": backward_resident_kernel, "streamed": backward_streamed_kernel}
+"""The chain through the states, by where it keeps them: in registers or in memory."""
+
+Plan = dict[str, dict]
+"""One of them, and its launch options."""
 
 
 def forward(
@@ -56,13 +66,18 @@ def forward(
     after = tuple(torch.empty_like(w) for w in weights)
     token_ranges = whole_ranges(q) if token_ranges is None else token_ranges
     first = first_mini_batches(token_ranges, M)
-    kernel, chosen = forward_options(D, M, q.itemsize)
+
+    def launch(plan: Plan) -> None:
+        for storage, chosen in plan.items():
+            FORWARD[storage][(S * H,)](
+                q, k, v, eta, token_scale, norm_weight, norm_bias, tuple(weights), token_ranges, y,
+                after, open_rows, (*copies, *biases), first, H,
+                *strides(q, k, v, eta, y, packed=packed), D, E, M, SAVE=save, **chosen,
+            )  # fmt: skip
+
+    plans = forward_plans(arch(), D, M, q.itemsize)
     with torch.cuda.device_of(q):  # Triton launches on the current device
-        kernel[(S * H,)](
-            q, k, v, eta, token_scale, norm_weight, norm_bias, tuple(weights), token_ranges, y,
-            after, open_rows, (*copies, *biases), first, H,
-            *strides(q, k, v, eta, y, packed=packed), D, E, M, SAVE=save, **chosen,
-        )  # fmt: skip
+        launch(tuning.fastest(f"mlp forward {save} {kind(q, M, S)}", plans, launch))
     return [y, *after, *open_rows, *((first, *copies, *biases) if save else ())]
 
 
@@ -116,7 +131,7 @@ def backward(
     dlast, dnorm_inner = eta.new_empty(S, H), eta.new_empty(S, H, 2, D)
     dq_strides, dk_strides, *dv_deta_strides = strides(dq, dk, dv, deta, packed=packed)
     q_to_eta_strides = strides(q, k, v, eta, packed=packed)
-    kernel, chosen = backward_options(D, M, q.itemsize)
+    ((storage, chosen),) = backward_plan(arch(), D, M, q.itemsize).items()
     with torch.cuda.device_of(q):
         backward_readers_kernel[(N * H,)](
             dy, dopen, q, k, v, eta, token_scale, norm_weight, norm_bias, tuple(copies),
@@ -124,7 +139,7 @@ def backward(
             *strides(dy, packed=packed), *q_to_eta_strides, dq_strides,
             D, E, M, **readers_options(D, M, q.itemsize),
         )  # fmt: skip
-        kernel[(S * H,)](
+        BACKWARD[storage][(S * H,)](
             q, k, v, eta, token_scale, norm_weight, norm_bias, tuple(copies), token_ranges, first,
             dv, deta, dlast, dnorm_inner, dweights, hidden, rounded, exact, H,
             *q_to_eta_strides, *dv_deta_strides, D, E, M, **chosen,
@@ -177,18 +192,20 @@ def mini_batch_starts(token_ranges: Tensor, first: Tensor, N: int, M: int) -> Te
     return torch.stack((sequence, start), dim=1)
 
 
-def forward_options(D: int, M: int, itemsize: int) -> tuple[triton.JITFunction, dict]:
-    """The forward kernel and its launch options.
+def forward_plans(arch: int, D: int, M: int, itemsize: int) -> list[Plan]:
+    """Where forward may keep the state; the first is the default.
 
-    On sm_90 a resident state of 64 features spills 0.5 kB a thread. Streamed it spills nothing, but
-    takes four times the instructions and 450 kB of L2 traffic for each mini-batch; it is estimated,
-    not yet measured on a GPU, to be slower.
+    On sm_90 a resident state of 64 features spills 256 bytes a thread, 5 % of the loop's
+    instructions. Streamed it spills nothing, takes four times the instructions and 400 kB of L2
+    traffic for each mini-batch. Which is faster the GPU says.
     """
-    if M == 16 and arch() >= 90 and itemsize == 2:
-        return forward_resident_kernel, options(D // 8)
-    if M == 16 and itemsize == 2:
-        return forward_streamed_kernel, options(D // 8, HS=32)
-    return forward_streamed_kernel, options(8, HS=32 if M == 32 else 16)
+    if M > 16 or itemsize == 4:
+        return [{"streamed": options(8, HS=32 if M == 32 else 16)}]
+    streamed = {"streamed": options(D // 8, HS=32)}
+    if arch < 90:
+        return [streamed]
+    resident = {"resident": options(D // 8)}
+    return [resident, streamed] if D == 64 and arch == 90 else [resident]
 
 
 def readers_options(D: int, M: int, itemsize: int) -> dict:
@@ -197,17 +214,20 @@ def readers_options(D: int, M: int, itemsize: int) -> dict:
     return options(4, HS=64) if M == 16 or arch() < 90 else options(8, HS=32)
 
 
-def backward_options(D: int, M: int, itemsize: int) -> tuple[triton.JITFunction, dict]:
-    """The kernel of the chain through the states, and its launch options."""
+def backward_plan(arch: int, D: int, M: int, itemsize: int) -> Plan:
+    """Where the chain of backward keeps the gradients of the state.
+
+    On sm_100 the resident form of 64 features asks for 576 columns of tensor memory; there are 512.
+    """
     if itemsize == 4:
-        return backward_streamed_kernel, options(8, HS=16)
+        return {"streamed": options(8, HS=16)}
     if M > 16:
-        return backward_streamed_kernel, options(8, HS=64 if arch() >= 100 else 32)
-    if arch() < 90:
-        return backward_streamed_kernel, options(D // 8, HS=2048 // D)
-    if arch() >= 100 or D == 32:
-        return backward_resident_kernel, options(D // 8)
-    return backward_streamed_kernel, options(8, HS=128)
+        return {"streamed": options(8, HS=64 if arch >= 100 else 32)}
+    if arch < 90:
+        return {"streamed": options(D // 8, HS=2048 // D)}
+    if D == 32:
+        return {"resident": options(4)}
+    return {"streamed": options(8, HS=64 if arch >= 100 else 128)}
 
 
 def options(warps: int, **constants: int) -> dict:

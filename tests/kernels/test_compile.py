@@ -54,6 +54,7 @@ def test_shared_memory_fits_and_no_kernel_runs_in_one_or_two_warps(builds):
         assert build["shared"] <= aot.SHARED_LIMIT[build["arch"]], name
         assert build["warps"] >= 4, name
         assert build["registers"] > 32 or build["loop"] < 1000, f"ptxas gave up: {name}"
+        assert build["mma"], f"a trap, for want of tensor memory: {name}"
 
 
 def test_no_loop_has_grown_and_no_matrix_instruction_is_repeated(builds, budgets):

@@ -151,19 +151,15 @@ def test_every_plan_of_the_linear_kernels_gives_the_same(arch, plan, D, M, dtype
     check("linear", drawn("linear", 2 * M + 3, D, M, dtype=dtype))
 
 
-STORAGE = {  # the state's: kernels, forward and backward, and hidden units of a slice
-    "resident": (mlp.forward_resident_kernel, mlp.backward_resident_kernel, {}),
-    "streamed": (mlp.forward_streamed_kernel, mlp.backward_streamed_kernel, {"HS": 64}),
-}
+STORAGE = {"resident": mlp.options(8), "streamed": mlp.options(8, HS=64)}
 
 
 @pytest.mark.parametrize("storage", STORAGE)
 @pytest.mark.parametrize("T, D, M", [(35, 32, 16), (32, 64, 16), (33, 32, 32)])
 def test_the_state_of_the_mlp_may_be_in_registers_or_in_memory(T, D, M, storage, monkeypatch):
-    kernel, chain, constants = STORAGE[storage]
-    options = mlp.options(8, **constants)
-    monkeypatch.setattr(mlp, "forward_options", lambda *_: (kernel, options))
-    monkeypatch.setattr(mlp, "backward_options", lambda *_: (chain, options))
+    plan = {storage: STORAGE[storage]}
+    monkeypatch.setattr(mlp, "forward_plans", lambda *_: [plan])
+    monkeypatch.setattr(mlp, "backward_plan", lambda *_: plan)
     check("mlp", drawn("mlp", T, D, M))
 
 
