@@ -42,7 +42,8 @@ OPEN = ("config", "help", "print_config", "optimizer", "lr_scheduler")
 """Options of the parser, and groups whose class is torch's."""
 SKIPPED = ("model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule")
 """Arguments of Trainer.fit, validate and test that are no keys."""
-PUBLIC = [f"tttvideo.training.{name}" for name in ("TokenModel", "FrameTokenizerModel")]
+MODELS = ("TokenModel", "VideoModel", "FrameTokenizerModel")
+PUBLIC = [f"tttvideo.training.{name}" for name in MODELS]
 PUBLIC += [f"tttvideo.data.modules.{name}" for name in ("TokenData", "FrameData")]
 KNOWN = vars(builtins) | vars(typing)
 """Names that every annotation may use."""

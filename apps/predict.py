@@ -18,7 +18,7 @@ from tttvideo.data.video.reader import Frame, VideoReader, stack_images
 from tttvideo.progress import progress
 from tttvideo.sampling.choose import Choose, Chooser
 from tttvideo.sampling.frame_streams import FrameReader, decode_frames
-from tttvideo.weights.checkpoints import TokenCheckpoint, load_tokens_model
+from tttvideo.weights.video_checkpoints import VideoCheckpoint, load_video_model
 
 from .device import best_device
 
@@ -35,9 +35,7 @@ def run(options: argparse.Namespace) -> None:
 
 def predict(options: argparse.Namespace) -> PredictionReport:
     """Continue the video that the options name, and write the report."""
-    model = load_tokens_model(options.checkpoint)
-    if model.frame_tokenizer is None:
-        raise ValueError(f"{options.checkpoint} is a model of text; `tttvideo generate` runs it")
+    model = load_video_model(options.checkpoint)
     choose = Chooser(options.temperature, options.top_k, options.top_p, options.seed)
     seconds = options.context, options.horizon
     report = continue_video(model, Path(options.video), *seconds, Path(options.out), choose)
@@ -46,7 +44,7 @@ def predict(options: argparse.Namespace) -> PredictionReport:
 
 
 def continue_video(
-    model: TokenCheckpoint,
+    model: VideoCheckpoint,
     video: Path,
     context: float | None,
     horizon: float,
@@ -54,9 +52,8 @@ def continue_video(
     choose: Choose,
 ) -> PredictionReport:
     """Read the context and predict the horizon, both in seconds; writes the two videos to `out`."""
-    assert model.frame_tokenizer
     device = best_device()
-    backbone, tokenizer = model.backbone.to(device), model.frame_tokenizer.to(device)
+    network, tokenizer = model.network.to(device), model.frame_tokenizer.to(device)
     source = VideoReader(video, tokenizer.config.size)
     fps = source.info.fps or model.fps or 30.0
     known, ahead = split_frames(source.index.times, fps, context, horizon)
@@ -65,7 +62,7 @@ def continue_video(
             f"note: the model was trained at {model.fps:g} frames per second, and {video} has "
             f"{fps:g}"
         )
-    frames, reader = iter(source), FrameReader(backbone, tokenizer)
+    frames, reader = iter(source), FrameReader(network, tokenizer)
     start = time.perf_counter()
     last = read_context(reader, frames, known)
     context_seconds = time.perf_counter() - start
@@ -75,7 +72,7 @@ def continue_video(
         progress("predicting", ahead, "frames") as advance,
     ):
         start = time.perf_counter()
-        for tokens in decode_frames(backbone, reader.prefix, ahead, choose):
+        for tokens in decode_frames(network, reader.prefix, ahead, choose):
             prediction = tokenizer.decode(tokens)[0].cpu().numpy()
             truth = next(frames, None)
             if truth is None:

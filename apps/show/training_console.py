@@ -18,12 +18,13 @@ from rich.progress import BarColumn, Progress, TextColumn
 from tttvideo.kernels.backends import choose_backend
 from tttvideo.measures.names import mixer_name
 from tttvideo.mixers.ttt import TTTLayer
-from tttvideo.training import FrameTokenizerModel, TokenModel
+from tttvideo.training import FrameTokenizerModel, TokenModel, VideoModel
 
 
 FIGURES = {
     "train_loss": "loss {:.3f}",
     "train_bits": "bits {:.3f}",
+    "train_bits_per_frame": "{:.2f} bits a frame",
     "train_psnr": "{:.1f} dB",
     "tokens_per_s": "{:,.0f} tokens/s",
     "frames_per_s": "{:,.0f} frames/s",
@@ -119,6 +120,10 @@ def describe(trainer: Trainer, model: LightningModule) -> str:
     if isinstance(model, TokenModel):
         name = mixer_name(model.backbone.config)
         data = f"{model.data.train}, {len(model.data.file.tokens):,} tokens"
+    elif isinstance(model, VideoModel):
+        config, frames = model.frame_model.config, len(model.data.file.tokens) // model.header.frame
+        memory = config.entry.label(config.own) if config.entry else "no memory"
+        name, data = f"frame model, {memory}", f"{model.data.train}, {frames:,} frames"
     elif isinstance(model, FrameTokenizerModel):
         name, data = "frame tokenizer", f"{len(model.data.frames):,} frames"
     gpu = model.device.type == "cuda"

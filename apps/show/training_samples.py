@@ -13,13 +13,18 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from torchvision.utils import make_grid
 
+from tttvideo.backbone import Backbone
+from tttvideo.data.order import collate
 from tttvideo.data.text.tokenizer import load_tokenizer
 from tttvideo.data.video.writer import write_video
 from tttvideo.files import write_text
 from tttvideo.sampling.choose import Chooser
 from tttvideo.sampling.decode import decode, prefill
-from tttvideo.sampling.frame_streams import decode_frames
-from tttvideo.training.tokens import TokenModel
+from tttvideo.sampling.frame_streams import decode_frames, read_frames
+from tttvideo.training import TokenModel, VideoModel
+from tttvideo.training.video import conditions_of
+from tttvideo.video.conditions import NOTHING, Conditions
+from tttvideo.video.frame_model import FrameModel
 
 
 TOKENS, FRAMES = 300, 8
@@ -34,16 +39,20 @@ class Samples(Callback):
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, model: LightningModule) -> None:
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if not fitting or not isinstance(model, TokenModel):
+        if not fitting or not isinstance(model, (TokenModel, VideoModel)):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        window = model.data.val_dataloader().dataset[0].tokens.to(model.device)[None]
-        if model.header.kind == "text":
-            path = self.folder / f"step_{trainer.global_step:06}.txt"
-            save_text(model, window, path)
+        batch = collate([model.data.val_dataloader().dataset[0]])
+        step = f"step_{trainer.global_step:06}"
+        if isinstance(model, VideoModel):
+            path, known = self.folder / f"{step}.mp4", conditions_of(batch).to(model.device)
+            save_clip(model, model.frame_model, batch.tokens, path, known)
+        elif model.header.kind == "video":
+            path = self.folder / f"{step}.mp4"
+            save_clip(model, model.backbone, batch.tokens, path)
         else:
-            path = self.folder / f"step_{trainer.global_step:06}.mp4"
-            save_clip(model, window, path)
+            path = self.folder / f"{step}.txt"
+            save_text(model, batch.tokens.to(model.device), path)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 log_to_wandb(logger, path, trainer.global_step)
@@ -60,14 +69,21 @@ def save_text(model: TokenModel, window: torch.Tensor, path: Path) -> None:
     write_text(path, "\n--- continued by the model ---\n".join(text) + "\n")
 
 
-def save_clip(model: TokenModel, window: torch.Tensor, path: Path) -> None:
+def save_clip(
+    model: TokenModel | VideoModel,
+    network: Backbone | FrameModel,
+    window: torch.Tensor,
+    path: Path,
+    conditions: Conditions = NOTHING,
+) -> None:
     """Write the frames of a window (1, T + P), and beside them the last 8 as predicted."""
-    frames = rearrange(window[0], "(f p) -> f p", p=model.data.header.frame)
-    known = max(1, len(frames) - FRAMES)
-    prefix = prefill(model.backbone, frames[:known].reshape(1, -1))
-    ahead = len(frames) - known
-    predicted = list(decode_frames(model.backbone, prefix, ahead, Chooser(temperature=0)))
-    tokens = torch.cat([frames, frames[:known], *predicted])
+    frames = rearrange(window, "1 (f p) -> 1 f p", p=model.header.frame).to(model.device)
+    count = frames.shape[1]
+    known = max(1, count - FRAMES)
+    _, prefix = read_frames(network, frames[:, :known], None, conditions.frames(0, known))
+    ahead = conditions.frames(known, count - 1)
+    predicted = decode_frames(network, prefix, count - known, Chooser(temperature=0), ahead)
+    tokens = torch.cat([frames[0], frames[0, :known], *predicted])
     assert model.frame_tokenizer is not None  # of a model of video
     images = rearrange(model.frame_tokenizer.decode(tokens), "(p f) h w c -> f p c h w", p=2)
     sheets = torch.stack([make_grid(pair, nrow=2) for pair in images.cpu()])

@@ -4,6 +4,7 @@ import torch
 
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.mixers.ttt import TTTConfig
+from tttvideo.video.frame_model import FrameModel, FrameModelConfig
 
 
 MIXERS = {
@@ -26,6 +27,17 @@ def small(
     torch.manual_seed(0)
     config = TTTConfig(**{"inner": inner, "mini_batch_size": None if grid else M, **(ttt or {})})
     model = Backbone(BackboneConfig(**SIZES | changes, grid=grid, ttt=config)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=std)
+    return model.to(dtype)
+
+
+def small_frames(dtype=torch.float64, std=0.3, ttt=None, **changes) -> FrameModel:
+    """A frame model of two blocks for frames of 2 x 3 tokens of 7 kinds."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 7, "grid": (2, 3), "width": 16, "heads": 2, "mlp_width": 24}
+    config = FrameModelConfig(**sizes | changes, ttt=TTTConfig(**(ttt or {})))
+    model = FrameModel(config).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=std)
     return model.to(dtype)

@@ -144,7 +144,7 @@ def test_a_checkpoint_saves_and_loads_the_lanes():
     module.on_save_checkpoint(checkpoint)
     other = model()
     other.on_load_checkpoint(checkpoint)
-    for saved, loaded in zip(module.carried, other.carried, strict=True):
+    for saved, loaded in zip(module.lanes.carried, other.lanes.carried, strict=True):
         assert_same_state(saved, loaded, tolerance=0)
 
 
@@ -206,7 +206,7 @@ def test_carried_lanes_follow_the_model_to_its_device():
     module.training_step(lane_window(torch.randint(256, (2, 9)), True, True), 0)
     module.to("meta")
     module.on_fit_start()
-    assert all(x.device.type == "meta" for state in module.carried for x in leaves(state))
+    assert all(x.device.type == "meta" for state in module.lanes.carried for x in leaves(state))
 
 
 @pytest.fixture

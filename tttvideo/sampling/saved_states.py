@@ -42,7 +42,7 @@ def save_state_file(saved: SavedState, backbone: Backbone, path: str | Path) -> 
     """Write a file that `load_state_file` loads."""
     plain = {
         "model": fingerprint(backbone),
-        "heard": to_plain((saved.prefix.logits, saved.prefix.state)),
+        "heard": to_plain(saved.prefix),
         "tokens": saved.tokens,
         "draws": saved.draws,
     }
@@ -58,7 +58,7 @@ def load_state_file(path: str | Path, backbone: Backbone) -> SavedState:
 
     def build(content: dict[str, Any]) -> tuple[str, SavedState]:
         plain = content["tttvideo_memory"]
-        prefix = Prefix(*from_plain(plain["heard"], device))
+        prefix = from_plain(plain["heard"], device)
         return plain["model"], SavedState(prefix, plain["tokens"], plain["draws"])
 
     source = "`tttvideo generate --save-state`, or not a whole one; save it again"

@@ -2,6 +2,7 @@
 
 from .frames import FrameTokenizerModel
 from .tokens import TokenModel
+from .video import VideoModel
 
 
-__all__ = ["FrameTokenizerModel", "TokenModel"]
+__all__ = ["FrameTokenizerModel", "TokenModel", "VideoModel"]

@@ -62,6 +62,13 @@ class OuterLoop(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def inner_lr(self, inner: str) -> float:
+        """Factor on the inner learning rate at this step: it rises to 1 with the warm-up."""
+        start = self.optim.inner_lr_start
+        if start is None:
+            start = 0.1 if inner == "mlp" else 1.0
+        return start + (1 - start) * min(1.0, self.global_step / self.warmup_steps)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         done, most = checkpoint["global_step"], self.trainer.max_steps
         if self.trainer.state.fn == TrainerFn.FITTING and 0 <= most < done:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypedDict
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from tttvideo.backbone import Backbone, BackboneConfig, BackboneState
 from tttvideo.kernels import Packed
@@ -22,7 +22,7 @@ from tttvideo.measures.flops import training_flops
 from tttvideo.mixers.mixer import Grid
 from tttvideo.mixers.registry import CONFIGS
 from tttvideo.mixers.ttt import TTTLayer
-from tttvideo.states import from_plain, same_structure, stack, to_plain, tree_map, unstack
+from tttvideo.states import same_structure, stack, unstack
 from tttvideo.video.frame_codec import FrameCodec
 from tttvideo.weights.checkpoints import (
     TokenCheckpoint,
@@ -31,6 +31,7 @@ from tttvideo.weights.checkpoints import (
     load_tokens_model,
 )
 
+from .lanes import Lanes
 from .outer_loop import OptimConfig, OuterLoop
 
 
@@ -41,6 +42,7 @@ class TokenHeader(Protocol):
     tokenizer: str
     vocab_size: int
     grid: Grid | None
+    frame: int
     fps: float | None
     bos: int | None
     eos: int | None
@@ -91,29 +93,20 @@ class TokenModel(OuterLoop):
         if header.kind == "video":
             self.frame_tokenizer = matching_frame_tokenizer(frame_tokenizer, header)
             if not start_from:
-                self.embed_codes(self.frame_tokenizer)
+                tables = [self.backbone.embedding.weight]
+                if self.backbone.window:
+                    tables.append(self.backbone.window.embedding.weight)
+                embed_codes(tables, self.frame_tokenizer)
         self.resumed = False
-        self.carried: list[BackboneState] = []  # by lane, as Backbone.detach_carry gives them
+        self.lanes = Lanes(self.backbone)
         before = Amount(tokens=0, flops=0.0)
         self.trained = Trained(**before, window=0, steps=0, before=before)
-
-    @torch.no_grad()
-    def embed_codes(self, tokenizer: FrameCodec) -> None:
-        """Initialise embeddings so that tokens of near codes, with similar pixels, are near."""
-        codes = tokenizer.codes()
-        features = torch.cat((codes, codes.square() - codes.square().mean(0)), dim=1)
-        tables = [self.backbone.embedding.weight]
-        if self.backbone.window:
-            tables.append(self.backbone.window.embedding.weight[: len(codes)])
-        for table in tables:
-            spread = torch.randn(features.shape[1], table.shape[1], device=features.device)
-            table += features @ spread * table.std()
 
     def on_fit_start(self) -> None:
         """With the model on its device, after a checkpoint, if there is one, was loaded."""
         if self.start_from and not self.resumed:
             self.load_start(self.start_from)
-        self.carried = [tree_map(lambda x: x.to(self.device), state) for state in self.carried]
+        self.lanes.to(self.device)
         data, config = self.data, self.backbone.config
         if data.lanes and self.trainer.world_size > 1:
             raise ValueError(
@@ -149,12 +142,12 @@ class TokenModel(OuterLoop):
         facts = header.tokenizer, json, header.bos, header.eos, header.fps
         model = TokenCheckpoint(self.backbone, *facts, self.frame_tokenizer, dict(self.trained))
         checkpoint["tttvideo"] = description(model)
-        checkpoint["lanes"] = [to_plain(state) for state in self.carried]
+        checkpoint["lanes"] = self.lanes.to_plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         try:
-            self.carried = [from_plain(state) for state in checkpoint["lanes"]]
+            self.lanes.load(checkpoint["lanes"])
             trained: Any = dict(checkpoint["tttvideo"]["trained"])
         except (KeyError, TypeError) as error:
             raise ValueError(
@@ -164,21 +157,12 @@ class TokenModel(OuterLoop):
         self.trained, self.resumed = trained, True
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        start = self.optim.inner_lr_start
-        if start is None:
-            start = 0.1 if self.backbone.config.ttt.inner == "mlp" else 1.0
-        rise = min(1.0, self.global_step / self.warmup_steps)
-        self.set_inner_lr(start + (1 - start) * rise)
+        set_inner_lr(self.backbone, self.inner_lr(self.backbone.config.ttt.inner))
 
     def on_validation_start(self) -> None:
-        self.set_inner_lr(1.0)
+        set_inner_lr(self.backbone, 1.0)
 
     on_test_start = on_validation_start
-
-    def set_inner_lr(self, factor: float) -> None:
-        for module in self.backbone.modules():
-            if isinstance(module, TTTLayer):
-                module.lr_factor = factor
 
     def read(
         self, tokens: Tensor, begins: Tensor | None, states: Sequence[BackboneState] | None
@@ -205,25 +189,18 @@ class TokenModel(OuterLoop):
         logits, after = self.backbone(tokens.reshape(1, -1), Packed(tuple(packed), tuple(lengths)))
         return logits.view(*tokens.shape, -1), [after.states[place] for place in last]
 
-    def lane_states(self, fresh: Tensor) -> list[BackboneState]:
-        """The state that each lane continues from: the carried one, or the learned start."""
-        start = self.backbone.init_state(1)
-        carried = self.carried or [start] * len(fresh)
-        lanes = zip(fresh.tolist(), carried, strict=True)
-        return [start if anew else self.backbone.attach_carry(carry) for anew, carry in lanes]
-
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Mean of -log p over the targets (B, T), in nats, excluding BOS, as in the paper."""
         ignored = -100 if self.header.bos is None else self.header.bos
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=ignored)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        states = None if batch.fresh is None else self.lane_states(batch.fresh)
+        states = None if batch.fresh is None else self.lanes.start(batch.fresh)
         tokens, targets = self.split(batch.tokens)
         logits, after = self.read(tokens, batch.begins, states)
         loss = self.loss(logits, targets)
         if batch.fresh is not None:
-            self.carried = [self.backbone.detach_carry(state) for state in after]
+            self.lanes.carry(after)
         self.log("train_loss", loss)
         self.log("train_bits", loss.detach() / math.log(2), prog_bar=True)
         self.record(targets)
@@ -261,6 +238,22 @@ class TokenModel(OuterLoop):
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx, "test")
+
+
+@torch.no_grad()
+def embed_codes(tables: Sequence[Tensor], tokenizer: FrameCodec) -> None:
+    """Change tables of embeddings so that tokens of near codes, with similar pixels, are near."""
+    codes = tokenizer.codes()
+    features = torch.cat((codes, codes.square() - codes.square().mean(0)), dim=1)
+    for table in tables:
+        spread = torch.randn(features.shape[1], table.shape[1], device=features.device)
+        table[: len(codes)] += features @ spread * table.std()
+
+
+def set_inner_lr(model: nn.Module, factor: float) -> None:
+    for module in model.modules():
+        if isinstance(module, TTTLayer):
+            module.lr_factor = factor
 
 
 def matching_frame_tokenizer(path: str | None, header: TokenHeader) -> FrameCodec:

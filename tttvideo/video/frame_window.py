@@ -1,9 +1,10 @@
-"""A short window over the last frames of a video, as an input of the backbone.
+"""A short window over the last frames of a video, as an input of the models of video.
 
 B batch, T tokens, C width, V vocabulary, P tokens per frame.
 """
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -51,3 +52,29 @@ class FrameWindow(nn.Module):
         inside = self.inside[(seen + upcoming) % len(self.inside)]
         features = self.embedding(near.where(inside, self.none)).flatten(2)
         return self.mix(features), recent[:, tokens.shape[1] :].clone()
+
+
+class PastFrames(nn.Module):
+    """Features of the 3 x 3 tokens around each token in the last frames of a video, its own among
+    them, for a model that reads whole frames.
+
+    The state is the last `frames` - 1 frames (B, frames - 1, P), the number V where there is none.
+    """
+
+    def __init__(self, vocab_size: int, width: int, grid: tuple[int, int], frames: int):
+        super().__init__()
+        self.grid, self.none = grid, vocab_size
+        self.embedding = nn.Embedding(vocab_size + 1, width // 4)
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        self.mix = nn.Conv3d(width // 4, width, (frames, 3, 3), padding=(0, 1, 1), bias=False)
+
+    def init_state(self, batch: int) -> Tensor:
+        size = batch, self.mix.kernel_size[0] - 1, self.grid[0] * self.grid[1]
+        return torch.full(size, self.none, device=self.embedding.weight.device)
+
+    def forward(self, frames: Tensor, recent: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, F, P, C) of frames (B, F, P), and the new state."""
+        recent = torch.cat((recent, frames), dim=1)
+        x = rearrange(self.embedding(recent), "b f (r s) c -> b c f r s", r=self.grid[0])
+        features = rearrange(self.mix(x), "b c f r s -> b f (r s) c")
+        return features, recent[:, frames.shape[1] :].clone()

@@ -5,7 +5,7 @@ in it runs.
 """
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,7 +78,7 @@ def load_tokens_model(path: str | Path) -> TokenCheckpoint:
 
     Raises ValueError, in one line, for any other file and for weights that are not finite.
     """
-    about, weights = load_checkpoint(path, "tokens")
+    about, weights = load_checkpoint(path, ("tokens",))
     try:
         config = backbone_config(about["backbone"])
         tokenizer = None
@@ -96,7 +96,7 @@ def load_tokens_model(path: str | Path) -> TokenCheckpoint:
 
 def load_frame_tokenizer(path: str | Path) -> FrameCodec:
     """Load a checkpoint of `tttvideo fit` on frames, or a palette; ValueError for others."""
-    about, weights = load_checkpoint(path, "frame tokenizer")
+    about, weights = load_checkpoint(path, ("frame tokenizer",))
     try:
         tokenizer = frame_codec(about["frame_tokenizer"])
     except TypeError as error:
@@ -140,16 +140,18 @@ def description(model: TokenCheckpoint) -> dict[str, Any]:
     }
 
 
-def load_checkpoint(path: str | Path, model: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The description and the weights in a checkpoint of a kind of model."""
+def load_checkpoint(
+    path: str | Path, models: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The description and the weights in a checkpoint of one of these kinds of model."""
     about, weights = load_torch_file(
         path,
         "checkpoint",
         "`tttvideo fit` or `import`",
         lambda content: (content["tttvideo"], content["state_dict"]),
     )
-    if about["model"] != model:
-        raise ValueError(f"{path} holds a model of {about['model']}, not of {model}")
+    if about["model"] not in models:
+        raise ValueError(f"{path} holds a model of {about['model']}, not of {models[0]}")
     return about, weights
 
 

@@ -1,0 +1,113 @@
+"""Laws of the training of frame models."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from helpers.states import assert_same_state
+from tttvideo.data.order import Window
+from tttvideo.data.tokens import Header
+from tttvideo.mixers.mamba import MambaConfig
+from tttvideo.mixers.registry import MIXERS
+from tttvideo.training.lanes import noisy
+from tttvideo.training.outer_loop import OptimConfig
+from tttvideo.training.video import VideoModel
+from tttvideo.video.address import AddressConfig
+from tttvideo.video.conditions import Conditions
+from tttvideo.video.frame_model import FrameModelConfig
+from tttvideo.video.palette import PaletteConfig, PaletteTokenizer
+from tttvideo.weights.checkpoints import save_palette, save_torch_file
+from tttvideo.weights.video_checkpoints import load_video_model
+
+
+PALETTE = PaletteTokenizer(PaletteConfig(size=16, colours=5))
+FACTS = {"vocab_size": 5, "grid": (2, 2), "action_kinds": 3, "pose_periods": (4, 4)}
+HEADER = Header("video", PALETTE.fingerprint(), **FACTS, conditions=("actions", "poses"))
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A function that builds a VideoModel, attached to a trainer of 100 steps."""
+    save_palette(PALETTE, tmp_path / "palette.ckpt")
+
+    def build(mixer="ttt", poses="shift", **changes):
+        torch.manual_seed(0)
+        sizes = {"width": 16, "depth": 2, "heads": 2, "mlp_width": 24}
+        parts = {"address": AddressConfig(poses), "mamba": MambaConfig(head_dim=8)}
+        config = FrameModelConfig(mixer=mixer, **sizes, **parts)
+        module = VideoModel(
+            config, HEADER, str(tmp_path / "palette.ckpt"), OptimConfig(), **changes
+        )
+        module.log = lambda *_, **__: None
+        module.log_rate = lambda *_: None
+        data = SimpleNamespace(lanes=True)
+        module._trainer = SimpleNamespace(datamodule=data, global_step=0, max_steps=9, world_size=1)
+        return module
+
+    return build
+
+
+def window(frames, poses, begin, end, fresh):
+    """Frames `begin` to `end` are read, and each but the first is predicted."""
+    tokens = frames[:, begin : end + 1].flatten(1)
+    known = Conditions(poses=poses[:, begin : end + 1])
+    return Window(tokens, None, torch.tensor(fresh), known)
+
+
+@pytest.mark.parametrize("mixer", [*MIXERS, None])
+def test_lanes_carry_their_states_and_fresh_ones_do_not(mixer, model):
+    module = model(mixer)
+    frames, poses = torch.randint(5, (2, 9, 4)), torch.randint(4, (2, 9, 2))
+    module.training_step(window(frames, poses, 0, 3, [True, True]), 0)
+    module.training_step(window(frames, poses, 3, 5, [False, True]), 1)
+    got = module.training_step(window(frames, poses, 5, 8, [False, False]), 2)
+    with torch.no_grad():
+        wanted = []
+        for lane, begin in ((0, 0), (1, 3)):
+            one = slice(lane, lane + 1)
+            last, known = frames[one, begin:8], Conditions(poses=poses[one, begin:])
+            vectors, _ = module.read(last, known, None)
+            shown = frames[one, 6:9], frames[one, 5:8]
+            wanted.append(module.loss(vectors[:, -3:], *shown))
+    torch.testing.assert_close(got, torch.stack(wanted).mean())
+
+
+def test_the_facts_of_the_data_shape_the_model(model):
+    config = model().frame_model.config
+    assert (config.vocab_size, config.grid) == (5, (2, 2))
+    assert (config.conditions.actions, config.address.periods) == (3, (4, 4))
+    assert model(poses="none").frame_model.address is None
+
+
+def test_a_checkpoint_keeps_the_model_and_the_lanes(model, tmp_path):
+    module = model()
+    frames, poses = torch.randint(5, (2, 4, 4)), torch.randint(4, (2, 4, 2))
+    module.training_step(window(frames, poses, 0, 3, [True, True]), 0)
+    checkpoint = {"global_step": 1, "state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    other = model()
+    other._trainer.state = SimpleNamespace(fn="fit")
+    other.on_load_checkpoint(checkpoint)
+    for saved, loaded in zip(module.lanes.carried, other.lanes.carried, strict=True):
+        assert_same_state(saved, loaded, tolerance=0)
+    save_torch_file(checkpoint, tmp_path / "last.ckpt")
+    loaded = load_video_model(tmp_path / "last.ckpt")
+    known = Conditions(poses=poses)
+    wanted, _ = module.eval().frame_model(frames[:, :3], None, known)
+    assert torch.equal(loaded.network(frames[:, :3], None, known)[0], wanted)
+    assert loaded.trained == {"frames": 6, "window": 3, "steps": 1}
+    assert loaded.frame_tokenizer.fingerprint() == HEADER.tokenizer
+
+
+def test_noise_replaces_at_most_its_share_of_each_window():
+    tokens = torch.zeros(64, 50, 20, dtype=torch.long)
+    changed = noisy(tokens, 0.2, torch.ones_like)
+    share = changed.float().mean((1, 2))
+    assert share.max() < 0.23 and 0.08 < share.mean() < 0.12 and share.std() > 0.03
+    assert noisy(tokens, 0.0, torch.ones_like) is tokens
+
+
+def test_a_noise_that_leaves_nothing_is_refused(model):
+    with pytest.raises(ValueError, match=r"model.noise is 1.0; it must be from 0 to below 1"):
+        model(noise=1.0)
