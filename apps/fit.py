@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from tttvideo.apps.show.training_console import TrainingConsole
+from tttvideo.apps.show.training_memory import TrainingMemory
 from tttvideo.apps.show.training_samples import Samples
 from tttvideo.files import replacing
 
@@ -117,7 +118,9 @@ class FitCLI(LightningCLI):
         self.console = TrainingConsole(self.last, bar, self.options.quiet)
         if config.trainer.enable_model_summary is None:
             changes["enable_model_summary"] = self.options.verbose
-        callbacks = [SaveLast(self.last, config.save_every), Samples(out / "samples"), self.console]
+        memory = TrainingMemory(self.console.print)
+        samples = Samples(out / "samples")
+        callbacks = [SaveLast(self.last, config.save_every), samples, self.console, memory]
         callbacks += config.trainer.callbacks or []
         return super().instantiate_trainer(
             default_root_dir=out,

@@ -43,6 +43,18 @@ def tree_map(change: Callable[..., Any], first: S, *others: S) -> S:
     return first
 
 
+def state_bytes(state: Any) -> int:
+    """Bytes of all tensors in a state."""
+    sizes: list[int] = []
+
+    def count(x: Tensor) -> Tensor:
+        sizes.append(x.nbytes)
+        return x
+
+    tree_map(count, state)
+    return sum(sizes)
+
+
 def structure(tree: Any) -> Any:
     """Everything in a state except its batch size and the numbers in its tensors."""
     if isinstance(tree, Tensor):

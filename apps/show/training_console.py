@@ -16,8 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from tttvideo.kernels.backends import choose_backend
+from tttvideo.measures.inner_loss import ttt_layers
+from tttvideo.measures.layer_memory import capacity
 from tttvideo.measures.names import mixer_name
-from tttvideo.mixers.ttt import TTTLayer
+from tttvideo.states import state_bytes
 from tttvideo.training import FrameTokenizerModel, TokenModel, VideoModel
 
 
@@ -122,15 +124,16 @@ def describe(trainer: Trainer, model: LightningModule) -> str:
         data = f"{model.data.train}, {len(model.data.file.tokens):,} tokens"
     elif isinstance(model, VideoModel):
         config, frames = model.frame_model.config, len(model.data.file.tokens) // model.header.frame
-        memory = config.entry.label(config.own) if config.entry else "no memory"
-        name, data = f"frame model, {memory}", f"{model.data.train}, {frames:,} frames"
+        mixer = config.entry.label(config.own) if config.entry else "no memory"
+        name, data = f"frame model, {mixer}", f"{model.data.train}, {frames:,} frames"
     elif isinstance(model, FrameTokenizerModel):
         name, data = "frame tokenizer", f"{len(model.data.frames):,} frames"
     gpu = model.device.type == "cuda"
     device = torch.cuda.get_device_name(model.device) if gpu else str(model.device)
     if trainer.world_size > 1:
         device = f"{trainer.world_size} x {device}"
-    parts = [f"{name}, {short(size)} parameters", data, device, *backend(trainer, model)]
+    parts = [f"{name}, {short(size)} parameters", data, device, *memory(model)]
+    parts += backend(trainer, model)
     return "; ".join(parts)
 
 
@@ -142,16 +145,28 @@ def short(count: int) -> str:
     return str(count)
 
 
+def memory(model: LightningModule) -> list[str]:
+    """The size of one sequence's state, and the room of TTT layers; nothing for other models."""
+    layers = ttt_layers(model)
+    core = getattr(model, "backbone", getattr(model, "frame_model", None))
+    if core is None or not layers:
+        return []
+    size = state_bytes(core.init_state(1)) / 1000
+    return [f"state {size:,.1f} KB, room for {capacity(layers[0]):,} associations a layer"]
+
+
 def backend(trainer: Trainer, model: LightningModule) -> list[str]:
     """The backend of the first TTT layer and the reason; nothing for a model without one."""
-    layer = next((each for each in model.modules() if isinstance(each, TTTLayer)), None)
-    if layer is None:
+    layers = ttt_layers(model)
+    if not layers:
         return []
+    layer = layers[0]
     dtypes = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
     dtype = dtypes.get(str(trainer.precision).split("-")[0], torch.float32)
     q = torch.empty(1, 1, layer.heads, layer.head_dim, dtype=dtype, device=model.device)
     config = layer.config
-    choice = choose_backend(config.backend, (q, q, q), tuple(layer.start()), config.mini_batch_size)
+    sizes = tuple(layer.start()), config.mini_batch_size, config.forget, config.causal
+    choice = choose_backend(config.backend, (q, q, q), *sizes)
     return ["backend {} ({})".format(*choice)]
 
 

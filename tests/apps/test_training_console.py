@@ -1,5 +1,6 @@
 """A run prints few lines, a bar of one line, and nothing else."""
 
+import csv
 import re
 
 import pytest
@@ -44,7 +45,9 @@ def test_where_there_is_no_terminal_a_run_prints_plain_lines(fit, capsys):
     printed = capsys.readouterr()
     first, *lines, last = printed.err.splitlines()
     assert re.match(
-        r"TTT-Linear, 22.6K parameters; books/train, 3,182 tokens; cpu; backend ", first
+        r"TTT-Linear, 22.6K parameters; books/train, 3,182 tokens; cpu; state 1.0 KB, room for 16 "
+        r"associations a layer; backend ",
+        first,
     )
     steps = [line for line in lines if line.startswith("step ") and "/20 loss " in line]
     assert [int(re.match(r"step (\d+)/", line)[1]) for line in steps] == list(range(2, 21, 2))
@@ -65,6 +68,18 @@ def test_a_restarted_run_prints_that_it_resumes_and_validate_prints_its_result(f
     fit("--quiet", command="validate")
     printed = capsys.readouterr()
     assert re.fullmatch(r"val_loss \S+, val_bits \S+\n", printed.out) and printed.err == ""
+
+
+def test_a_run_logs_the_memory_of_each_layer_and_warns_once_of_a_dead_one(fit, capsys):
+    fit("--trainer.log_every_n_steps=5", "--model.backbone.ttt.carry=1e-9")
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "no effect" in line]
+    assert len(warnings) == 1
+    assert re.match(r"step 5: the memory of layer 0 has no effect: \|W - W0\| is ", warnings[0])
+    with open("run/logs/version_0/metrics.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["train_loss"]]
+    assert [row["step"] for row in rows] == ["4", "9", "14", "19"]
+    names = ("carry", "keep", "written", "start", "loss_before", "loss_after")
+    assert all(float(row[f"layer_0/{name}"]) >= 0 for row in rows for name in names)
 
 
 def test_quiet_prints_nothing(fit, capfd):

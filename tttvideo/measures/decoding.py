@@ -11,14 +11,13 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tttvideo.backbone import Backbone
 from tttvideo.progress import Advance
 from tttvideo.reading import CHUNK
 from tttvideo.sampling.choose import Chooser
 from tttvideo.sampling.decode import Decoding, Prefix, decode, prefill
-from tttvideo.states import tree_map
+from tttvideo.states import state_bytes
 
 from .speed import Clock, interleave
 
@@ -103,15 +102,3 @@ def relative_change(points: Sequence[Point]) -> float:
     logs = np.log([point.context for point in points])
     rise, start = np.polyfit(logs - logs[0], [point.per_token for point in points], 1)
     return float(rise * (logs[-1] - logs[0]) / start)
-
-
-def state_bytes(prefix: Prefix) -> int:
-    """Bytes of all tensors in a prefix."""
-    sizes: list[int] = []
-
-    def count(x: Tensor) -> Tensor:
-        sizes.append(x.nbytes)
-        return x
-
-    tree_map(count, prefix)
-    return sum(sizes)

@@ -1,23 +1,25 @@
 """The inner loss by layer and mini-batch, before and after the step.
 
 The inner loss of a token is 1/2 ||f(k; W) - v||^2, arXiv 2407.04620, section 2. It is measured with
-the initial weights W0, with the weights before a mini-batch's step, and with those after it.
+the initial weights W0, with the weights before a mini-batch's step, and with those after it and
+after the forget gate.
 
 N rows, T tokens, M mini-batch size, H heads, D head dim.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tttvideo.backbone import Backbone
-from tttvideo.kernels import Packed
+from tttvideo.kernels import State
 from tttvideo.kernels.dual import norm_free
 from tttvideo.kernels.inner import forward, layer_norm
 from tttvideo.layers import full
-from tttvideo.mixers.ttt import TTTLayer, TTTState
+from tttvideo.mixers.ttt import InnerCall, TTTLayer
 from tttvideo.progress import Advance
 from tttvideo.reading import read
 
@@ -39,45 +41,51 @@ def inner_losses(
 
     Raises ValueError for a model without TTT layers and for less than one mini-batch.
     """
-    layers = [module for module in backbone.modules() if isinstance(module, TTTLayer)]
+    layers = ttt_layers(backbone)
     if not layers:
         raise ValueError(f"a model of {backbone.config.mixer} has no inner loop")
     M = layers[0].config.mini_batch_size
     if tokens.shape[1] < M:
         raise ValueError(f"{tokens.shape[1]} tokens are less than a mini-batch of {M}")
     found = [Losses() for _ in layers]
-    hooks = [
-        layer.register_forward_hook(lambda *call, losses=losses: record(losses, *call))
-        for layer, losses in zip(layers, found, strict=True)
-    ]
+
+    def record(place: int, call: InnerCall) -> None:
+        """One call reads one mini-batch, from its start to its step."""
+        losses, own = found[place], (layers[place], call.k, call.v)
+        assert isinstance(call.before, State) and isinstance(call.after, State)
+        assert call.before.filled == call.after.filled == 0
+        losses.initial.append(mean_loss(*own, layers[place].start()))
+        losses.before.append(mean_loss(*own, call.before.weights))
+        losses.after.append(mean_loss(*own, call.after.weights))
+
+    watch_layers(layers, record)
     try:
         for _, hidden, _ in read(backbone, tokens[:, : tokens.shape[1] // M * M], chunk=M):
             advance(len(tokens) * hidden.shape[1])
     finally:
-        for hook in hooks:
-            hook.remove()
+        watch_layers(layers, None)
     return found
 
 
-def record(
-    losses: Losses, layer: TTTLayer, arguments: tuple[Any, ...], result: tuple[Any, ...]
+def watch_layers(
+    layers: Sequence[TTTLayer], watch: Callable[[int, InnerCall], None] | None
 ) -> None:
-    """Forward hook: one call of a layer reads one mini-batch, from its start to its step."""
-    x, before = arguments
-    _, after = result
-    assert before.inner.filled == after.inner.filled == 0
-    losses.initial.append(inner_loss(layer, x, before, layer.init_state(len(x))))
-    losses.before.append(inner_loss(layer, x, before, before))
-    losses.after.append(inner_loss(layer, x, before, after))
+    """Call `watch` with the place of a layer after each call of its inner loop; None: no longer."""
+    for place, layer in enumerate(layers):
+        layer.watch = partial(watch, place) if watch else None
 
 
-def inner_loss(layer: TTTLayer, x: Tensor, before: TTTState, at: TTTState) -> float:
-    """Mean loss over heads and tokens of x (N, M, C), read in state `before`, with weights `at`."""
-    _, k, v, _ = layer.views(x, Packed((before,), (x.shape[1],)))
+def ttt_layers(model: nn.Module) -> list[TTTLayer]:
+    return [module for module in model.modules() if isinstance(module, TTTLayer)]
+
+
+def mean_loss(layer: TTTLayer, k: Tensor, v: Tensor, weights: Sequence[Tensor]) -> float:
+    """Mean over heads and tokens of the loss of k, v (N, M, H, D) with these fast weights."""
     k, v = (full(y).transpose(1, 2) for y in (k, v))  # (N, H, M, D)
     if not layer.config.norm:
-        return (norm_free.loss(at.inner.weights, k, v) / k[..., 0].numel()).item()
-    norm = full(layer.norm_weight)[:, None], full(layer.norm_bias)[:, None]
-    _, outputs = forward(k, at.inner.weights)
-    error = k + layer_norm(outputs[-1], norm) - v
+        return (norm_free.loss(weights, k, v) / k[..., 0].numel()).item()
+    norm = layer.by_block(full(layer.norm_weight)), layer.by_block(full(layer.norm_bias))
+    weight, bias = (x[:, None] for x in norm)
+    _, outputs = forward(k, weights)
+    error = k + layer_norm(outputs[-1], (weight, bias)) - v
     return (0.5 * error.square().sum(-1)).mean().item()

@@ -13,8 +13,9 @@ B batch, T tokens, M mini-batch size, H heads, D head dim, E inner hidden, C wid
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -72,8 +73,21 @@ class TTTDecoding:
         return self.places[:, :1]
 
 
+class InnerCall(NamedTuple):
+    """What one call of the inner loop read: k, v (B, T, H, D), log g, the states around it."""
+
+    k: Tensor
+    v: Tensor
+    log_keep: Tensor | None
+    before: State | Packed[State]
+    after: State | Packed[State]
+
+
 class TTTLayer(Mixer[TTTState]):
     """The mixer "ttt"."""
+
+    watch: Callable[[InnerCall], None] | None = None
+    """Called after each call of the inner loop, to measure it."""
 
     @classmethod
     def resolve(cls, config: TTTConfig, grid: Grid | None = None) -> ResolvedTTT:
@@ -264,23 +278,20 @@ class TTTLayer(Mixer[TTTState]):
         self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, log_keep: Tensor | None, state: P
     ) -> tuple[Tensor, P]:
         """The kernels' output (B, T, H, D) and the fast weights after it."""
-        own, size = self.config, self.config.mini_batch_size
+        own = self.config
         tokens = q, k, v, self.fold(self.eta(x)), self.token_scale()
-        if not own.norm:
-            return ttt_norm_free(*tokens, state, mini_batch_size=size, backend=own.backend)
-        op = {"linear": ttt_linear, "mlp": ttt_mlp}[own.inner]
-        norm = self.by_block(self.norm_weight), self.by_block(self.norm_bias)
-        y, state = op(
-            *tokens,
-            *norm,
-            state,
-            mini_batch_size=size,
-            log_keep=log_keep,
-            start=self.start() if self.forget else None,
-            causal=own.causal,
-            backend=own.backend,
-        )
-        return self.blocks.unfold(y) if self.blocks else y, state
+        sizes = {"mini_batch_size": own.mini_batch_size}
+        if own.norm:
+            op = {"linear": ttt_linear, "mlp": ttt_mlp}[own.inner]
+            norm = self.by_block(self.norm_weight), self.by_block(self.norm_bias)
+            start = self.start() if self.forget else None
+            memory: Any = {"log_keep": log_keep, "start": start, "causal": own.causal}
+            y, after = op(*tokens, *norm, state, backend=own.backend, **sizes, **memory)
+        else:
+            y, after = ttt_norm_free(*tokens, state, backend=own.backend, **sizes)
+        if self.watch:
+            self.watch(InnerCall(k, v, log_keep, state, after))
+        return self.blocks.unfold(y) if self.blocks else y, after
 
     def output(self, x: Tensor, y: Tensor) -> Tensor:
         """Norm, gate and projection of the kernels' output y (B, T, H, D)."""
