@@ -24,7 +24,8 @@ class TrainingMemory(Callback):
         self.found: dict[int, MemoryFigures] = {}
 
     def on_train_batch_start(self, trainer: Trainer, model: LightningModule, *_: Any) -> None:
-        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (trainer.global_step + 1) % every == 0:
             layers = ttt_layers(model)
 
             def measure(place: int, call: Any) -> None:

@@ -42,12 +42,12 @@ def convolved(config, count):
 
 
 @pytest.mark.parametrize("inner", ["linear", "mlp"])
-@pytest.mark.parametrize("backbone", ["mamba", "transformer"])
-def test_ttt_is_counted_as_the_dual_form_multiplies(inner, backbone, monkeypatch):
+@pytest.mark.parametrize("backbone, forget", [("mamba", True), ("transformer", False)])
+def test_ttt_is_counted_as_the_dual_form_multiplies(inner, backbone, forget, monkeypatch):
     M, T = 6, 18
     whole = [(M, dual.piece)] * (T // M)  # the counter sees into pieces, not into operators
     monkeypatch.setattr(dual, "cut", lambda *_: whole)
-    ttt = TTTConfig(inner=inner, backbone=backbone, mini_batch_size=M)
+    ttt = TTTConfig(inner=inner, backbone=backbone, mini_batch_size=M, forget=forget)
     config = replace(SMALL, ttt=ttt)
     convolutions = 3 if backbone == "mamba" else 0
     counted = T * (flops_per_token(config, T) - convolved(config, convolutions))

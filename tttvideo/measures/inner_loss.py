@@ -83,7 +83,7 @@ def mean_loss(layer: TTTLayer, k: Tensor, v: Tensor, weights: Sequence[Tensor]) 
     """Mean over heads and tokens of the loss of k, v (N, M, H, D) with these fast weights."""
     k, v = (full(y).transpose(1, 2) for y in (k, v))  # (N, H, M, D)
     if not layer.config.norm:
-        return (norm_free.loss(weights, k, v) / k[..., 0].numel()).item()
+        return (norm_free.loss(tuple(weights), k, v) / k[..., 0].numel()).item()
     norm = layer.by_block(full(layer.norm_weight)), layer.by_block(full(layer.norm_bias))
     weight, bias = (x[:, None] for x in norm)
     _, outputs = forward(k, weights)
