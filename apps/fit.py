@@ -175,4 +175,5 @@ class SaveLast(Checkpoint):
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, *_: Any) -> None:
+        self.saved = 0  # early stopping has gone back to the best weights
         self.save(trainer)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from tttvideo.data.text.tokenizer import tokenizer_of
 from tttvideo.data.video.reader import VideoReader
+from tttvideo.data.video.views import RandomViews, larger
 from tttvideo.progress import progress
 
 from .inputs import VIDEO_SUFFIXES, find_files
@@ -137,10 +138,14 @@ class FrameData(LightningDataModule):
 
     Arguments:
         videos: files or folders.
+        validation: files or folders to measure with; null holds out the end of `videos`.
         size: height and width in pixels.
         end: seconds of each video that are used; null: all.
-        most: the most frames in memory (3 size^2 bytes each); of more, evenly spaced ones are kept.
-        holdout: share of the frames that are held out for validation, from the end.
+        most: the most frames in memory (3 size^2 bytes each, and half as much again with views); of
+            more, evenly spaced ones are kept.
+        holdout: share of the frames that are held out without `validation`, from the end.
+        views: train on random crops, flips and colours of the frames, so that a short video is not
+            learned by heart.
         batch_size: frames per step.
         seed: seed of the order.
     """
@@ -148,32 +153,44 @@ class FrameData(LightningDataModule):
     def __init__(
         self,
         videos: list[str],
+        validation: list[str] | None = None,
         size: int = 64,
         end: float | None = None,
         most: int = 50_000,
         holdout: float = 0.05,
+        views: bool = False,
         batch_size: int = 32,
         seed: int = 0,
     ):
         super().__init__()
-        self.videos, self.size, self.end, self.most = videos, size, end, most
-        self.holdout, self.batch_size, self.seed = holdout, batch_size, seed
-        self.frames = torch.empty(0)  # (N, size, size, 3) uint8
+        self.videos, self.validation, self.size, self.end = videos, validation, size, end
+        self.most, self.holdout, self.views = most, holdout, views
+        self.batch_size, self.seed = batch_size, seed
+        self.frames = self.held = torch.empty(0)  # (N, S, S, 3) uint8
 
     def setup(self, stage: str) -> None:
         if len(self.frames):
             return
         check_counts(size=self.size, most=self.most, batch_size=self.batch_size)
         self.frames = read_evenly(self.videos, self.size, self.end, self.most)
-        self.held = max(1, int(len(self.frames) * self.holdout))
-        if self.held >= len(self.frames):
-            raise ValueError(f"{len(self.frames)} frame is too few for training and validation")
+        if self.validation:
+            self.held = read_evenly(self.validation, self.size, None, self.most)
+        else:
+            kept = len(self.frames) - max(1, int(len(self.frames) * self.holdout))
+            if not kept:
+                raise ValueError(f"{len(self.frames)} frame is too few for training and validation")
+            self.frames, self.held = self.frames[:kept], self.frames[kept:]
+        if self.views:  # the same frames, larger
+            self.frames = read_evenly(self.videos, larger(self.size), self.end, self.most)[
+                : len(self.frames)
+            ]
 
     def train_dataloader(self) -> ResumableLoader:
-        return ResumableLoader(Frames(self.frames[: -self.held]), self.batch_size, self.seed)
+        views = RandomViews(self.size, self.seed) if self.views else None
+        return ResumableLoader(Frames(self.frames, views), self.batch_size, self.seed)
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(Frames(self.frames[-self.held :]), self.batch_size)
+        return DataLoader(Frames(self.held), self.batch_size)
 
     test_dataloader = val_dataloader
 

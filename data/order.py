@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from tttvideo.data.video.views import RandomViews
+
 
 class Conditions(NamedTuple):
     """What is known about the frames of a window besides their tokens; None: not known.
@@ -48,16 +50,16 @@ class Window(NamedTuple):
 
 
 class Frames(Dataset):
-    """Frames in memory: (N, size, size, 3) uint8."""
+    """Frames in memory: (N, S, S, 3) uint8; or a random view of each, another in every epoch."""
 
-    def __init__(self, frames: Tensor):
-        self.frames = frames
+    def __init__(self, frames: Tensor, views: RandomViews | None = None):
+        self.frames, self.views = frames, views
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.frames[index]
+        return self.views(self.frames[index], index) if self.views else self.frames[index]
 
 
 def collate(windows: Sequence[Any]) -> Any:
@@ -288,6 +290,8 @@ class ResumableLoader(DataLoader):
         if self.delivered >= len(self):
             self.epoch, self.delivered = self.epoch + 1, 0
         self.batches.epoch, self.batches.first = self.epoch, self.delivered
+        if isinstance(self.dataset, Frames) and self.dataset.views:
+            self.dataset.views.epoch = self.epoch
         if self.windows is not None:
             steps = self.windows.length // self.step
             random = np.random.default_rng((self.batches.seed, self.epoch, 1))

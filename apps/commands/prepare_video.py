@@ -1,6 +1,7 @@
 """`tttvideo prepare video INPUT... --frame-tokenizer CKPT --out FILE`: the options."""
 
 import argparse
+import math
 
 from .options import Parser, check_checkpoint, check_output, check_video, refuse_unless
 
@@ -20,18 +21,25 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--frame-tokenizer", required=True, metavar="CKPT", help="trained by `tttvideo fit`"
     )
-    top.add_argument(
-        "--end",
-        type=float,
-        metavar="SECONDS",
-        help="leave out the frames from this time on (default: none)",
-    )
+    add = top.add_argument
+    help = "leave out the frames before this time (default: none)"
+    add("--start", type=float, default=0.0, metavar="SECONDS", help=help)
+    help = "leave out the frames from this time on (default: none)"
+    add("--end", type=float, default=math.inf, metavar="SECONDS", help=help)
+    help = "write N more copies of each video, seen in other crops, colours, speeds or mirrored, "
+    help += "to train on; a copy is a document (default: 0)"
+    add("--augment", type=int, default=0, metavar="N", help=help)
+    add("--seed", type=int, default=0, metavar="N", help="seed of the copies (default: 0)")
+    help = "write where the camera points, as estimated from the shift between frames, as poses"
+    add("--camera-shift", action="store_true", help=help)
     return top
 
 
 def check(options: argparse.Namespace) -> None:
-    if options.end is not None:
-        refuse_unless(options.end > 0, "end", options.end, "above 0 seconds")
+    refuse_unless(options.start >= 0, "start", options.start, "0 seconds or more")
+    refuse_unless(options.end > options.start, "end", options.end, "above --start")
+    refuse_unless(options.augment >= 0, "augment", options.augment, "0 or more")
+    refuse_unless(options.seed >= 0, "seed", options.seed, "0 or more")
     check_output(options.out)
     check_checkpoint(options.frame_tokenizer)
     check_videos(options.inputs)

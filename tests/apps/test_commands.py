@@ -85,6 +85,27 @@ def test_video_is_prepared_as_whole_frames(work):
     assert TokenFile("part.bin").starts.tolist() == [0, 16 * 64]
 
 
+def test_a_video_is_prepared_in_parts_and_in_more_views(work):
+    options = ["--frame-tokenizer", "frames/last.ckpt", "--out", "views.bin", "--camera-shift"]
+    between = ["--start", "1", "--end", "2"]
+    main(["prepare", "video", "clip.mp4", *options, *between, "--augment", "2"])
+    file, whole = TokenFile("views.bin"), TokenFile("clip.bin").tokens
+    lengths = np.diff([*file.starts, len(file.tokens)]) // 64
+    assert lengths[0] == 10 and set(lengths[1:]) <= {5, 10}
+    assert np.array_equal(file.tokens[: 10 * 64], whole[10 * 64 : 20 * 64])
+    views = [file.tokens[start : start + 5 * 64].tolist() for start in file.starts]
+    assert views[0] != views[1] != views[2]
+    assert file.conditions["poses"].shape == (sum(lengths), 2)
+    with pytest.raises(SystemExit, match="90.0 to inf s hold no frame"):
+        main(["prepare", "video", "clip.mp4", *options, "--start", "90"])
+
+
+def test_a_frame_tokenizer_learns_from_views_and_measures_on_other_videos(work):
+    data = ["--data.videos=[clip.mp4]", "--data.validation=[clip.mp4]", "--data.views=true"]
+    fit_two_steps("frame_tokenizer_tiny", "viewed", *data, "--model.optim.patience=1", *QUIET)
+    assert load_frame_tokenizer("viewed/last.ckpt").config.size == 64
+
+
 def test_worlds_are_prepared_as_videos_with_what_is_known_of_them(work):
     sizes = ["--worlds=3", "--frames=9", "--size=5", "--view=2"]
     main(["prepare", "pan", *sizes, "--out", "pan"])

@@ -91,7 +91,15 @@ REFUSED = [
     ("prepare video empty.mp4 --frame-tokenizer a.ckpt --out x", "empty.mp4 is empty"),
     ("prepare video text.mp4 --frame-tokenizer a.ckpt --out x", "text.mp4"),
     ("prepare video a.mp4 --frame-tokenizer nowhere --out x", "there is no checkpoint nowhere"),
-    ("prepare video a.mp4 --frame-tokenizer a.ckpt --end 0 --out x", "--end 0.0 must be above 0"),
+    (
+        "prepare video a.mp4 --frame-tokenizer a.ckpt --end 0 --out x",
+        "--end 0.0 must be above",
+    ),
+    (
+        "prepare video a.mp4 --frame-tokenizer a.ckpt --start 2 --end 1 --out x",
+        "must be above",
+    ),
+    ("prepare video a.mp4 --frame-tokenizer a.ckpt --augment -1 --out x", "--augment -1 must"),
     ("prepare pan --out x --worlds 0", "--worlds 0 must be 1 or more"),
     ("prepare pan --out x --view 7", "--view 7 must be at most --size"),
     ("prepare glyphs --out x --size 20", "--size 20 must be 24 or more"),

@@ -19,6 +19,8 @@ class FrameTokenizerModel(OuterLoop):
         optim: the outer loop's optimizer.
     """
 
+    measure, higher_is_better = "val_psnr", True
+
     def __init__(
         self,
         tokenizer: FrameTokenizerConfig,

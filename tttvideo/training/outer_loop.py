@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+
+from .keep_best import KeepBest
 
 
 @dataclass
@@ -26,10 +29,18 @@ class OptimConfig:
     inner_lr_start: float | None = None
     """Factor on the inner learning rate at step 0, rising to 1 with the warm-up; null: 0.1 for
     TTT-MLP, which needs it, and 1 for TTT-Linear."""
+    patience: int | None = None
+    """Validations without a better one after which training stops; the best weights are kept.
+    null: every step is done, and the last weights are kept."""
 
 
 class OuterLoop(LightningModule):
-    """The optimizer, its schedule, and the speed for the progress bar."""
+    """The optimizer, its schedule, and the speed for the progress bar.
+
+    measure, higher_is_better: the logged value that early stopping watches.
+    """
+
+    measure, higher_is_better = "val_loss", False
 
     def __init__(self, optim: OptimConfig):
         super().__init__()
@@ -39,6 +50,11 @@ class OuterLoop(LightningModule):
     def data(self) -> Any:
         """The data module of the run."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def configure_callbacks(self) -> list[Callback]:
+        if self.optim.patience is None:
+            return []
+        return [KeepBest(self.measure, self.higher_is_better, self.optim.patience)]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         if not self.optim.lr > 0:

@@ -1,0 +1,100 @@
+"""Views of a clip: crops, flips, colours and speeds that keep what happens in it.
+
+N frames, S pixels of height and width. A view is made from frames that are WIDER times as large as
+it is, so that its crops are as sharp as the whole frame. Every frame of a clip has the same view.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, takewhile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from .reader import VideoReader, stack_images
+
+
+WIDER = 1.25
+LEAST = 1 / WIDER  # side of the smallest crop, as a share of the larger frame
+COLOURS = 0.8, 1.25  # factors of brightness, contrast and saturation
+
+
+@dataclass(frozen=True)
+class View:
+    """What is seen of larger frames."""
+
+    top: float
+    left: float
+    side: float
+    """place and side of the crop, as shares of the larger frame"""
+    flip: bool
+    brightness: float
+    contrast: float
+    saturation: float
+
+    def of(self, frames: Tensor, size: int) -> Tensor:
+        """The view (N, size, size, 3) of frames (N, S, S, 3), uint8."""
+        S = frames.shape[1]
+        side = max(1, round(self.side * S))
+        top, left = (round(share * S) for share in (self.top, self.left))
+        x = frames[:, top : top + side, left : left + side].movedim(3, 1)
+        if side != size:
+            x = transforms.resize(x, [size, size], antialias=True)
+        x = transforms.horizontal_flip(x) if self.flip else x
+        x = transforms.adjust_brightness(x, self.brightness)
+        x = transforms.adjust_contrast(x, self.contrast)
+        return transforms.adjust_saturation(x, self.saturation).movedim(1, 3).contiguous()
+
+
+def random_view(random: np.random.Generator) -> View:
+    """A view; in half of them the crop has the size of the view, so that no pixel is resampled."""
+    side = LEAST if random.random() < 0.5 else random.uniform(LEAST, 1.0)
+    top, left = random.uniform(0, 1 - side, 2)
+    low, high = np.log(COLOURS)
+    return View(top, left, side, random.random() < 0.5, *np.exp(random.uniform(low, high, 3)))
+
+
+def larger(size: int) -> int:
+    """S, for views of this size."""
+    return round(size * WIDER)
+
+
+class RandomViews:
+    """A random view of each frame, as a pure function of (seed, epoch, number of the frame)."""
+
+    def __init__(self, size: int, seed: int):
+        self.size, self.seed, self.epoch = size, seed, 0
+
+    def __call__(self, frame: Tensor, number: int) -> Tensor:
+        view = random_view(np.random.default_rng((self.seed, self.epoch, number, 3)))
+        return view.of(frame[None], self.size)[0]
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A video file, as it is or seen in a view, with every frame or every other one."""
+
+    path: Path
+    view: View | None = None
+    stride: int = 1
+
+    def images(self, size: int, start: float, end: float) -> Iterator[np.ndarray]:
+        """Frames (N, size, size, 3) uint8 from `start` to `end` seconds, at most 64 at a time."""
+        reader = VideoReader(self.path, larger(size) if self.view else size)
+        early = takewhile(lambda frame: frame.time < end, reader)
+        frames = islice((f for f in early if f.time >= start), 0, None, self.stride)
+        for images in stack_images(frames, 64):
+            yield self.view.of(torch.from_numpy(images), size).numpy() if self.view else images
+
+
+def copies(paths: Sequence[Path], more: int, seed: int) -> list[Copy]:
+    """Each file as it is, and `more` random copies of it."""
+    found = [Copy(path) for path in paths]
+    for number in range(more):
+        for place, path in enumerate(paths):
+            random = np.random.default_rng((seed, number, place, 4))
+            found.append(Copy(path, random_view(random), int(random.integers(1, 3))))
+    return found
