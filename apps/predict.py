@@ -4,20 +4,27 @@ The video is read frame by frame; the model's state has the same size however lo
 """
 
 import argparse
+import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from einops import rearrange
+from torch import Tensor
+from torchvision.utils import make_grid
 
 from tttvideo.apps.show.prediction_report import PredictionReport, table
 from tttvideo.data.video.horizon import split_frames
 from tttvideo.data.video.reader import Frame, VideoReader, stack_images
+from tttvideo.data.video.writer import video_writer
 from tttvideo.progress import progress
-from tttvideo.sampling.choose import Choose, Chooser
-from tttvideo.sampling.frame_streams import FrameReader, decode_frames
+from tttvideo.sampling.choose import Chooser
+from tttvideo.sampling.frame_streams import FrameReader, decode_frames, fork
+from tttvideo.sampling.saved_states import SavedState, load_state_file, save_state_file
 from tttvideo.weights.video_checkpoints import VideoCheckpoint, load_video_model
 
 from .device import best_device
@@ -36,44 +43,45 @@ def run(options: argparse.Namespace) -> None:
 def predict(options: argparse.Namespace) -> PredictionReport:
     """Continue the video that the options name, and write the report."""
     model = load_video_model(options.checkpoint)
-    choose = Chooser(options.temperature, options.top_k, options.top_p, options.seed)
-    seconds = options.context, options.horizon
-    report = continue_video(model, Path(options.video), *seconds, Path(options.out), choose)
+    report = continue_video(model, options)
     report.finish(vars(options))
     return report
 
 
-def continue_video(
-    model: VideoCheckpoint,
-    video: Path,
-    context: float | None,
-    horizon: float,
-    out: Path,
-    choose: Choose,
-) -> PredictionReport:
-    """Read the context and predict the horizon, both in seconds; writes the two videos to `out`."""
-    device = best_device()
+def continue_video(model: VideoCheckpoint, options: argparse.Namespace) -> PredictionReport:
+    """Read the context and predict the horizon; writes the videos and the state."""
+    video, out, device = Path(options.video), Path(options.out), best_device()
+    choose = Chooser(options.temperature, options.top_k, options.top_p, options.seed)
     network, tokenizer = model.network.to(device), model.frame_tokenizer.to(device)
     source = VideoReader(video, tokenizer.config.size)
     fps = source.info.fps or model.fps or 30.0
-    known, ahead = split_frames(source.index.times, fps, context, horizon)
+    known, ahead = split_frames(source.index.times, fps, options.context, options.horizon)
     if model.fps and abs(model.fps / fps - 1) > 0.1:
         print(
             f"note: the model was trained at {model.fps:g} frames per second, and {video} has "
             f"{fps:g}"
         )
     frames, reader = iter(source), FrameReader(network, tokenizer)
+    saved = load_state_file(options.load_state, network) if options.load_state else None
+    if saved:
+        reader.prefix = saved.prefix
     start = time.perf_counter()
     last = read_context(reader, frames, known)
     context_seconds = time.perf_counter() - start
-    assert reader.prefix
+    if options.save_state:
+        read = known * math.prod(tokenizer.config.grid) + (saved.tokens if saved else 0)
+        save_state_file(SavedState(reader.prefix, read), network, options.save_state)
+    prefix = fork(reader.prefix, options.futures)
     with (
         PredictionReport(out, fps, last, ahead) as report,
+        futures_writer(out, fps, options.futures) as write_futures,
         progress("predicting", ahead, "frames") as advance,
     ):
         start = time.perf_counter()
-        for tokens in decode_frames(network, reader.prefix, ahead, choose):
-            prediction = tokenizer.decode(tokens)[0].cpu().numpy()
+        for tokens in decode_frames(network, prefix, ahead, choose):
+            futures = tokenizer.decode(tokens).cpu()
+            write_futures(futures)
+            prediction = futures[0].numpy()
             truth = next(frames, None)
             if truth is None:
                 report.add(prediction)
@@ -94,6 +102,21 @@ def continue_video(
         "reader": source.backend,
     }
     return report
+
+
+@contextmanager
+def futures_writer(out: Path, fps: float, count: int) -> Iterator[Callable[[Tensor], None]]:
+    """A function that writes frames (N, S, S, 3) side by side to futures.mp4, if there are more."""
+    if count == 1:
+        yield lambda _: None
+        return
+    with video_writer(out / "futures.mp4", fps) as writer:
+
+        def write(images: Tensor) -> None:
+            grid = make_grid(rearrange(images, "n h w c -> n c h w"), nrow=min(count, 4))
+            writer.write(rearrange(grid, "c h w -> h w c").numpy())
+
+        yield write
 
 
 def read_context(reader: FrameReader, frames: Iterator[Frame], known: int) -> list[np.ndarray]:

@@ -52,7 +52,7 @@ def check(options: argparse.Namespace) -> None:
     check_prompts(options)
     check_checkpoint(options.checkpoint)
     if options.load_state:
-        source = "`tttvideo generate --save-state`, or not a whole one; save it again"
+        source = "`--save-state`, or not a whole one; save it again"
         check_checkpoint(options.load_state, "saved state", source)
     if options.save_state:
         check_output(options.save_state, "save-state")

@@ -7,6 +7,7 @@ from .options import (
     add_sampling,
     check_checkpoint,
     check_folder,
+    check_output,
     check_sampling,
     check_video,
     refuse_unless,
@@ -32,6 +33,12 @@ def parser() -> argparse.ArgumentParser:
     add("--context", type=float, metavar="SECONDS", help=help)
     help = "predict this much (default: 1)"
     add("--horizon", type=float, default=1.0, metavar="SECONDS", help=help)
+    help = "write the state after the context, to continue from it later"
+    add("--save-state", metavar="FILE", help=help)
+    help = "begin with a saved state; the context is read after it"
+    add("--load-state", metavar="FILE", help=help)
+    help = "predict this often from the one state, and show all in futures.mp4 (default: 1)"
+    add("--futures", type=int, default=1, metavar="N", help=help)
     add("--out", required=True, metavar="DIR", help="folder to write to")
     add_sampling(top, temperature=0.7, top_p=0.9)
     add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers (default: 0)")
@@ -43,6 +50,12 @@ def check(options: argparse.Namespace) -> None:
     refuse_unless(options.horizon > 0, "horizon", options.horizon, "above 0 seconds")
     if options.context is not None:
         refuse_unless(options.context > 0, "context", options.context, "above 0 seconds")
+    refuse_unless(options.futures > 0, "futures", options.futures, "1 or more")
+    if options.load_state:
+        source = "`--save-state`, or not a whole one; save it again"
+        check_checkpoint(options.load_state, "saved state", source)
+    if options.save_state:
+        check_output(options.save_state, "save-state")
     check_folder(options.out)
     check_checkpoint(options.checkpoint)
     check_video(options.video, options.horizon)

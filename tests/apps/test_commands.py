@@ -23,6 +23,7 @@ from tttvideo.data.video.drawn import bouncing_glyphs
 from tttvideo.data.video.reader import VideoReader
 from tttvideo.data.video.writer import write_video
 from tttvideo.weights.checkpoints import load_frame_tokenizer, load_tokens_model
+from tttvideo.weights.video_checkpoints import load_video_model
 
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +31,7 @@ TEXT = "It was the best of times, it was the worst of times. " * 60
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 SMALL = ["--model.backbone.width=16", "--model.backbone.depth=1", "--model.backbone.heads=2"]
 SMALL += ["--model.backbone.mlp_width=24", *QUIET]
+SMALL_FRAMES = [option.replace("backbone", "frame_model") for option in SMALL]
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +49,7 @@ def work(tmp_path_factory):
         arguments = ["--frame-tokenizer", "frames/last.ckpt", "--out", "clip.bin"]
         main(["prepare", "video", "clip.mp4", *arguments])
         fit_two_steps("video_tiny", "video", *VIDEO_DATA, *SMALL)
+        fit_two_steps("video_frames_tiny", "whole", *VIDEO_DATA, *SMALL_FRAMES)
         fit_two_steps("text_tiny", "text", *TEXT_DATA, *SMALL)
     return folder
 
@@ -120,6 +123,16 @@ def test_worlds_are_prepared_as_videos_with_what_is_known_of_them(work):
     data += ["--model.frame_tokenizer=pan/palette.ckpt", "--data.lanes=true", *SMALL]
     fit_two_steps("video_tiny", "pan_model", *data)
     assert load_tokens_model("pan_model/last.ckpt").frame_tokenizer.config == tokenizer.config
+
+
+def test_a_frame_model_learns_the_worlds_it_was_given(work):
+    main(["prepare", "pan", "--worlds=3", "--frames=9", "--size=5", "--view=2", "--out", "worlds"])
+    data = ["--data.train=worlds/tokens.bin", "--data.window=16", "--data.batch_size=2"]
+    data += ["--model.frame_tokenizer=worlds/palette.ckpt", "--data.holdout=0.4"]
+    fit_two_steps("video_pan", "pan_frames", *data, *SMALL_FRAMES)
+    config = load_video_model("pan_frames/last.ckpt").network.config
+    assert (config.address.periods, config.grid, config.conditions.actions) == ((5, 5), (2, 2), 4)
+    assert Path("pan_frames/samples/step_000002.mp4").is_file()
 
 
 def test_glyphs_are_drawn_as_clips_that_differ(work):
@@ -275,6 +288,18 @@ def test_a_prediction_does_not_depend_on_what_comes_after(work, tmp_path):
         for out in ("long", "short")
     )
     assert np.array_equal(long, short)
+
+
+def test_a_frame_model_predicts_several_futures_of_a_saved_state(work):
+    def predict(out, *options):
+        arguments = ["--horizon", "0.4", "--out", out, *options]
+        main(["predict", "whole/last.ckpt", "clip.mp4", *arguments])
+        return np.stack([frame.image for frame in VideoReader(Path(out, "prediction.mp4"), 64)])
+
+    futures = predict("whole_futures", "--futures=8", "--save-state=whole.state")
+    assert len(list(VideoReader(Path("whole_futures/futures.mp4"), 64))) == 4
+    later = predict("whole_later", "--context=1", "--load-state=whole.state")
+    assert later.shape == futures.shape == (4, 64, 64, 3)
 
 
 def test_exported_weights_are_imported_unchanged(work, tmp_path):

@@ -163,6 +163,18 @@ def test_moves_that_are_summed_are_the_poses_they_lead_to():
     torch.testing.assert_close(torch.cat((first, second), dim=1), wanted)
 
 
+@pytest.mark.parametrize("mixer", ["mamba2", None])
+@torch.no_grad()
+def test_a_memory_without_keys_learns_of_poses_by_its_inputs(mixer):
+    frames = random_frames(1, 3)
+    known = [Conditions(poses=torch.tensor([[[0, 0], [0, n], [1, 1], [2, 2]]])) for n in (1, 3)]
+    for as_input in (False, True):
+        address = AddressConfig("shift", as_input=as_input)
+        model = small_frames(mixer=mixer, mamba=MambaConfig(head_dim=8), address=address)
+        one, other = (model(frames, None, each)[0] for each in known)
+        assert torch.equal(one, other) != as_input
+
+
 @pytest.mark.parametrize(
     "address, match",
     [

@@ -8,7 +8,6 @@ B batch, F frames, P tokens per frame, S pixels of height and width.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,9 +98,3 @@ def alive(images: Tensor, truth: Tensor) -> Tensor:
     share = coloured_area(images) / coloured_area(truth).clamp_min(1)
     least, most = ALIVE
     return ((share >= least) & (share <= most)).double().mean(0)
-
-
-def swap_table(found: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """Rows of a table: each group of ages, with its bits by memory."""
-    names = [name for name in AGES if name in found["own"]]
-    return [{"age": name} | {m: found[m].get(name) for m in found} for name in names]

@@ -61,7 +61,7 @@ def load_state_file(path: str | Path, backbone: Backbone) -> SavedState:
         prefix = from_plain(plain["heard"], device)
         return plain["model"], SavedState(prefix, plain["tokens"], plain["draws"])
 
-    source = "`tttvideo generate --save-state`, or not a whole one; save it again"
+    source = "`--save-state`, or not a whole one; save it again"
     model, saved = load_torch_file(path, "saved state", source, build)
     if model != fingerprint(backbone):
         raise ValueError(

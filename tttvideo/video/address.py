@@ -35,6 +35,9 @@ class AddressConfig:
     repeat."""
     features: int = 64
     """Random Fourier features of each scale."""
+    as_input: bool = False
+    """Add the place of a token now, and in the next frame, to its input, for memories without keys,
+    such as Mamba, and for attention inside the frame."""
 
 
 class PlaceAddress(nn.Module):

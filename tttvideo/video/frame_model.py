@@ -152,6 +152,10 @@ class FrameModel(nn.Module):
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=0.02)
         nn.init.normal_(self.head.near_embedding.weight, std=0.1)
+        self.pose_input = None
+        if config.address.as_input:
+            self.pose_input = nn.Linear(2 * width, width, bias=False)
+            nn.init.normal_(self.pose_input.weight, std=0.002)  # addresses have a size of 1
         self.window = None
         if config.window_frames:
             self.window = PastFrames(config.vocab_size, width, grid, config.window_frames)
@@ -189,6 +193,8 @@ class FrameModel(nn.Module):
             near, recent = self.window(frames, state.recent)
             x = x + near
         address, pose = self.find(conditions, state.pose)
+        if self.pose_input and address:
+            x = x + self.pose_input(torch.cat(address, dim=-1)).view_as(x)
         states = []
         for block, before in zip(self.blocks, state.blocks, strict=True):
             x, after = block(x, before, address)
