@@ -22,12 +22,15 @@ import torch
 from torch import Tensor
 
 from tttvideo.kernels.inner import EPS
+from tttvideo.kernels.state import pairs
 
-from .forward import MiniBatches, add_product, empty_like, separated, steps
+from .forward import MiniBatches, augmented, empty_like, separated, steps
+from .walk import Gate, GatedWalk, Walk
 
 
 def backward(
-    BackwardState: Callable,
+    BackwardLoop: Callable,
+    transposed: Sequence[bool],
     grads: Sequence[Tensor],
     q: Tensor,
     k: Tensor,
@@ -43,34 +46,63 @@ def backward(
     token_ranges: None,
     causal: bool,
 ) -> list[Tensor]:
-    """Gradients of forward's inputs and weights, given those of y and of the weights after.
+    """Gradients of forward's inputs, gate and weights, given those of y and of the weights after.
 
-    results: forward's, without y.
+    transposed: of each layer, whether its weights are held so. results: forward's, without y.
     """
-    after, tape = results[: len(weights)], results[len(weights) :]
-    batches = MiniBatches(q, token_scale, norm_weight, norm_bias, weights)
-    shared = SharedGradients(batches)
-    state = BackwardState(batches, shared, after, grads[1:])
-    dq, dk, dv, deta = found = empty_like(q, k, v, eta)
-    dq, dk, dv, deta = map(batches.split, (dq, dk, dv, deta[..., None]))
-    q, k, v, eta, dy = map(batches.split, (q, k, v, eta[..., None], grads[0]))
-    eta = eta.contiguous()
-    for g in reversed(batches.groups()):
-        x, r, x_read, r_read, *hidden = (saved[g] for saved in tape)
-        qk, Q, K = batches.join(q[g], k[g])
-        dy_g = dy[g].contiguous()
-        dZb, S = state.allocate(len(x))
-        output_backward(dy_g, x_read, r_read, batches, shared, out=dZb)
-        inner = InnerGradient(x, r, K, v[g], eta[g], batches, S)
-        dq_g, dk_g = empty_like(x, x)
-        dA = state.backward_group(qk, Q @ K.mT, *hidden, inner, dq_g, dk_g)
-        dtarget = inner.target_backward(shared)
-        torch.add(add_product(dq_g, dA, K[..., :-1]), dy_g, out=dq[g])
-        torch.add(add_product(dk_g, dA.mT, Q[..., :-1]), dtarget, out=dk[g])
-        torch.neg(dtarget, out=dv[g])
-        deta[g] = inner.deta
-    dweights = (w for dW in state.gradients for w in separated(dW, batches.B))
-    return [*found, *shared.results(), *dweights]
+    depth = len(weights) // 2
+    after, tape = results[: 2 * depth], results[2 * depth :]
+    gated = log_keep is not None
+    batches = MiniBatches(q, token_scale, norm_weight, norm_bias, weights, causal, gated)
+    gate, shared = batches.gate(log_keep, start), SharedGradients(batches)
+    dstates = [augmented(*layer) for layer in pairs(grads[1:])]
+    first = (augmented(*layer) for layer in pairs(weights))
+    kept = [[W, *later.unbind()] for W, later in zip(first, tape[-depth:], strict=True)]
+    walks = make_walks(kept, after, gate, dstates, transposed, batches)
+    loop = BackwardLoop(batches, shared, walks, dstates)
+    found = empty_like(q, k, v, eta)
+    tokens = [*map(batches.split, (q, k, v, eta[..., None], grads[0]))]
+    tokens[3] = tokens[3].contiguous()
+    into = [*map(batches.split, (*found[:3], found[3][..., None]))]
+    for span in reversed(batches.spans()):
+        groups = [Group(g, tokens, tape[:-depth], batches, shared) for g in span]
+        for group in groups if gate else ():
+            loop.ahead(group)
+        for group in reversed(groups):
+            loop.backward(group)
+            group.store(into, shared)
+    dweights = [w for dW in dstates for w in separated(dW, batches.B)]
+    dgate = gate_gradients(walks, gate, batches, log_keep) if gate else ((), ())
+    return [*found, *shared.results(), *dgate[0], *dweights, *dgate[1]]
+
+
+def make_walks(
+    kept: Sequence[Sequence[Tensor]],
+    after: Sequence[Tensor],
+    gate: Gate | None,
+    dstates: Sequence[Tensor],
+    transposed: Sequence[bool],
+    batches: MiniBatches,
+) -> list[Walk] | list[GatedWalk]:
+    """The walk through the weights of each layer."""
+    scale = batches.last_scale
+    if gate:
+        layers = zip(kept, gate.start, dstates, strict=True)
+        return [GatedWalk(own, scale, gate, W0, dW, batches.span) for own, W0, dW in layers]
+    ends = (augmented(*layer) for layer in pairs(after))
+    layers = zip(kept, ends, transposed, strict=True)
+    return [Walk(own, end, scale, across) for own, end, across in layers]
+
+
+def gate_gradients(
+    walks: Sequence[GatedWalk], gate: Gate, batches: MiniBatches, log_keep: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The gradients of log_keep, alone in a list, and of the start, W0 and b0 of each layer."""
+    dlog_keep = torch.zeros_like(log_keep)
+    along = sum(walk.along for walk in walks) * torch.stack(gate.keep)[..., 0, 0]
+    batches.split(dlog_keep[..., None])[..., -1, 0] = along.unflatten(1, (batches.B, -1))
+    dstart = [separated(walk.dW0, batches.B) for walk in walks]
+    return [dlog_keep], [w.sum(0) for layer in dstart for w in layer]
 
 
 class SharedGradients:
@@ -146,3 +178,44 @@ class InnerGradient:
         shared.norm_weight[: len(dk)].addcmul_(self.dp, self.dp_factor)
         shared.norm_bias[: len(dk)].add_(dk)
         return dk
+
+
+class Group:
+    """The rows of a group of mini-batches, and those of their gradients that need no weights.
+
+    qk: [q, 1] above [k, 1], Q and K. dz: dZb of the readers above dZ of the writers, to be filled,
+    above S.
+    """
+
+    def __init__(
+        self,
+        g: slice,
+        tokens: Sequence[Tensor],
+        tape: Sequence[Tensor],
+        batches: MiniBatches,
+        shared: SharedGradients,
+    ):
+        q, k, v, eta, dy = (x[g] for x in tokens)
+        x, r, x_read, r_read, *self.hidden = (saved[g] for saved in tape)
+        self.g, self.batches = g, batches
+        place = g.start % batches.span
+        self.qk, self.Q, self.K = batches.join(q, k, slice(place, place + len(q)))
+        self.dz = batches.empty(len(x), batches.D, 3 * batches.M)
+        self.dZb, self.dZ, self.S = self.dz.split(batches.M, dim=-2)
+        self.dy = dy.contiguous()
+        output_backward(self.dy, x_read, r_read, batches, shared, out=self.dZb)
+        self.inner = InnerGradient(x, r, self.K, v, eta, batches, self.S)
+        self.dq, self.dk = empty_like(x, x)
+
+    def numbered(self, *tensors: Tensor) -> list[tuple[int, tuple[Tensor, ...]]]:
+        """The mini-batches' numbers, and their parts of these tensors."""
+        return list(enumerate(steps(*tensors), self.g.start))
+
+    def store(self, into: Sequence[Tensor], shared: SharedGradients) -> None:
+        """Fill the group's part of the gradients of q, k, v and eta, (N, B, H, M, .)."""
+        dq, dk, dv, deta = (x[self.g] for x in into)
+        dtarget = self.inner.target_backward(shared)
+        torch.add(self.dq, self.dy, out=dq)
+        torch.add(self.dk, dtarget, out=dk)
+        torch.neg(dtarget, out=dv)
+        deta.copy_(self.inner.deta)

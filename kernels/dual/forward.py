@@ -17,10 +17,12 @@ from torch import Tensor
 from tttvideo.kernels.inner import EPS
 from tttvideo.kernels.state import pairs
 
+from .walk import KEEP, Ends, Gate
+
 
 GROUP = 100_000
-"""Floats in a group's widest tensor. On a CPU half of it costs 5 % of the time and a quarter 20 %,
-for calls; twice of it gains nothing, and more memory is held at once."""
+"""Floats in a group's q. On a CPU half of it costs 5 % of the time and a quarter 20 %, for calls;
+twice of it gains nothing, and more memory is held at once."""
 
 layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
 
@@ -41,29 +43,32 @@ def forward(
     causal: bool,
     save: bool,
 ) -> list[Tensor]:
-    """y, the weights after and, if `save`, the tape: x and rstd of writers and of readers, hidden.
+    """y, the weights after and, if `save`, the tape: x and rstd of writers and of readers, hidden,
+    and [W; b] of every layer before every KEEP-th mini-batch but the first.
 
     q, k, v (B, T, H, D); eta (B, T, H); token_scale (M,); norm_weight, norm_bias (H, D).
     """
-    batches = MiniBatches(q, token_scale, norm_weight, norm_bias, weights)
+    batches = MiniBatches(q, token_scale, norm_weight, norm_bias, weights, causal)
     states = [augmented(W, b) for W, b in pairs(weights)]
     D, hidden_sizes = batches.D, batches.hidden
     sizes = (D, 1, D, 1, *hidden_sizes) if save else ()
     tape = [batches.empty(batches.N, size) for size in sizes]
+    kept = [W.new_empty(batches.kept, *W.shape) for W in states] if save else []
+    ends = Ends(states, batches.gate(log_keep, start), kept)
     (y,) = empty_like(q)
     q, k, v, eta, y_tiles = map(batches.split, (q, k, v, eta[..., None], y))
     eta = eta.contiguous()
-    for g in batches.groups():
-        _, Q, K = batches.join(q[g], k[g])
+    for g in batches.groups(0, batches.N):
+        _, Q, K = batches.join(q[g], k[g], slice(len(q[g])))
         offset = (K[..., :-1] - v[g]).add_(batches.norm_bias).mul_(batches.norm_weight)
         hidden = [x[g] for x in tape[4:]] or [batches.empty(len(Q), E) for E in hidden_sizes]
         writers: list[tuple[Tensor, Tensor]] | None = [] if save else None
-        Zb = forward_group(Q, K, offset, eta[g], *hidden, *states, batches, writers)
+        Zb = forward_group(Q, K, offset, eta[g], *hidden, *states, batches, writers, ends, g.start)
         x, _, rstd = normalize(Zb)
         torch.add(torch.addcmul(batches.norm_bias, x, batches.norm_weight), q[g], out=y_tiles[g])
         if writers:
             record([buffer[g] for buffer in tape], writers, x, rstd)
-    return [y, *(w for Wb in states for w in separated(Wb, batches.B)), *tape]
+    return [y, *(w for Wb in states for w in separated(Wb, batches.B)), *tape, *kept]
 
 
 def like(q: Tensor, *others: Any) -> list[Tensor]:
@@ -71,8 +76,16 @@ def like(q: Tensor, *others: Any) -> list[Tensor]:
     *_, token_scale, _, _, _, weights, _, _, _, save = others
     (B, T, H, D), M = q.shape, len(token_scale)
     hidden = [W.shape[-1] for W in weights[:-2:2]]
-    tape = [(T // M, B, H, M, size) for size in (D, 1, D, 1, *hidden)] if save else []
-    return [q.new_empty(shape) for shape in (q.shape, *(w.shape for w in weights), *tape)]
+    tape = [(T // M, B, H, M, size) for size in (D, 1, D, 1, *hidden)]
+    kept = (kept_states(T // M), B * H)
+    tape += [(*kept, W.shape[-2] + 1, W.shape[-1]) for W in weights[::2]]
+    shapes = q.shape, *(w.shape for w in weights), *(tape if save else ())
+    return [q.new_empty(shape) for shape in shapes]
+
+
+def kept_states(N: int) -> int:
+    """States that are kept for backward: before mini-batches KEEP, 2 KEEP, ... of N."""
+    return (N - 1) // KEEP
 
 
 def record(
@@ -96,22 +109,32 @@ class MiniBatches:
         norm_weight: Tensor,
         norm_bias: Tensor,
         weights: Sequence[Tensor],
+        causal: bool,
+        gated: bool = False,
     ):
+        """gated: for a backward through a forget gate, which takes groups together as spans."""
+        self.causal = causal
         self.B, T, self.H, self.D = q.shape
         self.M = len(token_scale)
         self.N, self.L = T // self.M, self.B * self.H
         self.hidden = [W.shape[-1] for W in weights[:-2:2]]
-        size = self.L * self.M * max([self.D, *self.hidden])
-        self.n = min(max(1, round(GROUP / size)), self.N)
+        n = max(1, round(GROUP / (self.L * self.M * self.D)))
+        self.n = n // KEEP * KEEP or 1 << (n.bit_length() - 1)
+        self.span = max(self.n, KEEP) if gated else self.n
+        self.kept = kept_states(self.N)
         self.last_scale = token_scale[-1].item()  # a number costs nothing as a product's factor
         self.reads = -torch.tril(token_scale[:, None].expand(self.M, self.M))  # (reader, writer)
         self.norm_weight, self.norm_bias = norm_weight[:, None], norm_bias[:, None]  # (H, 1, D)
         self.norm_weight_squared = self.norm_weight.square().repeat(self.B, 1, 1)  # (L, 1, D)
-        self.qk = q.new_ones(self.n, self.B, self.H, 2 * self.M, self.D + 1)
+        self.qk = q.new_ones(min(self.span, self.N), self.B, self.H, 2 * self.M, self.D + 1)
         self.units: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def groups(self) -> list[slice]:
-        return [slice(i, min(i + self.n, self.N)) for i in range(0, self.N, self.n)]
+    def spans(self) -> list[list[slice]]:
+        """All mini-batches, in groups; a span is one group, or enough of them for KEEP."""
+        return [self.groups(i, min(i + self.span, self.N)) for i in range(0, self.N, self.span)]
+
+    def groups(self, begin: int, end: int) -> list[slice]:
+        return [slice(i, min(i + self.n, end)) for i in range(begin, end, self.n)]
 
     def split(self, x: Tensor) -> Tensor:
         """x (B, N M, H, features) as a view (N, B, H, M, features)."""
@@ -121,9 +144,17 @@ class MiniBatches:
         """n mini-batches of `rows` rows, by default M."""
         return self.qk.new_empty(n, self.B, self.H, rows or self.M, features)
 
-    def join(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[q, 1] above [k, 1] in one tensor, and each alone; the ones multiply b in [W; b]."""
-        qk = self.qk[: len(q)]
+    def gate(self, log_keep: Tensor | None, start: Sequence[Tensor]) -> Gate | None:
+        if log_keep is None:
+            return None
+        return Gate(self.split(log_keep[..., None])[..., -1, 0], start, self.B)
+
+    def join(self, q: Tensor, k: Tensor, place: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """[q, 1] above [k, 1] in one tensor, and each alone; the ones multiply b in [W; b].
+
+        place: in a buffer, where it stays until the place is given again.
+        """
+        qk = self.qk[place]
         Q, K = qk.split(self.M, dim=-2)
         Q[..., :-1], K[..., :-1] = q, k
         return qk, Q, K

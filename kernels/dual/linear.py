@@ -16,7 +16,11 @@ Derived here, dX being the gradient of X, and dW that of the state after the min
     dt_i -= sum_{j<=i} (A o N)_ij,  dt_M -= <S, K dW>
     dW <- dW + Q^T dZb + K^T dZ
 
-No state is stored: the one before a mini-batch is W + t_M K^T S of the one after.
+Where whole frames are read, with V = W - t_M K^T S of their own mini-batch, Zb = Q V, no A, and
+
+    dq = dy + dZb V^T,  dV = dW + Q^T dZb     before the writers look at dV in place of dW
+
+walk.py finds W and V again, and has the forget gate, which follows.
 
 n mini-batches in a group, B batch, H heads, L = B H, M mini-batch size, D head dim.
 """
@@ -29,8 +33,9 @@ from torch import Tensor
 
 from tttvideo.kernels.operator import operator
 
-from .backward import InnerGradient, SharedGradients, backward
-from .forward import MiniBatches, add_product, augmented, empty_like, forward, like, steps
+from .backward import Group, SharedGradients, backward
+from .forward import MiniBatches, add_product, empty_like, forward, like, steps
+from .walk import Ends, GatedWalk, Walk
 
 
 def forward_group(
@@ -41,71 +46,88 @@ def forward_group(
     W: Tensor,
     batches: MiniBatches,
     writers: list[tuple[Tensor, Tensor]] | None,
+    ends: Ends,
+    first: int,
 ) -> Tensor:
     """Update W (L, D + 1, D) by a group; returns Zb and appends x and rstd of Z to `writers`."""
     Zb, S = empty_like(offset, offset)
     (Z,) = empty_like(offset[0].flatten(0, 1))
-    for Q_i, K_i, Kt_i, offset_i, eta_i, Zb_i, S_i in steps(Q, K, K.mT, offset, eta, Zb, S):
-        torch.bmm(Q_i, W, out=Zb_i)
-        torch.bmm(K_i, W, out=Z)
-        G, x, rstd = batches.inner_gradient(Z, offset_i)
-        W.baddbmm_(Kt_i, torch.mul(G, eta_i, out=S_i), alpha=-batches.last_scale)
+    group = enumerate(steps(Q, K, K.mT, offset, eta, Zb, S), first)
+    for m, (Q_m, K_m, Kt_m, offset_m, eta_m, Zb_m, S_m) in group:
+        if batches.causal:
+            torch.bmm(Q_m, W, out=Zb_m)
+        torch.bmm(K_m, W, out=Z)
+        G, x, rstd = batches.inner_gradient(Z, offset_m)
+        W.baddbmm_(Kt_m, torch.mul(G, eta_m, out=S_m), alpha=-batches.last_scale)
+        if not batches.causal:
+            torch.bmm(Q_m, W, out=Zb_m)
+        ends(m)
         if writers is not None:
             writers.append((x, rstd))
-    return add_product(Zb, (Q @ K.mT).mul_(batches.reads), S)
+    return add_product(Zb, (Q @ K.mT).mul_(batches.reads), S) if batches.causal else Zb
 
 
-class BackwardState:
-    """W^T, since a product with a transposed W is slower, and dW, updated by group."""
+class BackwardLoop:
+    """Through the weights, group by group; `dW` is updated."""
 
     def __init__(
         self,
         batches: MiniBatches,
         shared: SharedGradients,
-        weights: Sequence[Tensor],
-        grads: Sequence[Tensor],
+        walks: Sequence[Walk | GatedWalk],
+        gradients: Sequence[Tensor],
     ):
         self.batches, self.shared = batches, shared
-        self.Wt = weights[0].flatten(0, 1).mT.contiguous()
-        self.dW = augmented(*grads)
-        self.gradients = [self.dW]
+        (self.walk,), (self.dW,) = walks, gradients
         self.last = shared.step_sum(batches.L, batches.M, batches.D)
         (self.KdW,) = empty_like(self.last)
 
-    def allocate(self, n: int) -> tuple[Tensor, Tensor]:
-        """Empty dZb and S of a group; dZ is below dZb."""
-        self.dz = self.batches.empty(n, self.batches.D, 2 * self.batches.M)
-        self.S = self.batches.empty(n, self.batches.D)
-        return self.dz[..., : self.batches.M, :], self.S
+    def ahead(self, group: Group) -> None:
+        for m, rows in group.numbered(group.K, group.S):
+            self.walk.ahead(m, *rows)
 
-    def backward_group(
-        self, qk: Tensor, A: Tensor, inner: InnerGradient, dq: Tensor, dk: Tensor
-    ) -> Tensor:
-        """Fill dq and dk with their gradients through states; returns dA."""
-        batches, Wt, dW = self.batches, self.Wt, self.dW
-        K, k = qk[..., batches.M :, :], qk[..., batches.M :, :-1]
-        dZb, dZ = self.dz.split(batches.M, dim=-2)
-        N = dZb @ self.S.mT
+    def backward(self, group: Group) -> None:
+        """Fill dZ, and dq and dk without the output and the target."""
+        if not self.batches.causal:
+            return self.weights_backward(group, torch.empty_like(group.dq))
+        Q, K = group.Q, group.K
+        A, N = Q @ K.mT, group.dZb @ group.S.mT
         self.shared.mix[: len(N)].addcmul_(A, N)
-        dS = A.mul_(batches.reads).mT @ dZb
-        group = list(steps(qk.mT, K, k, self.S, self.S.mT, dS, self.dz, dZb, dZ, dq, dk))
-        for i in reversed(range(len(group))):
-            qkt_i, K_i, k_i, S_i, St_i, dS_i, dz_i, dZb_i, dZ_i, dq_i, dk_i = group[i]
-            torch.bmm(K_i, dW, out=self.KdW)
-            self.last.addcmul_(S_i, self.KdW)
-            inner.backward(i, dS_i.sub_(self.KdW, alpha=batches.last_scale), out=dZ_i)
-            Wt.baddbmm_(St_i, k_i, alpha=batches.last_scale)
-            torch.bmm(dZb_i, Wt, out=dq_i)
-            torch.bmm(dZ_i, Wt, out=dk_i)
-            dk_i.baddbmm_(S_i, dW[:, :-1].mT, alpha=-batches.last_scale)
-            dW.baddbmm_(qkt_i, dz_i)
-        return N.mul_(batches.reads)
+        self.weights_backward(group, A.mul_(self.batches.reads).mT @ group.dZb)
+        dA = N.mul_(self.batches.reads)
+        add_product(group.dq, dA, K[..., :-1])
+        add_product(group.dk, dA.mT, Q[..., :-1])
+
+    def weights_backward(self, group: Group, dS: Tensor) -> None:
+        """dS: its part through causal reads, where there are any; changed."""
+        causal, scale, M, dW = self.batches.causal, self.batches.last_scale, self.batches.M, self.dW
+        of_writers = slice(0 if causal else M, 2 * M)  # of those that are left at the end
+        qk, dz = group.qk[..., of_writers, :].mT, group.dz[..., of_writers, :]
+        tensors = group.Q.mT, group.K, group.S, dS, qk, dz, group.dZb, group.dZ, group.dq, group.dk
+        for m, (Qt, K, S, dS_m, qk_m, dz_m, dZb, dZ, dq, dk) in reversed(group.numbered(*tensors)):
+            self.walk.forget(m)
+            if not causal:
+                torch.bmm(dZb, self.walk.after(m)[:, : self.batches.D].mT, out=dq)
+                dW.baddbmm_(Qt, dZb)
+            torch.bmm(K, dW, out=self.KdW)
+            self.last.addcmul_(S, self.KdW)
+            if causal:
+                dS_m.sub_(self.KdW, alpha=scale)
+            else:
+                torch.mul(self.KdW, -scale, out=dS_m)
+            group.inner.backward(m - group.g.start, dS_m, out=dZ)
+            Wt = self.walk.before(m, K, S)[:, : self.batches.D].mT
+            if causal:
+                torch.bmm(dZb, Wt, out=dq)
+            torch.bmm(dZ, Wt, out=dk)
+            dk.baddbmm_(S, dW[:, :-1].mT, alpha=-scale)
+            dW.baddbmm_(qk_m, dz_m)
 
 
 OPERATOR = operator(
     "dual_linear",
     partial(forward, forward_group),
     like,
-    partial(backward, BackwardState),
+    partial(backward, BackwardLoop, (True,)),
     open_rows=0,
 )

@@ -113,11 +113,8 @@ def whole(
 ) -> tuple[Tensor, State]:
     """Whole mini-batches, from a state with none open; arguments as in `piece`, L = N M."""
     inputs, weights = (q, k, v, eta, token_scale, norm_weight, norm_bias), state.weights
-    if log_keep is not None or not causal:
-        from tttvideo.kernels import autograd_loop  # until the operators do it
-
-        return autograd_loop.whole(*inputs, state, log_keep, start, causal)
-    save = needs_backward(*inputs, *weights)
+    gate = (log_keep, *start) if log_keep is not None else ()
+    save = needs_backward(*inputs, *weights, *gate)
     y, *results = OPERATORS[len(weights)](*inputs, log_keep, weights, start, None, causal, save)
     return y, State(tuple(results[: len(weights)]))
 

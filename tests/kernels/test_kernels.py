@@ -63,14 +63,12 @@ def test_outer_gradients_of_dual_equal_those_of_reference(kind, cuts):
 
 
 @pytest.mark.parametrize("kind", OPS)
-@pytest.mark.parametrize("M, n", [(1, 4), (4, 1), (4, 3), (16, 2)])
+@pytest.mark.parametrize("M, n", [(1, 4), (4, 1), (4, 8), (16, 2)])
 def test_groups_of_mini_batches_change_nothing(kind, M, n, monkeypatch):
-    inputs, state = random_inner(kind, T=7 * M, M=M)
-    size = B * H * M * (D if kind == "linear" else 4 * D)
-    monkeypatch.setattr(forward, "GROUP", n * size)
-    assert (
-        forward.MiniBatches(*inputs[:1], *inputs[4:], state.weights).n == n
-    )  # so 7 leave a remainder
+    inputs, state = random_inner(kind, T=11 * M, M=M)
+    monkeypatch.setattr(forward, "GROUP", n * B * H * M * D)
+    batches = forward.MiniBatches(*inputs[:1], *inputs[4:], state.weights, True)
+    assert batches.n == n  # so 11 leave a remainder
     y, after = run(kind, inputs, state)
     y_slow, after_slow = run(kind, inputs, state, "reference")
     torch.testing.assert_close(y, y_slow, rtol=1e-12, atol=1e-12)
@@ -176,7 +174,7 @@ def saved_bytes(kind, whole, sizes):
     return sum(n for storage, n in kept.items() if storage not in own) / x[0].nbytes
 
 
-@pytest.mark.parametrize("kind, bound", [("linear", 2.3), ("mlp", 6.6)])
+@pytest.mark.parametrize("kind, bound", [("linear", 2.3), ("mlp", 7.3)])
 def test_the_backward_keeps_a_few_rows_per_token(kind, bound):
     sizes = (2, 512, 2, 16, 16)
     assert saved_bytes(kind, dual.whole, sizes) < bound
@@ -196,18 +194,28 @@ def test_without_gradients_nothing_is_kept(kind, monkeypatch):
     assert not y_plain.requires_grad and not after.weights[0].requires_grad
 
 
-@pytest.mark.parametrize("kind", OPS)
-def test_many_mini_batches_forward_and_backward_lose_no_digits(kind):
-    inputs, state = random_inner(kind, T=1024, M=8, dtype=torch.float32)
+def relative_errors(inputs, state, exactly=dual.whole):
+    """Of each gradient of the dual form in float32, against float64."""
 
     def of(whole, dtype):
         leaves = [x.detach().to(dtype).requires_grad_() for x in (*inputs, *state.weights)]
         y, after = whole(*leaves[:7], State(tuple(leaves[7:])))
         return gradients([y, *after.weights], leaves, State(()))
 
-    exact, fast = of(autograd_loop.whole, torch.float64), of(dual.whole, torch.float32)
-    for a, b in zip(fast, exact, strict=True):
-        assert (a - b).norm() < 1e-5 * b.norm()
+    both = zip(of(dual.whole, torch.float32), of(exactly, torch.float64), strict=True)
+    return [((a - b).norm() / b.norm()).item() for a, b in both]
+
+
+@pytest.mark.parametrize("kind", OPS)
+def test_many_mini_batches_forward_and_backward_lose_no_digits(kind):
+    inputs, state = random_inner(kind, T=1024, M=8, dtype=torch.float32)
+    assert max(relative_errors(inputs, state, autograd_loop.whole)) < 1e-5
+
+
+@pytest.mark.parametrize("kind", OPS)
+def test_the_gradients_of_tokens_do_not_drift_in_32k_of_them(kind):
+    inputs, state = random_inner(kind, T=32768, M=16, D=16, B=1, H=1, dtype=torch.float32)
+    assert max(relative_errors(inputs, state)[:4]) < 2e-6
 
 
 @pytest.mark.parametrize("kind", OPS)

@@ -1,5 +1,7 @@
 """Laws of the forget gate and of reads of whole frames: the fast forms equal the reference."""
 
+import math
+
 import pytest
 import torch
 
@@ -13,7 +15,8 @@ from helpers.inner import (
     sequences,
     tensors,
 )
-from tttvideo.kernels import Packed, Slots, ttt_decode_
+from tttvideo.kernels import Packed, Slots, autograd_loop, ttt_decode_
+from tttvideo.kernels.dual import forward, piece
 
 
 FORMS = ["gate", "frames", "gate and frames"]
@@ -45,6 +48,29 @@ def test_dual_equals_reference_with_every_gradient(kind, form):
     results = []
     for backend in ("dual", "reference"):
         y, after = run(kind, inputs, state, backend, **memory)
+        outputs = [y, *after.weights]
+        results.append([*outputs, *gradients(outputs, inputs, state, **memory)])
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("kind", OPS)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("n", [1, 4, 16])
+def test_many_mini_batches_in_any_groups_equal_the_plain_loop(kind, form, n, monkeypatch):
+    """Across kept states, in spans of several groups and groups of several spans, and with gates
+    that keep all, a millionth or nothing.
+    """
+    inputs, state, memory = drawn(kind, form, T=4 * 37)
+    B, _, H, D = inputs[0].shape
+    monkeypatch.setattr(forward, "GROUP", n * B * H * 4 * D)
+    if "gate" in form:
+        with torch.no_grad():
+            memory["log_keep"][:, 3::8] = 0
+            memory["log_keep"][:, 7::24] = math.log(1e-6)
+            memory["log_keep"][:, 11::40] = -math.inf
+    results = []
+    for whole in (piece.whole, autograd_loop.whole):
+        y, after = whole(*inputs, state, **memory)
         outputs = [y, *after.weights]
         results.append([*outputs, *gradients(outputs, inputs, state, **memory)])
     assert_same(*results)
@@ -90,7 +116,7 @@ def test_packed_sequences_equal_separate_calls_bit_for_bit(kind, form):
 
 
 @pytest.mark.parametrize("kind", OPS)
-@pytest.mark.parametrize("backend", ["reference"])
+@pytest.mark.parametrize("backend", ["dual", "reference"])
 def test_a_gate_of_one_is_the_paper_bit_for_bit(kind, backend):
     inputs, state, memory = drawn(kind, "gate", T=22, dtype=torch.float32)
     memory["log_keep"] = torch.zeros_like(memory["log_keep"])

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from helpers.inner import OPS, part, random_inner, sequences, tensors
+from helpers.inner import OPS, part, random_gate, random_inner, sequences, tensors
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.kernels import Packed, backends
 from tttvideo.kernels.dual import piece as dual
@@ -190,19 +190,22 @@ def test_a_model_compiles_into_one_graph(inner):
     torch.testing.assert_close(more_compiled, more)
 
 
-def check_operator(operator, kind, T, dtype):
+def check_operator(operator, kind, T, dtype, forms=((False, True),)):
     """torch's own checks: schema, fake results, autograd registration, ahead-of-time autograd."""
     inputs, state = drawn(kind, T, B=2, dtype=dtype)
-    checks = torch.library.opcheck(
-        operator, (*inputs, None, list(state.weights), [], None, True, True)
-    )
-    assert set(checks.values()) == {"SUCCESS"}
+    gate = random_gate(state, T)
+    for gated, causal in forms:
+        log_keep, start = (gate["log_keep"], list(gate["start"])) if gated else (None, [])
+        memory = log_keep, list(state.weights), start
+        checks = torch.library.opcheck(operator, (*inputs, *memory, None, causal, True))
+        assert set(checks.values()) == {"SUCCESS"}
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own check reads it
 @pytest.mark.parametrize("kind", OPS)
 def test_the_dual_operator_passes_the_checks_of_torch(kind):
-    check_operator(dual.OPERATORS[WEIGHTS[kind]], kind, 2 * M, torch.float64)
+    forms = (False, True), (True, False)  # with a gate, causal
+    check_operator(dual.OPERATORS[WEIGHTS[kind]], kind, 2 * M, torch.float64, forms)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own check reads it
