@@ -45,6 +45,16 @@ def test_a_frame_is_read_as_a_whole_and_changes_nothing_before_it():
     assert (a[:, 2:] != b[:, 2:]).any(-1).all()  # every token of the frame, and of those after it
 
 
+@pytest.mark.parametrize("mixer", ["attention", "linear_attention", "gated_delta", "ttt"])
+@torch.no_grad()
+def test_a_memory_alone_reads_a_frame_as_a_whole(mixer):
+    model, frames = small_frames(mixer=mixer, in_frame=False, window_frames=0), random_frames(1, 4)
+    other = frames.clone()
+    other[0, 2, 5] = (frames[0, 2, 5] + 1) % 7
+    changed = (model(frames)[0] != model(other)[0]).any(-1)[0]
+    assert not changed[:2].any() and changed[2].all()
+
+
 @torch.no_grad()
 def test_without_attention_window_and_memory_a_token_sees_itself_alone():
     model, frames = small_frames(mixer=None, in_frame=False, window_frames=0), random_frames(1, 4)

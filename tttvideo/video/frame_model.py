@@ -73,18 +73,16 @@ class FrameModelConfig(MixerConfigs, FrameModelSizes):
 
     @property
     def own(self) -> Any:
-        """The mixer's config; TTT reads whole frames, and convolves no neighbours in raster order,
-        unless its config says so."""
-        entry = self.entry
-        if entry is None:
-            return None
-        own = getattr(self, entry.field)
-        return whole_frames(own) if isinstance(own, TTTConfig) else own
+        """The mixer's config; it reads whole frames, and TTT convolves no neighbours in raster
+        order, unless its config says so."""
+        return whole_frames(getattr(self, self.entry.field)) if self.entry else None
 
 
-def whole_frames(own: TTTConfig) -> TTTConfig:
-    defaults = {"share_qk": False, "pre_conv": False, "causal": not own.norm}
-    return replace(own, **{n: x for n, x in defaults.items() if getattr(own, n) is None})
+def whole_frames(own: Any) -> Any:
+    defaults: dict[str, Any] = {"causal": False}
+    if isinstance(own, TTTConfig):
+        defaults = {"share_qk": False, "pre_conv": False, "causal": not own.norm}
+    return replace(own, **{n: x for n, x in defaults.items() if getattr(own, n, x) is None})
 
 
 @state_dataclass
