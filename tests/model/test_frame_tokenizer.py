@@ -49,6 +49,27 @@ def test_a_frame_is_tokenised_alone():
     assert torch.equal(tokenizer.encode(frames), alone)
 
 
+def test_a_token_depends_on_its_patch_alone():
+    tokenizer = FrameTokenizer(FrameTokenizerConfig(size=24, width=8, blocks=1))
+    torch.nn.init.normal_(tokenizer.encoder[-1].weight)
+    frames = torch.randint(256, (2, 24, 24, 3), dtype=torch.uint8)
+    before = tokenizer.encode(frames).clone()
+    frames[:, 8:16, 8:16] ^= 127
+    changed = (tokenizer.encode(frames) != before).any(0)
+    assert changed.nonzero().tolist() == [[4]]
+
+
+def test_a_decoded_pixel_depends_on_the_tokens_near_it_alone():
+    tokenizer = FrameTokenizer(FrameTokenizerConfig(size=64, width=8, blocks=1)).double()
+    torch.nn.init.normal_(tokenizer.decoder[0].second.weight)
+    tokens = torch.randint(1000, (1, 64))
+    codes = tokenizer.fsq.to_codes(tokens.view(1, 8, 8)).double()
+    frames = tokenizer.pixels(codes)
+    codes[0, 0, 0] *= -1
+    changed = (tokenizer.pixels(codes) != frames)[0].any(2).nonzero()
+    assert changed.max() == 3 * 8 - 1
+
+
 def test_the_fingerprint_follows_the_weights():
     torch.manual_seed(0)
     tokenizer = FrameTokenizer(FrameTokenizerConfig(size=16, width=8, blocks=1))
@@ -59,5 +80,5 @@ def test_the_fingerprint_follows_the_weights():
 
 
 def test_a_size_that_is_no_multiple_of_a_patch_is_refused():
-    with pytest.raises(ValueError, match="frame size 60 and width 32 must be multiples of 8"):
+    with pytest.raises(ValueError, match="frame size 60 must be a multiple of 8"):
         FrameTokenizer(FrameTokenizerConfig(size=60))

@@ -1,8 +1,10 @@
-"""Frames to tokens and back: a convolutional autoencoder with finite scalar quantisation.
+"""Frames to tokens and back: an autoencoder with finite scalar quantisation.
 
-There is no convolution over time: every frame is encoded alone, so streams have no seams. Each
-patch of 8 x 8 pixels becomes one token, by default one of the 8 x 5 x 5 x 5 = 1000 points of a
-small grid (finite scalar quantisation, arXiv 2309.15505).
+Every patch of 8 x 8 pixels becomes one token, by default one of the 8 x 5 x 5 x 5 = 1000 points of
+a small grid (finite scalar quantisation, arXiv 2309.15505). A token is a function of its patch
+alone: where no pixel changes no token changes, in space and in time, and streams have no seams. The
+decoder sees a neighbourhood of tokens, so that neighbours add to what a token tells of an edge.
+Norms are over the channels of one place: statistics of the whole frame would couple far patches.
 
 N frames, S pixels of height and width, R = S / 8 rows and columns of tokens, P = R^2 tokens.
 """
@@ -22,10 +24,12 @@ from .frame_codec import PATCH, FrameCodec
 class FrameTokenizerConfig:
     size: int = 64
     """Height and width of a frame in pixels, a multiple of 8; every 8 x 8 patch is a token."""
-    width: int = 32
-    """Channels at half the token grid's stride; twice as many on the grid itself."""
-    blocks: int = 2
-    """Residual blocks on the token grid, in the encoder and in the decoder each."""
+    width: int = 64
+    """Channels of the decoder, on the token grid."""
+    blocks: int = 3
+    """Residual blocks of the decoder; each widens what a patch is decoded from by two tokens."""
+    hidden: int = 256
+    """Width of the encoder's MLP, which reads one patch."""
     levels: tuple[int, ...] = (8, 5, 5, 5)
     """Values of each quantised channel; their product is the vocabulary."""
 
@@ -74,15 +78,35 @@ class FSQ(nn.Module):
 
 
 class Residual(nn.Module):
-    def __init__(self, width: int):
+    """x + f(norm(x)), f two maps with a nonlinearity before each; the second begins at 0."""
+
+    def __init__(self, norm: nn.Module, first: nn.Module, second: nn.Conv2d | nn.Linear):
         super().__init__()
-        self.norm = nn.GroupNorm(8, width)
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
+        self.norm, self.first, self.second = norm, first, second
+        nn.init.zeros_(second.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(F.silu(self.first(F.silu(self.norm(x)))))
+
+
+class ChannelNorm(nn.Module):
+    """Channels (N, C, R, R) of each place divided by their root mean square."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-6) * self.weight
+
+
+def encoder_block(width: int) -> Residual:
+    return Residual(nn.LayerNorm(width), nn.Linear(width, width), nn.Linear(width, width))
+
+
+def decoder_block(width: int) -> Residual:
+    first, second = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+    return Residual(ChannelNorm(width), first, second)
 
 
 class FrameTokenizer(FrameCodec):
@@ -90,39 +114,38 @@ class FrameTokenizer(FrameCodec):
 
     def __init__(self, config: FrameTokenizerConfig):
         super().__init__()
-        if config.size % PATCH or config.size < PATCH or config.width % 8:
-            raise ValueError(
-                f"frame size {config.size} and width {config.width} must be multiples of 8"
-            )
+        if config.size % PATCH or config.size < PATCH:
+            raise ValueError(f"frame size {config.size} must be a multiple of {PATCH}")
         if min(config.levels) < 2:
             raise ValueError(f"levels are {config.levels}; each must be 2 or more")
         self.config = config
-        wide, channels = 2 * config.width, len(config.levels)
+        pixels, channels = 3 * PATCH**2, len(config.levels)
         self.fsq = FSQ(config.levels)
         self.encoder = nn.Sequential(
-            nn.PixelUnshuffle(PATCH // 2),
-            nn.Conv2d(3 * (PATCH // 2) ** 2, config.width, 3, padding=1),
-            Residual(config.width),
-            nn.Conv2d(config.width, wide, 4, stride=2, padding=1),
-            *(Residual(wide) for _ in range(config.blocks)),
-            nn.Conv2d(wide, channels, 1),
+            nn.Linear(pixels, config.hidden),
+            encoder_block(config.hidden),
+            nn.SiLU(),
+            nn.Linear(config.hidden, channels),
         )
-        self.expand = nn.Conv2d(channels, wide, 1)
-        self.place = nn.Parameter(torch.zeros(wide, *config.grid))  # for a fixed camera
+        self.expand = nn.Conv2d(channels, config.width, 1)
+        self.place = nn.Parameter(torch.zeros(config.width, *config.grid))  # for a fixed camera
         self.decoder = nn.Sequential(
-            *(Residual(wide) for _ in range(config.blocks)),
-            nn.Conv2d(wide, 4 * config.width, 1),
-            nn.PixelShuffle(2),
-            Residual(config.width),
-            nn.Conv2d(config.width, 3 * (PATCH // 2) ** 2, 3, padding=1),
-            nn.PixelShuffle(PATCH // 2),
+            *(decoder_block(config.width) for _ in range(config.blocks)),
+            nn.SiLU(),
+            nn.Conv2d(config.width, pixels, 1),
+            nn.PixelShuffle(PATCH),
         )
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstructed frames, float (N, S, S, 3) near [0, 1], and tokens (N, P)."""
-        x = self.encoder(rearrange(frames / 127.5 - 1, "n h w c -> n c h w"))
-        codes = self.fsq(rearrange(x, "n c r s -> n r s c"))
+        codes = self.quantised(frames)
         return self.pixels(codes), self.fsq.to_tokens(codes).flatten(1)
+
+    def quantised(self, frames: Tensor) -> Tensor:
+        """The codes (N, R, R, channels) of frames."""
+        x = frames / 127.5 - 1
+        patches = rearrange(x, "n (r h) (s w) c -> n r s (h w c)", h=PATCH, w=PATCH)
+        return self.fsq(self.encoder(patches))
 
     def pixels(self, codes: Tensor) -> Tensor:
         """Codes (N, R, R, channels) to frames, float (N, S, S, 3) near [0, 1]."""
@@ -132,7 +155,7 @@ class FrameTokenizer(FrameCodec):
     @torch.inference_mode()
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (N, S, S, 3) uint8 to tokens (N, P)."""
-        return self(frames)[1]
+        return self.fsq.to_tokens(self.quantised(frames)).flatten(1)
 
     @torch.inference_mode()
     def decode(self, tokens: Tensor) -> Tensor:
