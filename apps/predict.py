@@ -27,6 +27,7 @@ from tttvideo.sampling.frame_streams import FrameReader, decode_frames, fork
 from tttvideo.sampling.saved_states import SavedState, load_state_file, save_state_file
 from tttvideo.weights.video_checkpoints import VideoCheckpoint, load_video_model
 
+from .camera_poses import CameraPoses
 from .device import best_device
 
 
@@ -66,19 +67,20 @@ def continue_video(model: VideoCheckpoint, options: argparse.Namespace) -> Predi
     if saved:
         reader.prefix = saved.prefix
     start = time.perf_counter()
-    last = read_context(reader, frames, known)
+    poses = CameraPoses(network)
+    last = read_context(reader, frames, known, poses)
     context_seconds = time.perf_counter() - start
     if options.save_state:
         read = known * math.prod(tokenizer.config.grid) + (saved.tokens if saved else 0)
         save_state_file(SavedState(reader.prefix, read), network, options.save_state)
-    prefix = fork(reader.prefix, options.futures)
+    prefix, moving = fork(reader.prefix, options.futures), poses.ahead(ahead, options.futures)
     with (
         PredictionReport(out, fps, last, ahead) as report,
         futures_writer(out, fps, options.futures) as write_futures,
         progress("predicting", ahead, "frames") as advance,
     ):
         start = time.perf_counter()
-        for tokens in decode_frames(network, prefix, ahead, choose):
+        for tokens in decode_frames(network, prefix, ahead, choose, moving.to(device)):
             futures = tokenizer.decode(tokens).cpu()
             write_futures(futures)
             prediction = futures[0].numpy()
@@ -86,7 +88,8 @@ def continue_video(model: VideoCheckpoint, options: argparse.Namespace) -> Predi
             if truth is None:
                 report.add(prediction)
             else:
-                tokenised = tokenizer.decode(reader.read(truth.image[None]))[0].cpu().numpy()
+                tokens = reader.read(truth.image[None], poses.read([truth.image]))
+                tokenised = tokenizer.decode(tokens)[0].cpu().numpy()
                 report.add(prediction, (truth.image, tokenised))
             advance(1)
         seconds = time.perf_counter() - start
@@ -119,12 +122,14 @@ def futures_writer(out: Path, fps: float, count: int) -> Iterator[Callable[[Tens
         yield write
 
 
-def read_context(reader: FrameReader, frames: Iterator[Frame], known: int) -> list[np.ndarray]:
+def read_context(
+    reader: FrameReader, frames: Iterator[Frame], known: int, poses: CameraPoses
+) -> list[np.ndarray]:
     """Read the first `known` frames; returns the last few of them, (S, S, 3) uint8 each."""
     last: deque[np.ndarray] = deque(maxlen=KEPT)
     with progress("reading the context", known, "frames") as advance:
         for images in stack_images(islice(frames, known), BATCH):
-            reader.read(images)
+            reader.read(images, poses.read(images))
             last.extend(images)
             advance(len(images))
     return list(last)

@@ -302,6 +302,17 @@ def test_a_frame_model_predicts_several_futures_of_a_saved_state(work):
     assert later.shape == futures.shape == (4, 64, 64, 3)
 
 
+def test_a_model_of_a_panning_camera_predicts_with_estimated_poses(work):
+    options = ["--frame-tokenizer", "frames/last.ckpt", "--camera-shift", "--out", "panned.bin"]
+    main(["prepare", "video", "clip.mp4", *options])
+    address = ["--model.frame_model.address.poses=shift", "--model.frame_model.ttt.address=place"]
+    data = [*VIDEO_DATA, "--data.train=panned.bin"]
+    fit_two_steps("video_frames_tiny", "panned", *data, *SMALL_FRAMES, *address)
+    arguments = ["--horizon", "0.4", "--futures=2", "--out", "panned_on"]
+    main(["predict", "panned/last.ckpt", "clip.mp4", *arguments])
+    assert len(json.loads(Path("panned_on/metrics.json").read_text())["bits_per_frame"]) == 40
+
+
 def test_exported_weights_are_imported_unchanged(work, tmp_path):
     main(["export", "text/last.ckpt", str(tmp_path / "hf")])
     main(["import", str(tmp_path / "hf"), str(tmp_path / "back.ckpt"), "--tokenizer", "bytes"])

@@ -147,6 +147,7 @@ class FrameReader:
         """Read frames (F, S, S, 3) uint8; returns their tokens (F, P)."""
         device = self.model.embedding.weight.device
         tokens = self.tokenizer.encode(torch.from_numpy(images).to(device))
-        bits, self.prefix = read_frames(self.model, tokens[None], self.prefix, conditions)
+        known = conditions.to(device)
+        bits, self.prefix = read_frames(self.model, tokens[None], self.prefix, known)
         self.bits += bits[0].sum(1).tolist()
         return tokens
