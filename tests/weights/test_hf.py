@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 MODELS = {
     "ttt-linear": dict(ttt=TTTConfig(mini_batch_size=4)),
     "ttt-mlp": dict(ttt=TTTConfig("mlp", mini_batch_size=4, backbone="transformer")),
+    "ttt-forget": dict(ttt=TTTConfig(mini_batch_size=4, forget=True, carry=0.5)),
     "ttt-alone": dict(mlp_width=0, ttt=TTTConfig(mini_batch_size=4)),
     "ttt-ablated": dict(ttt=TTTConfig(mini_batch_size=4, learn_step=False, norm=False)),
     "attention": dict(mixer="attention"),

@@ -115,8 +115,8 @@ class TTTLayer(Mixer[TTTState]):
         if own.learn_step:
             self.eta_weight = nn.Parameter(torch.empty(heads, width).normal_(std=0.02))
             self.eta_bias = nn.Parameter(torch.zeros(heads))
-            readers = own.mini_batch_size - 1 if own.causal else 0
-            self.token_shift = nn.Parameter(torch.zeros(readers))
+            if own.causal:
+                self.token_shift = nn.Parameter(torch.zeros(own.mini_batch_size - 1))
             self.carry_shift = nn.Parameter(torch.zeros(1))
         if own.norm:
             self.norm_weight = nn.Parameter(torch.ones(heads, self.head_dim))
