@@ -17,6 +17,7 @@ from tttvideo.kernels.operator import operator
 
 from .linear import kind
 from .mlp_kernels import (
+    backward_gate_kernel,
     backward_keys_kernel,
     backward_readers_kernel,
     backward_resident_kernel,
@@ -58,6 +59,7 @@ def forward(
     """
     H, D, M, E = *q.shape[2:], len(token_scale), weights[0].shape[-1]
     S, packed = len(weights[0]), token_ranges is not None
+    gate = forget_gate(log_keep, start, packed)
     y = result_like(q, token_ranges)
     N = mini_batches(q, M, S, packed) if save else S
     copies = tuple(w.new_empty(N, *w.shape[1:], dtype=q.dtype) for w in weights[::2])
@@ -71,11 +73,11 @@ def forward(
         for storage, chosen in plan.items():
             FORWARD[storage][(S * H,)](
                 q, k, v, eta, token_scale, norm_weight, norm_bias, tuple(weights), token_ranges, y,
-                after, open_rows, (*copies, *biases), first, H,
-                *strides(q, k, v, eta, y, packed=packed), D, E, M, SAVE=save, **chosen,
+                after, open_rows, (*copies, *biases), first, gate, H,
+                *strides(q, k, v, eta, y, packed=packed), D, E, M, causal, SAVE=save, **chosen,
             )  # fmt: skip
 
-    plans = forward_plans(arch(), D, M, q.itemsize)
+    plans = forward_plans(arch(), D, M, q.itemsize, gate is not None)
     with torch.cuda.device_of(q):  # Triton launches on the current device
         launch(tuning.fastest(f"mlp forward {save} {kind(q, M, S)}", plans, launch))
     return [y, *after, *open_rows, *((first, *copies, *biases) if save else ())]
@@ -111,16 +113,18 @@ def backward(
     token_ranges: Tensor | None,
     causal: bool,
 ) -> list[Tensor]:
-    """Gradients of q, k, v, eta, token_scale, norm_weight, norm_bias and the weights before.
+    """Gradients of forward's tensors in their order, of log_keep and `start` if there is a gate.
 
     grads: those of y, of the weights after and of the open rows. results: forward's, without y.
     """
     H, D, M, E = *q.shape[2:], len(token_scale), weights[0].shape[-1]
     dy, *rest = grads
     dopen = tuple(x.contiguous() for x in rest[4:])  # a sum's gradient, for one, has strides of 0
-    dweights = tuple(w.clone(memory_format=torch.contiguous_format) for w in rest[:4])
+    dafter = tuple(w.contiguous() for w in rest[:4])
+    dweights = tuple(w.clone() for w in dafter)
     first, *copies = results[7:]
     S, N, packed = len(first), len(copies[0]), token_ranges is not None
+    gate = forget_gate(log_keep, start, packed)
     dq, dk, dv, deta = (result_like(x, token_ranges) for x in (q, k, v, eta))
     token_ranges = whole_ranges(q) if token_ranges is None else token_ranges
     starts = mini_batch_starts(token_ranges, first, N, M)
@@ -137,24 +141,58 @@ def backward(
             dy, dopen, q, k, v, eta, token_scale, norm_weight, norm_bias, tuple(copies),
             token_ranges, starts, dq, dscale, dnorm, hidden, rounded, exact, H,
             *strides(dy, packed=packed), *q_to_eta_strides, dq_strides,
-            D, E, M, **readers_options(D, M, q.itemsize),
+            D, E, M, causal, **readers_options(D, M, q.itemsize),
         )  # fmt: skip
         BACKWARD[storage][(S * H,)](
             q, k, v, eta, token_scale, norm_weight, norm_bias, tuple(copies), token_ranges, first,
-            dv, deta, dlast, dnorm_inner, dweights, hidden, rounded, exact, H,
+            gate, dv, deta, dlast, dnorm_inner, dweights, hidden, rounded, exact, H,
             *q_to_eta_strides, *dv_deta_strides, D, E, M, **chosen,
         )  # fmt: skip
         backward_keys_kernel[(N * H,)](
             hidden, exact, tuple(copies), token_ranges, starts, dk, H, dk_strides, D, E, M,
             **options(4, HS=128),
         )  # fmt: skip
-    dtoken_scale = dscale.sum((0, 1))
-    dtoken_scale[-1] += dlast.sum()
-    dnorm_weight, dnorm_bias = (x.clone() for x in (dnorm.sum(0) + dnorm_inner.sum(0)).unbind(1))
-    return [dq, dk, dv, deta, dtoken_scale, dnorm_weight, dnorm_bias, *dweights]
+        rows = q, k, token_scale, tuple(copies), token_ranges, first, gate, dafter
+        dgate, dstart = gate_backward(rows, hidden, rounded, exact, packed) if gate else ([], [])
+    dtoken_scale = scale_backward(dscale, dlast, causal)
+    dshared = dtoken_scale, *(x.clone() for x in (dnorm.sum(0) + dnorm_inner.sum(0)).unbind(1))
+    return [dq, dk, dv, deta, *dshared, *dgate, *dweights, *dstart]
 
 
 OPERATOR = operator("triton_mlp", forward, like, backward, open_rows=3)
+
+
+def scale_backward(dscale: Tensor, dlast: Tensor, causal: bool) -> Tensor:
+    """The gradient of token_scale, given those by reader (N, H, M) and of the steps (S, H)."""
+    by_place = dscale.sum((0, 1))
+    if not causal:  # all readers have the last factor
+        by_place = torch.cat((by_place.new_zeros(len(by_place) - 1), by_place.sum(0, keepdim=True)))
+    by_place[-1] += dlast.sum()
+    return by_place
+
+
+def forget_gate(log_keep: Tensor | None, start: list[Tensor], packed: bool) -> tuple | None:
+    """What kernels get of the gate: 1 - g by token, its strides, and W0."""
+    if log_keep is None:
+        return None
+    forget = -torch.expm1(log_keep)
+    return forget, *strides(forget, packed=packed), tuple(w.contiguous() for w in start)
+
+
+def gate_backward(
+    operands: tuple, hidden: Tensor, rounded: Tensor, exact: Tensor, packed: bool
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Gradients of log_keep and of `start`; operands: the first of backward_gate_kernel's."""
+    q, k, *_, gate, dafter = operands
+    S, H, D, E = dafter[0].shape
+    HS = 32 if q.itemsize == 2 and hidden.shape[-1] <= 32 else 16
+    dkeep = gate[0].new_zeros(*gate[0].shape, E // HS)
+    dstart = tuple(torch.empty_like(w) for w in dafter)
+    backward_gate_kernel[S * H, E // HS](
+        *operands, dkeep, dstart, hidden, rounded, exact, H,
+        *strides(q, k, dkeep, packed=packed), D, E, hidden.shape[-1], **options(4, HS=HS),
+    )  # fmt: skip
+    return [dkeep.sum(-1)], [w.sum(0) for w in dstart]
 
 
 def strides(*tensors: Tensor, packed: bool) -> tuple[tuple[int, ...], ...]:
@@ -192,20 +230,24 @@ def mini_batch_starts(token_ranges: Tensor, first: Tensor, N: int, M: int) -> Te
     return torch.stack((sequence, start), dim=1)
 
 
-def forward_plans(arch: int, D: int, M: int, itemsize: int) -> list[Plan]:
+def forward_plans(arch: int, D: int, M: int, itemsize: int, forget: bool) -> list[Plan]:
     """Where forward may keep the state; the first is the default.
 
     On sm_90 a resident state of 64 features spills 256 bytes a thread, 5 % of the loop's
-    instructions. Streamed it spills nothing, takes four times the instructions and 400 kB of L2
-    traffic for each mini-batch. Which is faster the GPU says.
+    instructions; with a forget gate, which reads W0 too, 512 bytes. Streamed it spills nothing, or
+    32 bytes with the gate unless in slices of 16; it takes at least four times the instructions and
+    400 kB of L2 traffic for each mini-batch. Which is faster the GPU says.
     """
     if M > 16 or itemsize == 4:
         return [{"streamed": options(8, HS=32 if M == 32 else 16)}]
-    streamed = {"streamed": options(D // 8, HS=32)}
+    resident, streamed = {"resident": options(D // 8)}, {"streamed": options(D // 8, HS=32)}
+    if arch >= 90 and D == 32:
+        return [resident]
+    if forget:
+        return [streamed, {"streamed": options(D // 8, HS=16)}]
     if arch < 90:
         return [streamed]
-    resident = {"resident": options(D // 8)}
-    return [resident, streamed] if D == 64 and arch == 90 else [resident]
+    return [resident, streamed] if arch == 90 else [resident]
 
 
 def readers_options(D: int, M: int, itemsize: int) -> dict:

@@ -14,6 +14,10 @@ the chain through the states (`backward_resident_kernel` or `backward_streamed_k
 rest of dk (`backward_keys_kernel`). Forward saves the weights at the start of each mini-batch as
 they were multiplied, so a second computation rounds the same way.
 
+`gate` is None, or 1 - g by token, its strides and W0. With it the chain only scales dW by g, and
+`backward_gate_kernel` has the rest. Unless CAUSAL, R_ij is -t_M for all tokens of a mini-batch:
+that is the read after its step, from the same products.
+
 S sequences, H heads, D head dim, E hidden units, M mini-batch size, N mini-batches in all.
 """
 
@@ -85,9 +89,43 @@ def last_scale(token_scale, count, M: tl.constexpr):
 
 
 @triton.jit
-def causal(x, M: tl.constexpr):
-    """x (writers, readers), 0 where the writer is after the reader."""
-    return tl.where(tl.arange(0, M)[:, None] <= tl.arange(0, M)[None, :], x, 0.0)
+def read_scales(token_scale, M: tl.constexpr, CAUSAL: tl.constexpr):
+    """The factors of the readers, (1, M)."""
+    if CAUSAL:
+        return tl.load(token_scale + tl.arange(0, M))[None, :]
+    else:
+        return tl.zeros([1, M], tl.float32) + tl.load(token_scale + M - 1)
+
+
+@triton.jit
+def readable(x, M: tl.constexpr, CAUSAL: tl.constexpr):
+    """x (writers, readers), 0 where the writer is after the reader and CAUSAL."""
+    if CAUSAL:
+        x = tl.where(tl.arange(0, M)[:, None] <= tl.arange(0, M)[None, :], x, 0.0)
+    return x
+
+
+@triton.jit
+def forgotten(gate, sequence, head, start, count, M: tl.constexpr):
+    """The share of W - W0 that goes after a mini-batch; 0 where it ends open."""
+    at = of_head(gate[0], gate[1], sequence, head) + (start + M - 1) * gate[1][1]
+    return tl.load(at, mask=count >= M, other=0.0)
+
+
+@triton.jit
+def kept(gate, sequence, head, start, count, M: tl.constexpr):
+    """g of a mini-batch, or None without a gate."""
+    if gate is None:
+        return None
+    else:
+        return 1 - forgotten(gate, sequence, head, start, count, M)
+
+
+@triton.jit
+def scaled(x, keep):
+    if keep is not None:
+        x *= keep
+    return x
 
 
 @triton.jit
@@ -103,8 +141,8 @@ def hidden_rows(w1, bias1, w2, K, Q, S2, mix1, FAST: tl.constexpr):
 @triton.jit(repr=lambda _: "ttt_mlp_forward_resident")
 def forward_resident_kernel(
     q, k, v, eta, token_scale, norm_weight, norm_bias, weights, token_ranges, y, after, open_rows,
-    copies, first, H, q_strides, k_strides, v_strides, eta_strides, y_strides,
-    D: tl.constexpr, E: tl.constexpr, M: tl.constexpr, SAVE: tl.constexpr,
+    copies, first, gate, H, q_strides, k_strides, v_strides, eta_strides, y_strides,
+    D: tl.constexpr, E: tl.constexpr, M: tl.constexpr, CAUSAL: tl.constexpr, SAVE: tl.constexpr,
 ):  # fmt: skip
     """One program: one head of one sequence, the state, float32, in registers.
 
@@ -148,14 +186,14 @@ def forward_resident_kernel(
         weight, bias = load_norm(norm_weight, norm_bias, head, D)
         G2 = inner_gradient(x, rstd, K.to(tl.float32), V, weight, bias, D, 1)[0]
         S2 = (load_rates(eta, eta_strides, start, count, M) * G2).to(OP)
-        scale = tl.load(token_scale + tl.arange(0, M))[None, :]
+        scale = read_scales(token_scale, M, CAUSAL)
         last = last_scale(token_scale, count, M)
-        mix1 = causal(-scale * (dot(K, tl.trans(Q)) + 1), M).to(OP)
+        mix1 = readable(-scale * (dot(K, tl.trans(Q)) + 1), M, CAUSAL).to(OP)
         S1 = (dot(w2_, tl.trans(S2)) * slope).to(OP)
         Y = gelu(dot(S1, mix1, Z1b), FAST).to(OP)
         w1 = dot(S1, (-last * K).to(OP), w1)
         bias1 -= last * tl.sum(S1.to(tl.float32), 1)
-        mix2 = tl.trans(causal(-scale * (tl.trans(dot(tl.trans(Y), X)) + 1), M)).to(OP)
+        mix2 = tl.trans(readable(-scale * (tl.trans(dot(tl.trans(Y), X)) + 1), M, CAUSAL)).to(OP)
         Zb = dot(tl.trans(Y), w2_) + bias2[None, :]
         w2 = dot(X, (-last * S2).to(OP), w2)
         bias2 -= last * tl.sum(S2.to(tl.float32), 0)
@@ -167,6 +205,12 @@ def forward_resident_kernel(
             tl.store(open_rows[0] + at, X, mask=tl.arange(0, M)[None, :] < count)
             tl.store(open_rows[1] + at, S1, mask=tl.arange(0, M)[None, :] < count)
             tl.store(open_rows[2] + program * M * D + tile(M, D, D, 1), S2)
+        if gate is not None:
+            forget = forgotten(gate, sequence, head, start, count, M)
+            w1 -= forget * (w1 - tl.load(gate[2][0] + head * D * E + at1))
+            bias1 -= forget * (bias1 - tl.load(gate[2][1] + head * E + e))
+            w2 -= forget * (w2 - tl.load(gate[2][2] + head * D * E + at2))
+            bias2 -= forget * (bias2 - tl.load(gate[2][3] + head * D + d))
     tl.store(after[0] + program * D * E + at1, w1)
     tl.store(after[1] + program * E + e, bias1)
     tl.store(after[2] + program * D * E + at2, w2)
@@ -176,8 +220,9 @@ def forward_resident_kernel(
 @triton.jit(repr=lambda _: "ttt_mlp_forward_streamed")
 def forward_streamed_kernel(
     q, k, v, eta, token_scale, norm_weight, norm_bias, weights, token_ranges, y, after, open_rows,
-    copies, first, H, q_strides, k_strides, v_strides, eta_strides, y_strides,
-    D: tl.constexpr, E: tl.constexpr, M: tl.constexpr, SAVE: tl.constexpr, HS: tl.constexpr,
+    copies, first, gate, H, q_strides, k_strides, v_strides, eta_strides, y_strides,
+    D: tl.constexpr, E: tl.constexpr, M: tl.constexpr, CAUSAL: tl.constexpr, SAVE: tl.constexpr,
+    HS: tl.constexpr,
 ):  # fmt: skip
     """As forward_resident_kernel, the state in `after`, and W1, W2 as multiplied in `copies`.
 
@@ -233,9 +278,11 @@ def forward_streamed_kernel(
         G2 = inner_gradient(x, rstd, K.to(tl.float32), V, weight, bias, D, 1)[0]
         S2 = (load_rates(eta, eta_strides, start, count, M) * G2).to(OP)
         Q = load_tokens(q, q_strides, start, count, M, D)
-        scale = tl.load(token_scale + tl.arange(0, M))[None, :]
-        mix1 = causal(-scale * (dot(K, tl.trans(Q)) + 1), M).to(OP)
+        scale = read_scales(token_scale, M, CAUSAL)
+        mix1 = readable(-scale * (dot(K, tl.trans(Q)) + 1), M, CAUSAL).to(OP)
         last = last_scale(token_scale, count, M)
+        if gate is not None:
+            forget = forgotten(gate, sequence, head, start, count, M)
         K_step, S2_step = (-last * K).to(OP), (-last * S2).to(OP)
 
         Zb = tl.zeros([M, D], tl.float32) + bias2[None, :]
@@ -251,6 +298,10 @@ def forward_streamed_kernel(
             w2 = dot(X, S2_step, tl.load(W2 + h * D + at2))
             bias1 -= last * tl.sum(S1.to(tl.float32), 1)
             tl.debug_barrier()  # all threads have read the slice
+            if gate is not None:
+                w1 -= forget * (w1 - tl.load(gate[2][0] + head * D * E + h + at1))
+                bias1 -= forget * (bias1 - tl.load(gate[2][1] + head * E + h + hs))
+                w2 -= forget * (w2 - tl.load(gate[2][2] + head * D * E + h * D + at2))
             tl.store(W1 + h + at1, w1)
             tl.store(W2 + h * D + at2, w2)
             tl.store(b1 + h + hs, bias1)
@@ -262,12 +313,15 @@ def forward_streamed_kernel(
                 tl.store(open_rows[0] + at, X, mask=tl.arange(0, M)[None, :] < count)
                 tl.store(open_rows[1] + at, S1, mask=tl.arange(0, M)[None, :] < count)
 
-        mix2 = causal(-scale * (A2 + 1), M).to(OP)
+        mix2 = readable(-scale * (A2 + 1), M, CAUSAL).to(OP)
         x = normalize(dot(tl.trans(mix2), S2, Zb), D, 1)[0]
         store_tokens(y, y_strides, start, count, Q.to(tl.float32) + weight * x + bias, M, D)
         if count < M:
             tl.store(open_rows[2] + program * M * D + tile(M, D, D, 1), S2)
-        tl.store(b2 + d, bias2 - last * tl.sum(S2.to(tl.float32), 0))
+        bias2 -= last * tl.sum(S2.to(tl.float32), 0)
+        if gate is not None:
+            bias2 -= forget * (bias2 - tl.load(gate[2][3] + head * D + d))
+        tl.store(b2 + d, bias2)
         tl.debug_barrier()  # all of the state is written
 
 
@@ -286,7 +340,7 @@ def backward_readers_kernel(
     dy, dopen, q, k, v, eta, token_scale, norm_weight, norm_bias, copies, token_ranges, starts,
     dq, dscale, dnorm, hidden, rounded, exact, H,
     dy_strides, q_strides, k_strides, v_strides, eta_strides, dq_strides,
-    D: tl.constexpr, E: tl.constexpr, M: tl.constexpr, HS: tl.constexpr,
+    D: tl.constexpr, E: tl.constexpr, M: tl.constexpr, CAUSAL: tl.constexpr, HS: tl.constexpr,
 ):  # fmt: skip
     """One program: the gradients of one mini-batch of one head, except through later states.
 
@@ -329,8 +383,8 @@ def backward_readers_kernel(
     tl.store(rounded, S2)
     tl.store(exact, Z2)
 
-    scale = tl.load(token_scale + tl.arange(0, M))[None, :]
-    A1 = causal(dot(K, tl.trans(Q)) + 1, M)
+    scale = read_scales(token_scale, M, CAUSAL)
+    A1 = readable(dot(K, tl.trans(Q)) + 1, M, CAUSAL)
     mix1 = (-scale * A1).to(OP)
     Zb = tl.zeros([M, D], tl.float32) + tl.load(b2 + d)[None, :]
     A2 = tl.zeros([M, M], tl.float32)
@@ -350,7 +404,7 @@ def backward_readers_kernel(
         A2 = dot(tl.trans(X), Y, A2)
 
     tl.debug_barrier()  # these rows are read by other threads
-    A2 = causal(A2 + 1, M)
+    A2 = readable(A2 + 1, M, CAUSAL)
     mix2 = (-scale * A2).to(OP)
     x, rstd = normalize(dot(tl.trans(mix2), S2, Zb), D, 1)
     dy = of_head(dy, dy_strides, sequence, head)
@@ -360,7 +414,7 @@ def backward_readers_kernel(
     dZb = (rstd * project(weight * dQ, x, D, 1)[0]).to(OP)
     tl.store(rounded + D * M, dZb)
     N2 = dot(S2, tl.trans(dZb))
-    dA2 = causal(-scale * N2, M).to(OP)
+    dA2 = readable(-scale * N2, M, CAUSAL).to(OP)
     through2 = tl.sum(A2 * N2, 0)
     open_row = sequence * H + head
     opened = tl.where(count < M, count, 0)  # of these tokens, dopen has gradients
@@ -390,7 +444,7 @@ def backward_readers_kernel(
         tl.store(dU_ + h * M + at, dU)
         tl.store(dZ1_ + h * M + at, slope * dX + bend * dS1)
 
-    dA1 = causal(-scale * N1, M).to(OP)
+    dA1 = readable(-scale * N1, M, CAUSAL).to(OP)
     tl.store(dscale + program * M + tl.arange(0, M), -tl.sum(A1 * N1, 0) - through2)
     tl.store(exact + D * M, dS2)
     tl.store(exact + 2 * D * M, dot(dA1, Q))
@@ -400,14 +454,15 @@ def backward_readers_kernel(
 
 @triton.jit(repr=lambda _: "ttt_mlp_backward_resident")
 def backward_resident_kernel(
-    q, k, v, eta, token_scale, norm_weight, norm_bias, copies, token_ranges, first, dv, deta, dlast,
-    dnorm, dweights, hidden, rounded, exact, H,
+    q, k, v, eta, token_scale, norm_weight, norm_bias, copies, token_ranges, first, gate,
+    dv, deta, dlast, dnorm, dweights, hidden, rounded, exact, H,
     q_strides, k_strides, v_strides, eta_strides, dv_strides, deta_strides,
     D: tl.constexpr, E: tl.constexpr, M: tl.constexpr,
 ):  # fmt: skip
     """One program: the chain of one head of one sequence, gradients of its state in registers.
 
-    `dweights`, float32, are changed in place; so are dZ1 in `hidden` and dk in `exact`.
+    `dweights`, float32, are changed in place; so are dZ1 in `hidden` and dk in `exact`, and with a
+    gate dU in `hidden`; dZ2 takes the place of Z2 in `exact`.
     """
     program = tl.program_id(0).to(tl.int64)
     sequence, head = program // H, program % H
@@ -438,6 +493,9 @@ def backward_resident_kernel(
         closed = tl.where(count >= M, 1.0, 0.0)
         K = load_tokens(k, k_strides, start, count, M, D)
         S2 = tl.load(S2_)
+        keep = kept(gate, sequence, head, start, count, M)
+        dw1, dbias1 = scaled(dw1, keep), scaled(dbias1, keep)
+        dw2, dbias2 = scaled(dw2, keep), scaled(dbias2, keep)
 
         dw2_ = dw2.to(OP)
         XdW = dot(tl.trans(tl.load(X_ + at)), dw2_) + dbias2[None, :]
@@ -457,10 +515,13 @@ def backward_resident_kernel(
         dZ1 = (dZ1 + dS1 * tl.load(bend_ + at).to(tl.float32)).to(OP)
         dU = dS1 * slope
         dS2 = dot(tl.trans(dU.to(OP)), tl.load(W2 + at2), tl.load(Z2_ + D * M))
-        dw2 = dot((tl.load(dU_ + at) + dU).to(OP), S2, dw2)
+        dU = (tl.load(dU_ + at) + dU).to(OP)
+        dw2 = dot(dU, S2, dw2)
         dZ1b = tl.load(dZ1b_ + at)
         dw1 = dot(dZ1b, load_tokens(q, q_strides, start, count, M, D), dw1)
         tl.debug_barrier()
+        if gate is not None:
+            tl.store(dU_ + at, dU)
 
         V = load_tokens(v, v_strides, start, count, M, D).to(tl.float32)
         rate = load_rates(eta, eta_strides, start, count, M)
@@ -474,6 +535,8 @@ def backward_resident_kernel(
         tl.store(deta + start * deta_strides[1] + m * deta_strides[1], drate, mask=m < count)
         tl.store(Z2_ + 2 * D * M, dk + weight * dp)
         dbias2 += tl.sum(dZ2 + dZb.to(tl.float32), 0)
+        if gate is not None:
+            tl.store(Z2_, dZ2)
         dZ2 = dZ2.to(OP)
 
         dX = dot(tl.load(W2 + at2), tl.trans(dZ2))
@@ -493,8 +556,8 @@ def backward_resident_kernel(
 
 @triton.jit(repr=lambda _: "ttt_mlp_backward_streamed")
 def backward_streamed_kernel(
-    q, k, v, eta, token_scale, norm_weight, norm_bias, copies, token_ranges, first, dv, deta, dlast,
-    dnorm, dweights, hidden, rounded, exact, H,
+    q, k, v, eta, token_scale, norm_weight, norm_bias, copies, token_ranges, first, gate,
+    dv, deta, dlast, dnorm, dweights, hidden, rounded, exact, H,
     q_strides, k_strides, v_strides, eta_strides, dv_strides, deta_strides,
     D: tl.constexpr, E: tl.constexpr, M: tl.constexpr, HS: tl.constexpr,
 ):  # fmt: skip
@@ -527,12 +590,15 @@ def backward_streamed_kernel(
         closed = tl.where(count >= M, 1.0, 0.0)
         K = load_tokens(k, k_strides, start, count, M, D)
         S2 = tl.load(S2_)
+        keep = kept(gate, sequence, head, start, count, M)
+        dbias2 = scaled(dbias2, keep)
 
         dS2 = tl.load(Z2_ + D * M)
         XdW = tl.zeros([M, D], tl.float32) + dbias2[None, :]
         for h in tl.range(0, E, HS, disable_licm=True):
-            dw1, dw2 = tl.load(dW1 + h + at1).to(OP), tl.load(dW2 + h * D + at2).to(OP)
-            KdW = dot(dw1, tl.trans(K)) + tl.load(db1 + h + hs)[:, None]
+            dw1 = scaled(tl.load(dW1 + h + at1), keep).to(OP)
+            dw2 = scaled(tl.load(dW2 + h * D + at2), keep).to(OP)
+            KdW = dot(dw1, tl.trans(K)) + scaled(tl.load(db1 + h + hs), keep)[:, None]
             dlast1 += closed * tl.sum(tl.load(S1_ + h * M + at).to(tl.float32) * KdW, 1)
             dS1 = -last * KdW
             dU = dS1 * tl.load(slope_ + h * M + at).to(tl.float32)
@@ -557,11 +623,14 @@ def backward_streamed_kernel(
         tl.store(Z2_ + 2 * D * M, tl.load(Z2_ + 2 * D * M) + weight * dp)
         Q, dZb = load_tokens(q, q_strides, start, count, M, D), tl.load(S2_ + D * M)
         dbias2 += tl.sum(dZ2 + dZb.to(tl.float32), 0)
+        if gate is not None:
+            tl.store(Z2_, dZ2)
         dZ2 = dZ2.to(OP)
 
         SdW = tl.zeros([M, D], tl.float32)
         for h in tl.range(0, E, HS, disable_licm=True):
-            dw1, dw2 = tl.load(dW1 + h + at1), tl.load(dW2 + h * D + at2)
+            dw1 = scaled(tl.load(dW1 + h + at1), keep)
+            dw2 = scaled(tl.load(dW2 + h * D + at2), keep)
             dX = dot(tl.load(W2 + h * D + at2), tl.trans(dZ2))
             dX -= last * dot(dw2.to(OP), tl.trans(S2))
             dZ1 = tl.load(dZ1_ + h * M + at) + tl.load(slope_ + h * M + at) * dX
@@ -571,7 +640,8 @@ def backward_streamed_kernel(
             dw2 = dot(tl.load(X_ + h * M + at), dZ2, dw2)
             dw2 = dot(tl.load(Y_ + h * M + at), dZb, dw2)
             dw2 = dot(tl.load(dU_ + h * M + at), S2, dw2)
-            dbias1 = tl.load(db1 + h + hs) + tl.sum(dZ1.to(tl.float32) + dZ1b.to(tl.float32), 1)
+            dbias1 = scaled(tl.load(db1 + h + hs), keep)
+            dbias1 += tl.sum(dZ1.to(tl.float32) + dZ1b.to(tl.float32), 1)
             tl.debug_barrier()  # all threads have read the slice
             tl.store(dZ1_ + h * M + at, dZ1)
             tl.store(dW1 + h + at1, dw1)
@@ -604,3 +674,80 @@ def backward_keys_kernel(
         dK = dot(tl.trans(tl.load(dZ1 + h * M)), tl.load(W1 + h), dK)
     dk = of_head(dk, dk_strides, sequence, head)
     store_tokens(dk, dk_strides, start, (end - start).to(tl.int32), dK, M, D)
+
+
+@triton.jit(repr=lambda _: "ttt_mlp_backward_gate")
+def backward_gate_kernel(
+    q, k, token_scale, copies, token_ranges, first, gate, dafter, dkeep, dstart,
+    hidden, rounded, exact, H, q_strides, k_strides, dkeep_strides,
+    D: tl.constexpr, E: tl.constexpr, M: tl.constexpr, HS: tl.constexpr,
+):  # fmt: skip
+    """One program: the gradients of W0 and log g from HS hidden units of one head of one sequence.
+
+    It walks dW a second time, from the rows that the chain left. With V the weights after a step,
+    dV = g dW: dlog g = <dV, V - W0> and dW0 = sum (1 - g) dW. V is made from the weights before,
+    so that the smaller g is, the less their rounding counts; nothing is divided by g.
+    """
+    program, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    sequence, head = program // H, program % H
+    q, k = of_head(q, q_strides, sequence, head), of_head(k, k_strides, sequence, head)
+    dkeep = of_head(dkeep, dkeep_strides, sequence, head) + part
+    OP: tl.constexpr = q.dtype.element_ty
+    d, h = tl.arange(0, D), part * HS + tl.arange(0, HS)
+    at1, at2 = h[:, None] + d[None, :] * E, h[:, None] * D + d[None, :]
+    at = h[:, None] * M + tl.arange(0, M)[None, :]
+    start1, start_bias1 = (
+        tl.load(gate[2][0] + head * D * E + at1),
+        tl.load(gate[2][1] + head * E + h),
+    )
+    start2, start_bias2 = (
+        tl.load(gate[2][2] + head * D * E + at2),
+        tl.load(gate[2][3] + head * D + d),
+    )
+    dw1, dbias1 = tl.load(dafter[0] + program * D * E + at1), tl.load(dafter[1] + program * E + h)
+    dw2, dbias2 = tl.load(dafter[2] + program * D * E + at2), tl.load(dafter[3] + program * D + d)
+    dstart1, dstart_bias1 = tl.zeros_like(dw1), tl.zeros_like(dbias1)
+    dstart2, dstart_bias2 = tl.zeros_like(dw2), tl.zeros_like(dbias2)
+    begin, end = token_range(token_ranges, sequence)
+    n = (end - begin + M - 1) // M
+    for i in tl.range(0, n, disable_licm=True):
+        start = begin + (n - 1 - i) * M
+        count = (end - start).to(tl.int32)
+        here = (tl.load(first + sequence) + n - 1 - i) * H + head
+        X_, _, _, S1_, Y_, dZ1b_, dU_, dZ1_ = hidden_planes(hidden, here, E * M)
+        S2_ = rounded + here * 2 * D * M + tile(M, D, D, 1)
+        last = last_scale(token_scale, count, M)
+        forget = forgotten(gate, sequence, head, start, count, M)
+        K, Q = (
+            load_tokens(k, k_strides, start, count, M, D),
+            load_tokens(q, q_strides, start, count, M, D),
+        )
+        X, S1, S2 = tl.load(X_ + at), tl.load(S1_ + at), tl.load(S2_)
+
+        dstart1, dstart_bias1 = dstart1 + forget * dw1, dstart_bias1 + forget * dbias1
+        dstart2, dstart_bias2 = dstart2 + forget * dw2, dstart_bias2 + forget * dbias2
+        dw1, dbias1 = (1 - forget) * dw1, (1 - forget) * dbias1
+        dw2, dbias2 = (1 - forget) * dw2, (1 - forget) * dbias2
+        v1 = tl.load(copies[0] + here * D * E + at1).to(tl.float32) - start1
+        v2 = tl.load(copies[1] + here * D * E + at2).to(tl.float32) - start2
+        v1, v2 = dot(S1, (-last * K).to(OP), v1), dot(X, (-last * S2).to(OP), v2)
+        v_bias1 = tl.load(copies[2] + here * E + h) - start_bias1
+        v_bias1 -= last * tl.sum(S1.to(tl.float32), 1)
+        v_bias2 = tl.load(copies[3] + here * D + d) - start_bias2
+        v_bias2 -= last * tl.sum(S2.to(tl.float32), 0)
+        by_unit = tl.sum(dw1 * v1 + dw2 * v2, 1) + dbias1 * v_bias1
+        by_feature = tl.where(part == 0, dbias2 * v_bias2, 0.0)
+        to = dkeep + (start + M - 1) * dkeep_strides[1]
+        tl.store(to, tl.sum(by_unit, 0) + tl.sum(by_feature, 0), mask=count >= M)
+
+        dZ1b, dZ1 = tl.load(dZ1b_ + at), tl.load(dZ1_ + at)
+        dZb, dZ2 = tl.load(S2_ + D * M), tl.load(exact + here * 3 * D * M + tile(M, D, D, 1))
+        dw1 = dot(dZ1, K, dot(dZ1b, Q, dw1))
+        dw2 = dot(tl.load(Y_ + at), dZb, dot(X, dZ2.to(OP), dw2))
+        dw2 = dot(tl.load(dU_ + at), S2, dw2)
+        dbias1 += tl.sum(dZ1.to(tl.float32) + dZ1b.to(tl.float32), 1)
+        dbias2 += tl.sum(dZ2 + dZb.to(tl.float32), 0)
+    tl.store(dstart[0] + program * D * E + at1, dstart1)
+    tl.store(dstart[1] + program * E + h, dstart_bias1)
+    tl.store(dstart[2] + program * D * E + at2, dstart2)
+    tl.store(dstart[3] + program * D + d, dstart_bias2, mask=part == 0)
