@@ -1,6 +1,6 @@
 """Poses of a video's frames for models that were trained on the estimated motion of a camera."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ class CameraPoses:
         self.wanted = isinstance(model, FrameModel) and model.config.address.poses == "shift"
         self.camera, self.places = CameraPose(), [np.zeros(2)] * 2  # the last two
 
-    def read(self, images: Sequence[np.ndarray]) -> Conditions:
+    def read(self, images: Iterable[np.ndarray]) -> Conditions:
         """Those of the frames (S, S, 3) uint8 that follow the ones that were read."""
         if not self.wanted:
             return NOTHING

@@ -108,6 +108,14 @@ def test_noise_replaces_at_most_its_share_of_each_window():
     assert noisy(tokens, 0.0, torch.ones_like) is tokens
 
 
+def test_mistakes_are_random_or_a_frame_early_or_late(model):
+    frames = torch.arange(50)[None, :, None].expand(1, 50, 400)
+    made = model().mistakes(frames)
+    assert ((made < 5) | ((made - frames).abs() <= 1)).all()
+    for away in (-1, 1):
+        assert 0.23 < (made == frames + away)[:, 6:-1].float().mean() < 0.27
+
+
 def test_a_noise_that_leaves_nothing_is_refused(model):
     with pytest.raises(ValueError, match=r"model.noise is 1.0; it must be from 0 to below 1"):
         model(noise=1.0)

@@ -32,8 +32,9 @@ class VideoModel(OuterLoop):
         frame_tokenizer: checkpoint of the frame tokenizer that made the tokens; checkpoints of this
             model keep it, so that they can show frames.
         optim: the outer loop's optimizer.
-        noise: the largest share of the tokens of a window that are replaced at random when they are
-            read, so that the model's own mistakes do not lead it astray; each window draws its own.
+        noise: the largest share of the tokens of a window that are replaced when they are read, by
+            random ones or by those of the frame before or after, so that the model's own mistakes
+            do not lead it astray; each window draws its own share.
     """
 
     def __init__(
@@ -109,13 +110,18 @@ class VideoModel(OuterLoop):
         frames = batch.tokens.unflatten(1, (-1, math.prod(self.frame_model.config.grid)))
         return frames[:, :-1], frames[:, 1:], conditions_of(batch)
 
-    def random_tokens(self, tokens: Tensor) -> Tensor:
-        return torch.randint_like(tokens, self.frame_model.config.vocab_size)
+    def mistakes(self, frames: Tensor) -> Tensor:
+        """Frames (B, F, P) of tokens that are half random and half early or late, each alone."""
+        random = torch.randint_like(frames, self.frame_model.config.vocab_size)
+        early = torch.cat((frames[:, 1:], frames[:, -1:]), dim=1)
+        late = torch.cat((frames[:, :1], frames[:, :-1]), dim=1)
+        dice = torch.rand(frames.shape, device=frames.device)
+        return random.where(dice < 0.5, early.where(dice < 0.75, late))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         states = None if batch.fresh is None else self.lanes.start(batch.fresh)
         frames, targets, conditions = self.split(batch)
-        frames = noisy(frames, self.noise, self.random_tokens)
+        frames = noisy(frames, self.noise, self.mistakes)
         vectors, after = self.read(frames, conditions, states)
         loss = self.loss(vectors, targets, frames)
         if batch.fresh is not None:

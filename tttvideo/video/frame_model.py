@@ -160,9 +160,10 @@ class FrameModel(nn.Module):
 
     def tables(self) -> list[Tensor]:
         """Tables with a row for each token, and perhaps one more: embeddings, and the output."""
-        parts = [self.embedding, self.head.embedding, self.head.near_embedding, self.head.out]
-        parts += [self.window.embedding] if self.window else []
-        return [part.weight for part in parts]
+        head = self.head
+        tables = [part.weight for part in (self.embedding, head.embedding, head.near_embedding)]
+        windows = [self.window.embedding.weight] if self.window else []
+        return [*tables, head.out.weight, *windows]
 
     def init_state(self, batch: int) -> FrameModelState:
         blocks = tuple(block.init_state(batch) for block in self.blocks)
