@@ -55,8 +55,8 @@ def triton_obstacle(
     q, depth = tokens[0], len(weights) // 2
     if not depth:
         return "the inner model without a norm has no kernels"
-    if forget or not causal:
-        return "the kernels have no forget gate and no reads of whole frames"
+    if depth == 2 and (forget or not causal):
+        return "the kernels of TTT-MLP have no forget gate and no reads of whole frames"
     heads, batches = SIZES[depth]
     if not INSTALLED:
         return "the package triton is not installed"

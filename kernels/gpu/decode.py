@@ -5,8 +5,9 @@ mini-batch reads, layer by layer,
 
     z = x W + b - t_p sum_{j <= p} (x X_j + 1) S_j
 
-from the rows of the open mini-batch, its own included, and W is written once in M tokens. This
-moves less than half of the memory that W and a running sum of gradients would take.
+from the rows of the open mini-batch, its own included, and W is written once in M tokens; a forget
+gate W -= (1 - g) (W - W0) belongs to that step. This moves less than half of the memory that W and
+a running sum of gradients would take.
 
 All inputs of a call are on the device, each sequence's place too, and only y is allocated, so a
 CUDA graph can hold the call. Rows from p on are not read; they may hold anything.
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from tttvideo.kernels.slots import Slots
 
-from .shared import gelu, gelu_and_slope, inner_gradient, normalize
+from .shared import gelu, gelu_and_slope, inner_gradient, lost, normalize
 
 
 def decode_(
@@ -32,21 +33,25 @@ def decode_(
     norm_weight: Tensor,
     norm_bias: Tensor,
     slots: Slots,
+    log_keep: Tensor | None = None,
 ) -> Tensor:
     """y (B, 1, H, D) of one token per sequence; `slots` are updated.
 
     q, k, v: (B, 1, H, D), any strides, in the dtype of the slots' rows. With two inner layers D and
     E are powers of two.
-    eta: (B, 1, H) float32, any strides; token_scale (M,), norm_weight and norm_bias (H, D) float32.
+    eta, and log_keep for slots with a start: (B, 1, H) float32, any strides; token_scale (M,),
+    norm_weight and norm_bias (H, D) float32.
     """
     kernel = linear_kernel if len(slots.weights) == 2 else mlp_kernel
     B, _, H, D = q.shape
     M, widest = slots.rows[0].shape[2], slots.weights[0].shape[-1]
     y = q.new_empty(q.shape)
+    gate = None if log_keep is None else (log_keep, (log_keep.stride(0), log_keep.stride(2)))
     kernel[(B * H,)](
         *((x, (x.stride(0), *x.stride()[2:])) for x in (q, k, v, eta)),
-        token_scale, norm_weight, norm_bias, slots.weights, slots.operands, slots.rows,
-        slots.places, y, H, D=D, WIDTH=triton.next_power_of_2(widest), M=M,
+        token_scale, norm_weight, norm_bias, gate, slots.weights, slots.start or None,
+        slots.operands, slots.rows, slots.places, y, H,
+        D=D, WIDTH=triton.next_power_of_2(widest), M=M,
         ROWS=max(16, triton.next_power_of_2(M)),  # 16: the least that a product in `step` takes
         BLOCK=min(32, D & -D),
         num_warps=4 if widest <= 96 else 8, num_stages=1, enable_fp_fusion=True,
@@ -56,8 +61,9 @@ def decode_(
 
 @triton.jit(repr=lambda _: "ttt_linear_decode")
 def linear_kernel(
-    q, k, v, eta, token_scale, norm_weight, norm_bias, weights, operands, rows, places, y, H,
-    D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    q, k, v, eta, token_scale, norm_weight, norm_bias, log_keep, weights, W0, operands, rows,
+    places, y, H, D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program: one head of one sequence. D is padded to WIDTH, M to ROWS, with zeros."""
     sequence, head = tl.program_id(0) // H, tl.program_id(0) % H
@@ -92,13 +98,15 @@ def linear_kernel(
     tl.debug_barrier()  # all threads have read W, b and place; all will see the new rows
     tl.store(places + lane, (place + 1) % M)
     if place == M - 1:
-        step(W, b, operand, X, S, t_p, D, D, M, ROWS, BLOCK)
+        f = forgotten(log_keep, sequence, head)
+        step(W, b, operand, X, S, t_p, W0, 0, head, f, D, D, M, ROWS, BLOCK)
 
 
 @triton.jit(repr=lambda _: "ttt_mlp_decode")
 def mlp_kernel(
-    q, k, v, eta, token_scale, norm_weight, norm_bias, weights, operands, rows, places, y, H,
-    D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    q, k, v, eta, token_scale, norm_weight, norm_bias, log_keep, weights, W0, operands, rows,
+    places, y, H, D: tl.constexpr, WIDTH: tl.constexpr, M: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """One program: one head of one sequence. E is WIDTH; M is padded to ROWS with zeros."""
     E: tl.constexpr = WIDTH
@@ -149,8 +157,9 @@ def mlp_kernel(
     tl.debug_barrier()  # all threads have read W, b and place; all will see the new rows
     tl.store(places + lane, (place + 1) % M)
     if place == M - 1:
-        step(W1, b1, operand1, X1, S1, t_p, D, E, M, ROWS, BLOCK)
-        step(W2, b2, operand2, X2, S2, t_p, E, D, M, ROWS, BLOCK)
+        f = forgotten(log_keep, sequence, head)
+        step(W1, b1, operand1, X1, S1, t_p, W0, 0, head, f, D, E, M, ROWS, BLOCK)
+        step(W2, b2, operand2, X2, S2, t_p, W0, 2, head, f, E, D, M, ROWS, BLOCK)
 
 
 @triton.jit
@@ -173,19 +182,32 @@ def read(x, X, S):
 
 
 @triton.jit
+def forgotten(log_keep, sequence, head):
+    """1 - g of the token's forget gate, if there is one; log_keep: the tensor and strides."""
+    f = 0.0
+    if log_keep is not None:
+        at = sequence.to(tl.int64) * log_keep[1][0] + head * log_keep[1][1]
+        f = lost(tl.load(log_keep[0] + at))
+    return f
+
+
+@triton.jit
 def step(
-    W, b, operand, X, S, scale,
+    W, b, operand, X, S, scale, W0, layer: tl.constexpr, head, f,
     IN: tl.constexpr, OUT: tl.constexpr, M: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The step of a full mini-batch, W -= scale X^T S and b -= scale sum S, block by block of W.
 
-    W (IN, OUT), b (OUT), the operand that tokens read for W, X (M, IN), S (M, OUT).
+    W (IN, OUT), b (OUT), the operand that tokens read for W, X (M, IN), S (M, OUT). With a forget
+    gate W -= f (W - W0) after that; W0 and b0 are W0[layer] and W0[layer + 1], of all heads.
     """
     j = tl.arange(0, ROWS)[:, None]
     for start in range(0, OUT, BLOCK):
         o = start + tl.arange(0, BLOCK)
         S_o = tl.load(S + j * OUT + o, (j < M) & (o < OUT), 0.0)
         b_o = tl.load(b + o, o < OUT) - scale * tl.sum(S_o.to(tl.float32), 0)
+        if W0 is not None:
+            b_o -= f * (b_o - tl.load(W0[layer + 1] + head * OUT + o, o < OUT))
         tl.store(b + o, b_o, o < OUT)
         for first in range(0, IN, BLOCK):
             i = first + tl.arange(0, BLOCK)
@@ -193,6 +215,8 @@ def step(
             at, inside = (i * OUT)[:, None] + o, (i < IN)[:, None] & (o < OUT)
             product = tl.dot(tl.trans(X_i), S_o, input_precision="tf32x3")
             W_io = tl.load(W + at, inside) - scale * product
+            if W0 is not None:
+                W_io -= f * (W_io - tl.load(W0[layer] + head * IN * OUT + at, inside))
             tl.debug_barrier()  # threads may write other elements than they have read
             tl.store(W + at, W_io, inside)
             if operand.dtype != W.dtype:

@@ -22,8 +22,9 @@ from . import linear, mlp
 
 
 P = TypeVar("P", State, Packed[State])
-Tokens = tuple[Tensor, Tensor, Tensor, Tensor]  # q, k, v, eta
+Tokens = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]  # q, k, v, eta, log_keep
 Shared = tuple[Tensor, Tensor, Tensor]  # token_scale, norm_weight, norm_bias
+Memory = tuple[list[Tensor], bool]  # start and causal
 OPERATORS = {2: linear.OPERATOR, 4: mlp.OPERATOR}
 """By the number of fast weights."""
 
@@ -42,40 +43,64 @@ def read_tokens(
     causal: bool = True,
 ) -> tuple[Tensor, P]:
     """Like ops.ttt_linear and ops.ttt_mlp; the arguments are already checked."""
-    assert log_keep is None and causal, "refused in backends.py"
     shared = contiguous(token_scale), contiguous(norm_weight), contiguous(norm_bias)
-    eta = eta.float()
+    tokens, memory = (q, k, v, eta.float(), log_keep), (list(start), causal)
     if isinstance(state, Packed):
-        return read_packed((q, k, v, eta), shared, state)
+        return read_packed(tokens, shared, memory, state)
     if state.filled:
-        return read_from_open((q, k, v, eta), shared, state)
-    weights = [w.contiguous() for w in state.weights]
-    save = needs_backward(q, k, v, eta, *shared, *weights)
-    operands = q, k, v, eta, *shared, None, weights, []
-    y, *results = OPERATORS[len(weights)](*operands, None, True, save)
-    return y, new_state(k, results, len(weights), q.shape[1] % len(token_scale))
+        return read_from_open(tokens, shared, memory, state)
+    y, *results = operate(tokens, shared, memory, state.weights, None)
+    return y, new_state(k, results, len(state.weights), q.shape[1] % len(token_scale))
 
 
-def read_from_open(tokens: Tokens, shared: Shared, state: State) -> tuple[Tensor, State]:
-    """Read q, k, v and eta from a state with an open mini-batch."""
+def operate(
+    tokens: Tokens,
+    shared: Shared,
+    memory: Memory,
+    weights: Sequence[Tensor],
+    token_ranges: Tensor | None,
+) -> list[Tensor]:
+    """Launch the operator that reads the tokens, from weights with nothing open."""
+    (*qkv_eta, log_keep), (start, causal) = tokens, memory
+    weights, gate = [w.contiguous() for w in weights], [] if log_keep is None else [log_keep]
+    save = needs_backward(*qkv_eta, *shared, *gate, *weights, *start)
+    return OPERATORS[len(weights)](
+        *qkv_eta, *shared, log_keep, weights, start, token_ranges, causal, save
+    )
+
+
+def read_from_open(
+    tokens: Tokens, shared: Shared, memory: Memory, state: State
+) -> tuple[Tensor, State]:
+    """Read tokens from a state with an open mini-batch."""
     T = tokens[0].shape[1]
     head = state.missing(T, len(shared[0]))
-    y, state = read_piece(between(tokens, 0, head), shared, state)
+    y, state = read_piece(between(tokens, 0, head), shared, memory, state)
     if head == T:
         return y, state
-    y_rest, state = read_tokens(*between(tokens, head, T), *shared, state)
+    *rest, log_keep = between(tokens, head, T)
+    y_rest, state = read_tokens(*rest, *shared, state, log_keep, *memory)
     return torch.cat((y, y_rest), dim=1), state
 
 
-def read_piece(tokens: Tokens, shared: Shared, state: State) -> tuple[Tensor, State]:
-    q, k, v, eta = tokens
-    y, state = piece(q.float(), k.float(), v.float(), eta, *shared, state)
+def read_piece(
+    tokens: Tokens, shared: Shared, memory: Memory, state: State
+) -> tuple[Tensor, State]:
+    q, k, v, eta, log_keep = tokens
+    y, state = piece(q.float(), k.float(), v.float(), eta, *shared, state, log_keep, *memory)
     return y.to(q.dtype), state
 
 
 def between(tokens: Tokens, begin: int, end: int) -> Tokens:
-    q, k, v, eta = tokens
-    return q[:, begin:end], k[:, begin:end], v[:, begin:end], eta[:, begin:end]
+    q, k, v, eta, log_keep = tokens
+    own = slice(begin, end)
+    return (
+        q[:, own],
+        k[:, own],
+        v[:, own],
+        eta[:, own],
+        None if log_keep is None else log_keep[:, own],
+    )
 
 
 def contiguous(x: Tensor) -> Tensor:
@@ -83,25 +108,22 @@ def contiguous(x: Tensor) -> Tensor:
 
 
 def read_packed(
-    tokens: Tokens, shared: Shared, packed: Packed[State]
+    tokens: Tokens, shared: Shared, memory: Memory, packed: Packed[State]
 ) -> tuple[Tensor, Packed[State]]:
     """Read the sequences of one row (B = 1): the rest of open mini-batches, then one launch."""
-    q, k, v, eta = tokens
-    M, states, begin, ranges = len(shared[0]), list(packed.states), 0, []
+    k, M, states, begin, ranges = tokens[1], len(shared[0]), list(packed.states), 0, []
     ys: list[Tensor | slice] = []
     for s, length in enumerate(packed.lengths):
         middle = begin + states[s].missing(length, M)
         if middle > begin:
-            y, states[s] = read_piece(between(tokens, begin, middle), shared, states[s])
+            y, states[s] = read_piece(between(tokens, begin, middle), shared, memory, states[s])
             ys.append(y)
         begin += length
         ys.append(slice(middle, begin))  # of the launch's y
         ranges.append((middle, begin))
     weights = [torch.cat(ws) for ws in zip(*(state.weights for state in states), strict=True)]
-    token_ranges = torch.tensor(ranges, dtype=torch.int32).to(q.device, non_blocking=True)
-    save = needs_backward(*tokens, *shared, *weights)
-    operator = OPERATORS[len(weights)]
-    y, *results = operator(q, k, v, eta, *shared, None, weights, [], token_ranges, True, save)
+    token_ranges = torch.tensor(ranges, dtype=torch.int32).to(k.device, non_blocking=True)
+    y, *results = operate(tokens, shared, memory, weights, token_ranges)
     for s, (first, end) in enumerate(ranges):
         if first < end:
             own = [x[s : s + 1].clone() for x in results[: 2 * len(weights) - 1]]
@@ -140,11 +162,11 @@ def decode(
     log_keep: Tensor | None = None,
 ) -> Tensor:
     """As ops.ttt_decode_, checked."""
-    assert log_keep is None, "refused in backends.py"
     own = slots.operands[0] is not slots.weights[0]
     buffers = (slots.weights, slots.operands if own else (), slots.rows)
     shared = token_scale, norm_weight, norm_bias
-    return decode_(q, k, v, eta, *shared, *map(list, buffers), slots.places)
+    gate = log_keep, list(slots.start)
+    return decode_(q, k, v, eta, *shared, *gate, *map(list, buffers), slots.places)
 
 
 @torch.library.custom_op(
@@ -158,15 +180,20 @@ def decode_(
     token_scale: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
+    log_keep: Tensor | None,
+    start: list[Tensor],
     weights: list[Tensor],
     operands: list[Tensor],
     rows: list[Tensor],
     places: Tensor,
 ) -> Tensor:
     """One token per sequence; `operands` are empty where tokens are multiplied with the weights."""
-    slots = Slots(tuple(weights), tuple(operands or weights[::2]), tuple(rows), places)
+    buffers = tuple(weights), tuple(operands or weights[::2]), tuple(rows), places
+    slots = Slots(*buffers, tuple(start))
     with torch.cuda.device_of(places):
-        return triton_decode.decode_(q, k, v, eta, token_scale, norm_weight, norm_bias, slots)
+        return triton_decode.decode_(
+            q, k, v, eta, token_scale, norm_weight, norm_bias, slots, log_keep
+        )
 
 
 @decode_.register_fake

@@ -5,6 +5,7 @@ linear_kernels.py describes the kernels.
 B batch, T tokens, H heads, S sequences, D head dim, M mini-batch size.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -57,40 +58,47 @@ def forward(
     causal: bool,
     save: bool,
 ) -> list[Tensor]:
-    """y, W and b after the last whole mini-batch, S of the open one; if `save`, S of every token.
+    """y, W and b after the last whole mini-batch, S of the open one; if `save`, S of every token,
+    and with a forget gate W - W0 and b - b0 before each mini-batch and after the last.
 
-    q, k, v (B, T, H, D), any strides; eta (B, T, H), token_scale (M,), norm_weight, norm_bias
-    (H, D) and weights W (S, H, D, D), b (S, H, 1, D) float32. token_ranges: (S, 2) int32, first
-    token and last plus one of S sequences packed into B = 1, or None for S = B sequences of T.
-    Open rows S: (S, H, M, D) float32, zeros where none is open.
+    q, k, v (B, T, H, D), any strides; eta, log_keep (B, T, H), token_scale (M,), norm_weight,
+    norm_bias (H, D), weights W (S, H, D, D), b (S, H, 1, D) and start, W0 (H, D, D), b0 (H, 1, D),
+    float32. token_ranges: (S, 2) int32, first token and last plus one of S sequences packed into
+    B = 1, or None for S = B sequences of T. Open rows S: (S, H, M, D) float32, zeros where none is
+    open.
     """
     (_, T, H, D), M, S = q.shape, len(token_scale), len(weights[0])
     y = result_like(q, token_ranges)
     after = tuple(torch.empty_like(w) for w in weights)
     open_rows = weights[0].new_zeros(S, H, M, D)
+    log_keep, W0 = gate(log_keep, start)
+    seen = memories(q, M, S, token_ranges) if save and start else []
 
     def launch(plan: Plan) -> list[Tensor]:
         steps = torch.empty_like(y) if save or "readers" in plan else None
         for part, chosen in plan.items():
             FORWARD[part][S * H, blocks(part, M, chosen)](
-                q, k, v, eta, token_scale, norm_weight, norm_bias, tuple(weights), token_ranges,
-                y, after, open_rows, steps, T, H, q.stride(), k.stride(), v.stride(), eta.stride(),
-                D=D, M=M, **chosen,
+                q, k, v, eta, token_scale, norm_weight, norm_bias, log_keep, tuple(weights), W0,
+                token_ranges, y, after, open_rows, steps, tuple(seen) or None, T, H,
+                q.stride(), k.stride(), v.stride(), eta.stride(), D=D, M=M, CAUSAL=causal, **chosen,
             )  # fmt: skip
         return [steps] if steps is not None and save else []
 
     plans = forward_plans(arch(), D, M, q.itemsize)
+    name = f"linear forward {save} {kind(q, M, S, bool(start), causal)}"
     with torch.cuda.device_of(q):  # Triton launches on the current device
-        saved = launch(tuning.fastest(f"linear forward {save} {kind(q, M, S)}", plans, launch))
-    return [y, *after, open_rows, *saved]
+        saved = launch(tuning.fastest(name, plans, launch))
+    return [y, *after, open_rows, *saved, *seen]
 
 
 def like(q: Tensor, *others: Any) -> list[Tensor]:
     """Empty results of `forward`."""
-    *_, token_scale, _, _, _, weights, _, _, _, save = others
-    S, H, D, _ = weights[0].shape
-    open_rows = weights[0].new_empty(S, H, len(token_scale), D)
+    *_, token_scale, _, _, _, weights, start, token_ranges, _, save = others
+    (S, H, D, _), M = weights[0].shape, len(token_scale)
+    open_rows = weights[0].new_empty(S, H, M, D)
     saved = [q.new_empty(q.shape)] if save else []
+    if save and start:
+        saved += memories(q, M, S, token_ranges)
     return [*(x.new_empty(x.shape) for x in (q, *weights)), open_rows, *saved]
 
 
@@ -110,16 +118,20 @@ def backward(
     token_ranges: Tensor | None,
     causal: bool,
 ) -> list[Tensor]:
-    """Gradients of q, k, v, eta, token_scale, norm_weight, norm_bias and the weights before.
+    """Gradients of q, k, v, eta, token_scale, norm_weight, norm_bias, log_keep, the weights before
+    and start.
 
     grads: those of y, of the weights after and of the open rows. results: forward's, without y.
     """
     (_, T, H, D), M, S = q.shape, len(token_scale), len(weights[0])
     dy, *rest = grads
     *dafter, dopen = (x.contiguous() for x in rest)  # a sum's gradient, for one, has strides of 0
-    *after, _, steps = results
+    *after, _, steps = results[:4]
+    seen, (log_keep, W0) = tuple(results[4:]) or None, gate(log_keep, start)
     dq, dk, dv, deta = (result_like(x, token_ranges) for x in (q, k, v, eta))
     dweights = tuple(torch.empty_like(w) for w in weights)
+    dkeep = [] if log_keep is None else [eta.new_zeros(eta.shape)]
+    dstart = tuple(torch.empty_like(w) for w in weights) if start else None
     dscale, dlast = eta.new_empty(S * H, M), eta.new_empty(S * H)
 
     def launch(plan: Plan) -> list[Tensor]:
@@ -131,23 +143,49 @@ def backward(
                 sums.append(dnorm)
             BACKWARD[part][S * H, blocks(part, M, chosen)](
                 dy, tuple(dafter), dopen, q, k, v, eta, token_scale, norm_weight, norm_bias,
-                tuple(after), steps, token_ranges, dq, dk, dv, deta, dscale, dlast, tuple(dnorm),
-                dweights, dz_reads, zs, T, H,
-                dy.stride(), q.stride(), k.stride(), v.stride(), eta.stride(),
-                D=D, M=M, **chosen,
+                log_keep, W0, tuple(after), steps, seen, token_ranges, dq, dk, dv, deta,
+                dscale, dlast, tuple(dnorm), *(dkeep or [None]), dweights, dstart, dz_reads, zs,
+                T, H, dy.stride(), q.stride(), k.stride(), v.stride(), eta.stride(),
+                D=D, M=M, CAUSAL=causal, **chosen,
             )  # fmt: skip
         return sums
 
-    plans = backward_plans(arch(), D, M, q.itemsize)
+    plans = backward_plans(arch(), D, M, q.itemsize, causal and not start)
+    name = f"linear backward {kind(q, M, S, bool(start), causal)}"
     with torch.cuda.device_of(q):
-        sums = launch(tuning.fastest(f"linear backward {kind(q, M, S)}", plans, launch))
+        sums = launch(tuning.fastest(name, plans, launch))
     dtoken_scale = dscale.sum(0)
     dtoken_scale[-1] += dlast.sum()
     dnorm_weight, dnorm_bias = (x.sum((0, 1)) for x in torch.cat(sums, dim=1))
-    return [dq, dk, dv, deta, dtoken_scale, dnorm_weight, dnorm_bias, *dweights]
+    dW0 = gate_gradients(dafter, dweights, dstart) if dstart else []
+    return [dq, dk, dv, deta, dtoken_scale, dnorm_weight, dnorm_bias, *dkeep, *dweights, *dW0]
 
 
 OPERATOR = operator("triton_linear", forward, like, backward, open_rows=1)
+
+
+def gate(
+    log_keep: Tensor | None, start: list[Tensor]
+) -> tuple[Tensor | None, tuple[Tensor, ...] | None]:
+    """The forget gate as kernels take it; None without one."""
+    if log_keep is None:
+        return None, None
+    return log_keep.contiguous(), tuple(w.contiguous() for w in start)
+
+
+def gate_gradients(
+    dafter: list[Tensor], dweights: Sequence[Tensor], added: Sequence[Tensor]
+) -> list[Tensor]:
+    """Gradients of W0 and b0, given what all mini-batches added to those of W and b."""
+    return [(x + end - begin).sum(0) for x, end, begin in zip(added, dafter, dweights, strict=True)]
+
+
+def memories(q: Tensor, M: int, S: int, token_ranges: Tensor | None) -> list[Tensor]:
+    """Places for W - W0, in q's dtype, and b - b0, float32, where first_memory numbers them."""
+    _, T, H, D = q.shape
+    N = S * (T // M + 1) if token_ranges is None else T // M + 2 * S
+    make = q.new_empty if token_ranges is None else q.new_zeros  # between sequences are gaps
+    return [make(N, H, D, D), make(N, H, 1, D, dtype=torch.float32)]
 
 
 def blocks(part: str, M: int, chosen: dict) -> int:
@@ -155,10 +193,10 @@ def blocks(part: str, M: int, chosen: dict) -> int:
     return M // chosen["ROWS"] if part == "readers" else 1
 
 
-def kind(q: Tensor, M: int, S: int) -> str:
-    """The sizes that the fastest plan depends on; the number of programs as a power of two."""
+def kind(q: Tensor, M: int, S: int, forget: bool = False, causal: bool = True) -> str:
+    """What the fastest plan depends on; the number of programs as a power of two."""
     D, programs = q.shape[-1], triton.next_power_of_2(S * q.shape[2])
-    return f"D{D} M{M} {q.dtype} {programs} programs"
+    return f"D{D} M{M} {q.dtype} {programs} programs, forget {forget}, causal {causal}"
 
 
 def forward_plans(arch: int, D: int, M: int, itemsize: int) -> list[Plan]:
@@ -168,14 +206,19 @@ def forward_plans(arch: int, D: int, M: int, itemsize: int) -> list[Plan]:
     return [whole, parts] if M == 16 else [parts]
 
 
-def backward_plans(arch: int, D: int, M: int, itemsize: int) -> list[Plan]:
-    """As forward_plans. One sweep moves less memory; separate kernels wait less."""
+def backward_plans(arch: int, D: int, M: int, itemsize: int, sweep: bool = True) -> list[Plan]:
+    """As forward_plans. One sweep moves less memory; separate kernels wait less.
+
+    sweep: whether the kernel `sweep` can do it.
+    """
     whole = {"sweep": options(arch, D, M, itemsize)}
     parts = {part: options(arch, D, 16, itemsize) for part in ("readers", "writers")}
     parts["keys"] = options(arch, D, M, itemsize)
     if D <= 32:
         parts["writers"]["AXIS"] = 0  # on every GPU the shorter loop, and no spills
-    swept = M == 16 and itemsize == 2 and D in (16, 64) and arch > 80  # elsewhere it spills
+    swept = (
+        sweep and M == 16 and itemsize == 2 and D in (16, 64) and arch > 80
+    )  # elsewhere it spills
     return [whole, parts] if swept else [parts]
 
 

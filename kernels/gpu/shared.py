@@ -48,6 +48,14 @@ def of_head(x, strides, sequence, head):
 
 
 @triton.jit
+def lost(log_keep):
+    """1 - g of a forget gate; by a series where g is close to 1, since 1 - exp would be rounded."""
+    x = tl.maximum(log_keep, -0.125)
+    series = -x * (1 + x * (1 / 2 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120)))))
+    return tl.where(log_keep < -0.125, 1 - tl.exp(log_keep), series)
+
+
+@triton.jit
 def logistic(x, FAST: tl.constexpr):
     """sigmoid(w(x)) of tanh-GELU; FAST: one approximate instruction of 2^-11 relative error."""
     half = 0.7978845608028654 * (x + 0.044715 * x * x * x)

@@ -157,7 +157,8 @@ CASES = [
     *(("mlp", D, M, BF16) for D in (32, 64) for M in (16, 32, 64)),
     *((kind, 64, 16, dtype) for kind in ("linear", "mlp") for dtype in (FP16, FP32)),
 ]
-FORMS = "", "unsaved"
+PLAIN = "", "unsaved"
+FORMS = {"linear": PLAIN, "mlp": PLAIN}
 MAIN = [("linear", 64, 16, BF16), ("mlp", 64, 16, BF16)]
 HELD = {
     80: [*MAIN, ("linear", 64, 64, BF16)],
@@ -188,28 +189,30 @@ def launch(kind: str, form: str, D: int, M: int, dtype: torch.dtype) -> None:
         for before, after in zip(sizes[:-1], sizes[1:], strict=True):
             weights += [torch.empty(B, H, before, after), torch.empty(B, H, 1, after)]
     operands = q, k, v, eta, token_scale, norm_weight, norm_bias
-    memory = None, weights, []
+    log_keep, start = (eta.clone(), [w[0] for w in weights]) if "forget" in form else (None, [])
+    memory, causal = (log_keep, weights, start), "frames" not in form
     model = {"linear": linear, "mlp": mlp}[kind]
-    y, *results = model.forward(*operands, *memory, None, True, form != "unsaved")
+    y, *results = model.forward(*operands, *memory, None, causal, form != "unsaved")
     if form == "unsaved":
         return
     grads = [y, *results[: 2 * len(weights) - 1]]
-    model.backward(grads, *operands, *memory, results, None, True)
-    slots = Slots.of(State(tuple(weights)), M, dtype)
-    triton_decode.decode_(*(x[:, :1] for x in operands[:4]), *operands[4:], slots)
+    model.backward(grads, *operands, *memory, results, None, causal)
+    slots = Slots.of(State(tuple(weights)), M, dtype, start)
+    token = *(x[:, :1] for x in operands[:4]), *operands[4:]
+    triton_decode.decode_(*token, slots, None if log_keep is None else log_keep[:, :1])
 
 
 def measure(arch: int, cases: list[tuple]) -> list[dict]:
     """A row for each kernel of each case, under the first form that launches it."""
     rows = []
     for kind, D, M, dtype in cases:
-        forms = FORMS if (kind, D, M, dtype) in MAIN else FORMS[:1]
-        kernels: dict[str, tuple[CompiledKernel, str]] = {}
+        forms = FORMS[kind] if (kind, D, M, dtype) in MAIN else PLAIN[:1]
+        kernels: dict[bytes, tuple[CompiledKernel, str]] = {}
         with building(arch) as launched:
             for form in forms:
                 launched.clear()
                 launch(kind, form, D, M, dtype)
-                kernels = {k.hash: (k, form) for k in launched} | kernels
+                kernels = {k.asm["cubin"]: (k, form) for k in launched} | kernels
         size = arch, D, M, str(dtype).removeprefix("torch.")
         rows += [asdict(inspect(*built, *size)) for built in kernels.values()]
     return rows

@@ -150,7 +150,6 @@ def test_slots_forget_as_states_do(kind):
             r"log_keep is .*\(2, 20, 1\); it must be .*\(2, 20, 3\)",
         ),
         ({"start": [torch.zeros(3, 6, 6)] * 2}, r"start is .*must be torch.float64 of shapes"),
-        ({"backend": "triton"}, "the kernels have no forget gate"),
     ],
 )
 def test_wrong_gates_are_refused_by_name(change, message):

@@ -211,16 +211,26 @@ def test_the_dual_operator_passes_the_checks_of_torch(kind):
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own check reads it
 @pytest.mark.parametrize("kind", OPS)
 def test_the_triton_operator_passes_the_checks_of_torch(kind):
-    check_operator(launch.OPERATORS[WEIGHTS[kind]], kind, M + 3, torch.float32)
+    forms = [(False, True), (True, True)] if kind == "linear" else [(False, True)]
+    check_operator(launch.OPERATORS[WEIGHTS[kind]], kind, M + 3, torch.float32, forms)
 
 
-@pytest.mark.parametrize("kind", OPS)
-def test_triton_reads_any_cut_of_a_sequence(kind):
+TRITON = [("linear", False), ("mlp", False), ("linear", True)]  # with a forget gate
+
+
+def part_of(memory, begin, end):
+    return memory and memory | {"log_keep": memory["log_keep"][:, begin:end]}
+
+
+@pytest.mark.parametrize("kind, forget", TRITON)
+def test_triton_reads_any_cut_of_a_sequence(kind, forget):
     inputs, state = drawn(kind, 40)
-    y, after = read(kind, inputs, state, backend="dual")
+    memory = random_gate(state, 40) if forget else {}
+    y, after = read(kind, inputs, state, backend="dual", **memory)
     ys, carried = [], state
     for begin, end in ((0, 5), (5, 9), (9, 35), (35, 40)):
-        out, carried = read(kind, part(inputs, begin, end), carried, backend="triton")
+        own = part(inputs, begin, end), carried
+        out, carried = read(kind, *own, backend="triton", **part_of(memory, begin, end))
         ys.append(out)
     assert carried.filled == after.filled == 8
     torch.testing.assert_close(torch.cat(ys, dim=1), y, rtol=1e-4, atol=1e-5)
@@ -237,16 +247,19 @@ def test_a_state_keeps_nothing_of_the_tokens_it_has_read():
             assert torch.equal(after.open[0], before)
 
 
-@pytest.mark.parametrize("kind", OPS)
-def test_triton_reads_packed_sequences_as_the_dual_form_does(kind):
+@pytest.mark.parametrize("kind, forget", TRITON)
+def test_triton_reads_packed_sequences_as_the_dual_form_does(kind, forget):
     borders = [0, 5, 37, 38, 52]
     inputs, start = drawn(kind, borders[-1], S=4)
     states = advanced(kind, sequences(start), [3, 0, 20, 15])
-    leaves = [*inputs, *start.weights]
+    leaves, memory = [*inputs, *start.weights], {}
+    if forget:
+        memory = random_gate(start.map(lambda x: x[:1]), borders[-1])
+        leaves += [memory["log_keep"], *memory["start"]]
     packed = Packed(states, (5, 32, 1, 14))
 
     def results(backend):
-        y, after = read(kind, inputs, packed, backend=backend)
+        y, after = read(kind, inputs, packed, backend=backend, **memory)
         cotangents = torch.Generator().manual_seed(5)
         outputs = [y, *all_tensors(after.states)]
         loss = sum((x * torch.randn(x.shape, generator=cotangents)).sum() for x in outputs)

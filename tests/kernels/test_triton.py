@@ -10,9 +10,10 @@ import torch
 import triton.language
 from triton.runtime import interpreter
 
-from helpers.inner import OPS, random_inner
+from helpers.inner import OPS, random_gate, random_inner
 from tttvideo.kernels import State
 from tttvideo.kernels.gpu import linear, mlp, shared
+from tttvideo.kernels.operator import parts
 
 
 MODELS = {"linear": linear, "mlp": mlp}
@@ -28,6 +29,9 @@ CAPS = {  # of results and of gradients, for each dtype
 INPUTS = ["q", "k", "v", "eta", "token_scale", "norm_weight", "norm_bias"]
 WEIGHTS = {"linear": ["W", "b"], "mlp": ["W1", "b1", "W2", "b2"]}
 ROWS = {"linear": ["S"], "mlp": ["X2", "S1", "S2"]}
+PAPER = None, [], True
+MEMORIES = ["forget", "frames", "forget frames"]
+REMEMBERING = [("linear", 16)]  # kinds that have these forms
 BY_TOKEN = ["y", "dq", "dk", "dv", "deta"]
 OF_ALL = ["dtoken_scale", "dnorm_weight", "dnorm_bias"]
 
@@ -48,44 +52,65 @@ def drawn(kind, T, D, M=16, B=1, H=1, S=None, dtype=torch.float32):
     return inputs, start, grads
 
 
-def names(kind):
-    leaves = [*INPUTS, *WEIGHTS[kind]]
+def memory_of(form, weights, T):
+    """log_keep, W0 and causal of a form, "forget" and "frames" or one of them."""
+    log_keep, W0 = None, []
+    if "forget" in form:
+        gate = random_gate(State(tuple(weights)), T)
+        log_keep, W0 = gate["log_keep"].detach(), [w.detach() for w in gate["start"]]
+    return log_keep, W0, "frames" not in form
+
+
+def names(kind, forget):
+    gate = ["log_keep"] if forget else []
+    leaves = [*INPUTS, *gate, *WEIGHTS[kind], *(f"{w}0" for w in WEIGHTS[kind] if forget)]
     return ["y", *WEIGHTS[kind], *ROWS[kind], *(f"d{name}" for name in leaves)]
 
 
-def run(kind, inputs, start, grads, token_ranges=None):
+def run(kind, inputs, start, grads, token_ranges=None, memory=PAPER):
     """Results and gradients by name, of the kernels."""
-    y, *results = MODELS[kind].forward(*inputs, None, start, [], token_ranges, True, True)
-    given = MODELS[kind].backward(grads, *inputs, None, start, [], results, token_ranges, True)
-    return dict(zip(names(kind), [y, *results[: len(grads) - 1], *given], strict=True))
+    log_keep, W0, causal = memory
+    operands = *inputs, log_keep, start, W0
+    y, *results = MODELS[kind].forward(*operands, token_ranges, causal, True)
+    given = MODELS[kind].backward(grads, *operands, results, token_ranges, causal)
+    values = [y, *results[: len(grads) - 1], *given]
+    return dict(zip(names(kind, bool(W0)), values, strict=True))
 
 
-def expected(kind, inputs, start, grads):
+def expected(kind, inputs, start, grads, memory=PAPER):
     """The same, of the dual form in float64."""
-    leaves = [x.double().requires_grad_() for x in (*inputs, *start)]
-    y, state = dual(kind, leaves[: len(inputs)], leaves[len(inputs) :])
+    log_keep, W0, causal = memory
+    gate = [] if log_keep is None else [log_keep]
+    leaves = [x.double().requires_grad_() for x in (*inputs, *gate, *start, *W0)]
+    inputs, gate, weights, W0, _ = parts(leaves, [len(x) for x in (inputs, gate, start, W0)])
+    gate = {"log_keep": gate[0], "start": W0} if gate else {}
+    y, state = dual(kind, inputs, weights, causal=causal, **gate)
     rows = [torch.zeros_like(g).double() for g in grads[1 + len(start) :]]
     for row, x in zip(rows, (*state.open[2::2], *state.open[1::2]), strict=False):
         row[:, :, : state.filled] = x
     results = [y, *state.weights, *rows]
     sum((x * g).sum() for x, g in zip(results, grads, strict=True)).backward()
-    values = [*(x.detach() for x in results), *(x.grad for x in leaves)]
-    return dict(zip(names(kind), values, strict=True))
+    unused = map(torch.zeros_like, leaves)  # a gate where no mini-batch is full, for one
+    found = [zero if x.grad is None else x.grad for x, zero in zip(leaves, unused, strict=True)]
+    values = [*(x.detach() for x in results), *found]
+    return dict(zip(names(kind, bool(W0)), values, strict=True))
 
 
-def dual(kind, inputs, start):
-    state = State(tuple(start))
-    return OPS[kind](*inputs, state, mini_batch_size=len(inputs[4]), backend="dual")
+def dual(kind, inputs, weights, **memory):
+    state = State(tuple(weights))
+    return OPS[kind](*inputs, state, mini_batch_size=len(inputs[4]), backend="dual", **memory)
 
 
-def check(kind, case):
+def check(kind, case, memory=PAPER):
     """The kernels give the expected values, and exact zeros where these are zero."""
-    came, wanted, dtype = run(kind, *case), expected(kind, *case), case[0][0].dtype
+    came, wanted = run(kind, *case, memory=memory), expected(kind, *case, memory)
+    dtype = case[0][0].dtype
     assert came["y"].dtype == dtype
     caps = CAPS[kind][DTYPES.index(dtype)]
     for name, wish in wanted.items():
         assert distance(came[name], wish) < caps[name.startswith("d")], name
-        assert not came[name][wish == 0].any(), name
+        if not name.endswith("0"):  # of W0 and b0, sums of terms that cancel
+            assert not came[name][wish == 0].any(), name
 
 
 def distance(came, wanted):
@@ -134,6 +159,48 @@ def test_outputs_and_every_gradient_are_those_of_the_dual_form(kind, B, T, H, D,
     check(kind, drawn(kind, T, D, M, B, H, dtype=dtype))
 
 
+SIZES_OF_MEMORIES = [  # B, T, H, D, M
+    *((kind, form, *size) for kind, _ in REMEMBERING for form in MEMORIES for size in
+      [(2, 32, 2, 32, 16), (1, 96, 1, 64, 32), (1, 64, 1, 64, 64)]),
+    *((kind, "forget", *size) for kind, _ in REMEMBERING for size in
+      [(2, 35, 1, 32, 16), (1, 97, 2, 32, 32), (1, 3, 1, 32, 16), (1, 53, 1, 64, 16)]),
+    ("linear", "forget", 1, 37, 1, 96, 16), ("linear", "forget frames", 1, 48, 1, 16, 16),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind, form, B, T, H, D, M", SIZES_OF_MEMORIES)
+def test_a_forget_gate_and_whole_frames_are_those_of_the_dual_form(
+    kind, form, B, T, H, D, M, dtype
+):
+    case = drawn(kind, T, D, M, B, H, dtype=dtype)
+    check(kind, case, memory_of(form, case[1], T))
+
+
+@pytest.mark.parametrize("kind, D", REMEMBERING)
+def test_a_gate_of_one_gives_the_bits_of_the_paper_and_a_gate_of_zero_the_start(kind, D):
+    inputs, start, _ = drawn(kind, 37, D, dtype=torch.float16)
+    log_keep, W0, _ = memory_of("forget", start, 37)
+
+    def forward(log_keep, W0):
+        return MODELS[kind].forward(*inputs, log_keep, start, W0, None, True, False)
+
+    kept = forward(torch.zeros_like(log_keep), W0)
+    assert all(map(torch.equal, kept, forward(None, [])))
+    _, *lost = forward(torch.full_like(log_keep, -torch.inf), W0)
+    for w, w0 in zip(lost, W0, strict=False):
+        assert torch.allclose(w[0], w0, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind, D", REMEMBERING)
+def test_gradients_are_exact_where_nearly_all_is_forgotten(kind, D):
+    case = drawn(kind, 64, D)
+    _, W0, causal = memory_of("forget", case[1], 64)
+    log_keep = torch.tensor([-1e-4, -20.0, -15.0, 0.0]).repeat_interleave(16)
+    log_keep = log_keep[None, :, None].to(DEVICE)
+    check(kind, case, (log_keep, W0, causal))
+
+
 @pytest.mark.parametrize("arch", [80, 100])  # the interpreter uses 90
 @pytest.mark.parametrize("kind, D", KINDS)
 def test_the_plans_of_every_gpu_give_the_same(kind, D, arch, monkeypatch):
@@ -163,22 +230,28 @@ def test_the_state_of_the_mlp_may_be_in_registers_or_in_memory(T, D, M, storage,
     check("mlp", drawn("mlp", T, D, M))
 
 
+PACKED = [*((*kind, "") for kind in KINDS), *((*kind, "forget") for kind in REMEMBERING)]
+
+
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
-@pytest.mark.parametrize("kind, D", KINDS)
-def test_packed_sequences_are_separate_sequences(kind, D, dtype):
+@pytest.mark.parametrize("kind, D, form", PACKED)
+def test_packed_sequences_are_separate_sequences(kind, D, form, dtype):
     ranges = [(0, 16), (20, 37), (37, 37), (40, 41)]
     inputs, start, grads = case = drawn(kind, 43, D, S=len(ranges), dtype=dtype)
-    packed = run(kind, *case, token_ranges(ranges))
-    sums = dict.fromkeys(OF_ALL, 0)
+    log_keep, W0, causal = memory_of(form, [w[:1] for w in start], 43)
+    packed = run(kind, *case, token_ranges(ranges), (log_keep, W0, causal))
+    sums = dict.fromkeys([*OF_ALL, *(f"d{w}0" for w in WEIGHTS[kind] if form)], 0)
+    by_token = [*BY_TOKEN, *(["dlog_keep"] if form else [])]
     for s, (begin, end) in enumerate(ranges):
         if begin == end:
             continue
         own = [x[:, begin:end] for x in inputs[:4]] + inputs[4:]
         own_start = [w[s : s + 1] for w in start]
         own_grads = [grads[0][:, begin:end], *(g[s : s + 1] for g in grads[1:])]
-        alone = run(kind, own, own_start, own_grads)
+        gate = None if log_keep is None else log_keep[:, begin:end]
+        alone = run(kind, own, own_start, own_grads, memory=(gate, W0, causal))
         sums = {name: x + alone.pop(name) for name, x in sums.items()}
-        tokens = {name: packed[name][:, begin:end] for name in BY_TOKEN}
+        tokens = {name: packed[name][:, begin:end] for name in by_token}
         assert_same_bits({name: packed[name][s : s + 1] for name in alone} | tokens, alone)
     assert all(distance(packed[name], x) < 1e-6 for name, x in sums.items())
 
@@ -216,17 +289,25 @@ def poisoned(make):
     return fill
 
 
+WRITTEN = [*((*form, "") for form in FORMS), ("linear", 16, 16, "forget")]
+WRITTEN += [("linear", 16, 32, "forget"), ("linear", 16, 32, "forget frames")]
+
+
 @pytest.mark.parametrize("ranges", [None, [(2, 37), (37, 40)]], ids=str)
-@pytest.mark.parametrize("kind, D, M", FORMS)
-def test_every_output_is_written_and_twice_the_same_bits(kind, D, M, ranges, monkeypatch):
+@pytest.mark.parametrize("kind, D, M, form", WRITTEN)
+def test_every_output_is_written_and_twice_the_same_bits(kind, D, M, form, ranges, monkeypatch):
+    if "frames" in form:
+        ranges = ranges and [(0, M), (M, 2 * M)]
     S = 1 if ranges is None else len(ranges)
     ranges = ranges and token_ranges(ranges)
-    case = drawn(kind, 40, D, M, S=S, dtype=torch.float16)
+    T = 2 * M if "frames" in form else 40
+    case = drawn(kind, T, D, M, S=S, dtype=torch.float16)
+    memory = memory_of(form, [w[:1] for w in case[1]], T)
     kept = [x.clone() for x in sum(case, [])]
-    first = run(kind, *case, ranges)
+    first = run(kind, *case, ranges, memory)
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
         monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
-    assert_same_bits(run(kind, *case, ranges), first)
+    assert_same_bits(run(kind, *case, ranges, memory), first)
     assert all(map(torch.equal, kept, sum(case, [])))
 
 
