@@ -21,12 +21,8 @@ def choose_backend(
     tokens: tuple[Tensor, Tensor, Tensor],
     weights: tuple[Tensor, ...],
     M: int,
-    forget: bool = False,
-    causal: bool = True,
 ) -> tuple[str, str]:
     """The backend for q, k, v (B, T, H, D) and fast weights of these shapes, and the reason.
-
-    forget: with a forget gate; causal: False for reads of whole frames.
 
     Raises: ValueError for an unknown name, or with the reason why the named one cannot be used.
     """
@@ -35,7 +31,7 @@ def choose_backend(
     if backend in ("dual", "reference"):
         return backend, "asked for"
     interpreter = backend == "triton"
-    obstacle = triton_obstacle(tokens, weights, M, interpreter, forget, causal)
+    obstacle = triton_obstacle(tokens, weights, M, interpreter)
     if backend == "triton":
         if obstacle:
             raise ValueError(f"backend 'triton' cannot serve: {obstacle}; use 'auto' or 'dual'")
@@ -48,15 +44,11 @@ def triton_obstacle(
     weights: tuple[Tensor, ...],
     M: int,
     interpreter: bool,
-    forget: bool = False,
-    causal: bool = True,
 ) -> str | None:
     """Why the Triton kernels cannot be used, or None; on a CPU only the interpreter runs them."""
     q, depth = tokens[0], len(weights) // 2
     if not depth:
         return "the inner model without a norm has no kernels"
-    if depth == 2 and (forget or not causal):
-        return "the kernels of TTT-MLP have no forget gate and no reads of whole frames"
     heads, batches = SIZES[depth]
     if not INSTALLED:
         return "the package triton is not installed"

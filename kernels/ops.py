@@ -135,7 +135,7 @@ def ttt_decode_(
     """
     check_decoding(q, k, v, eta, token_scale, (norm_weight, norm_bias), slots, log_keep)
     M = slots.rows[0].shape[2]
-    name = choose(backend, (q, k, v), slots.weights, M, log_keep is not None, True)
+    name = choose(backend, (q, k, v), slots.weights, M)
     if name == "reference":
         raise ValueError("backend 'reference' reads States; slots are for 'dual' and 'triton'")
     dtype = slots.weights[0].dtype
@@ -163,7 +163,7 @@ def read_tokens(
     log_keep, start, causal = memory
     check_call(q, k, v, eta, token_scale, tuple(norm), state, depth, M)
     check_memory(q, state, M, *memory)
-    read = reader(backend, (q, k, v), state, M, log_keep is not None, causal)
+    read = reader(backend, (q, k, v), state, M)
     names = {"log_keep": log_keep, "start": tuple(start or ()), "causal": causal}
     with torch.autocast(q.device.type, enabled=False):
         return read(*operands, **(names if depth else {}))
@@ -174,12 +174,10 @@ def reader(
     tokens: tuple[Tensor, Tensor, Tensor],
     state: State | Packed[State],
     M: int,
-    forget: bool,
-    causal: bool,
 ) -> Callable:
     """The function of the chosen backend that reads the tokens q, k and v, and their eta."""
     weights = states_of(state)[0].weights
-    name = choose(backend, tokens, weights, M, forget, causal)
+    name = choose(backend, tokens, weights, M)
     if name == "triton":
         from tttvideo.kernels.gpu import launch  # it imports triton, an optional package
 
@@ -196,10 +194,8 @@ def choose(
     tokens: tuple[Tensor, Tensor, Tensor],
     weights: tuple[Tensor, ...],
     M: int,
-    forget: bool,
-    causal: bool,
 ) -> str:
-    name, reason = choose_backend(backend, tokens, weights, M, forget, causal)
+    name, reason = choose_backend(backend, tokens, weights, M)
     if not torch.compiler.is_compiling():
         log_choice(name, reason)
     return name

@@ -77,9 +77,11 @@ def forward(
                 *strides(q, k, v, eta, y, packed=packed), D, E, M, causal, SAVE=save, **chosen,
             )  # fmt: skip
 
-    plans = forward_plans(arch(), D, M, q.itemsize, gate is not None)
+    forget = gate is not None
+    name = f"mlp forward {save} {kind(q, M, S, forget, causal)}"
+    plans = forward_plans(arch(), D, M, q.itemsize, forget)
     with torch.cuda.device_of(q):  # Triton launches on the current device
-        launch(tuning.fastest(f"mlp forward {save} {kind(q, M, S)}", plans, launch))
+        launch(tuning.fastest(name, plans, launch))
     return [y, *after, *open_rows, *((first, *copies, *biases) if save else ())]
 
 
@@ -234,19 +236,20 @@ def forward_plans(arch: int, D: int, M: int, itemsize: int, forget: bool) -> lis
     """Where forward may keep the state; the first is the default.
 
     On sm_90 a resident state of 64 features spills 256 bytes a thread, 5 % of the loop's
-    instructions; with a forget gate, which reads W0 too, 512 bytes. Streamed it spills nothing, or
-    32 bytes with the gate unless in slices of 16; it takes at least four times the instructions and
-    400 kB of L2 traffic for each mini-batch. Which is faster the GPU says.
+    instructions; with a forget gate, which reads W0 too, 512 bytes, a tenth of them. Streamed it
+    spills nothing, takes four times the instructions and 400 kB of L2 traffic for each mini-batch.
+    Which is faster the GPU says.
     """
     if M > 16 or itemsize == 4:
         return [{"streamed": options(8, HS=32 if M == 32 else 16)}]
-    resident, streamed = {"resident": options(D // 8)}, {"streamed": options(D // 8, HS=32)}
-    if arch >= 90 and D == 32:
-        return [resident]
-    if forget:
-        return [streamed, {"streamed": options(D // 8, HS=16)}]
+    resident = {"resident": options(D // 8)}
+    streamed = {"streamed": options(D // 8, HS=16 if forget else 32)}
     if arch < 90:
         return [streamed]
+    if D == 32:
+        return [resident]
+    if forget:
+        return [streamed, resident]
     return [resident, streamed] if arch == 90 else [resident]
 
 

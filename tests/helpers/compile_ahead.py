@@ -253,8 +253,8 @@ REASONS = {
     "ttt_linear_backward_sweep": "2 accesses in a loop of 1,600 instructions on sm_90, 21 in one "
     "of 1,800 on sm_100; eight warps take more slots. The other plan, in parts, spills nothing",
     "ttt_mlp_forward_resident": "the state of 64 features is half of a multiprocessor's registers; "
-    "mlp_forward.md has what was tried. On sm_90 the streamed form, which spills nothing, is the "
-    "other option, and the GPU chooses",
+    "mlp_forward.md has what was tried. The streamed form, which spills nothing, is the other "
+    "option on sm_90, with a forget gate the first on sm_90 and sm_100, and the GPU chooses",
     "ttt_mlp_forward_streamed": OPERANDS,
     "ttt_mlp_backward_readers": OPERANDS,
     "ttt_mlp_backward_keys": "8 to 64 bytes, only for float32",

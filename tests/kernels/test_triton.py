@@ -31,7 +31,6 @@ WEIGHTS = {"linear": ["W", "b"], "mlp": ["W1", "b1", "W2", "b2"]}
 ROWS = {"linear": ["S"], "mlp": ["X2", "S1", "S2"]}
 PAPER = None, [], True
 MEMORIES = ["forget", "frames", "forget frames"]
-REMEMBERING = [("linear", 16)]  # kinds that have these forms
 BY_TOKEN = ["y", "dq", "dk", "dv", "deta"]
 OF_ALL = ["dtoken_scale", "dnorm_weight", "dnorm_bias"]
 
@@ -160,10 +159,13 @@ def test_outputs_and_every_gradient_are_those_of_the_dual_form(kind, B, T, H, D,
 
 
 SIZES_OF_MEMORIES = [  # B, T, H, D, M
-    *((kind, form, *size) for kind, _ in REMEMBERING for form in MEMORIES for size in
+    *(("linear", form, *size) for form in MEMORIES for size in
       [(2, 32, 2, 32, 16), (1, 96, 1, 64, 32), (1, 64, 1, 64, 64)]),
-    *((kind, "forget", *size) for kind, _ in REMEMBERING for size in
+    *(("linear", "forget", *size) for size in
       [(2, 35, 1, 32, 16), (1, 97, 2, 32, 32), (1, 3, 1, 32, 16), (1, 53, 1, 64, 16)]),
+    *(("mlp", "forget", *size) for size in
+      [(2, 19, 1, 32, 16), (1, 65, 1, 32, 32), (1, 3, 1, 32, 16), (1, 17, 1, 64, 16)]),
+    ("mlp", "frames", 2, 32, 1, 32, 16), ("mlp", "forget frames", 1, 64, 1, 64, 64),
     ("linear", "forget", 1, 37, 1, 96, 16), ("linear", "forget frames", 1, 48, 1, 16, 16),
 ]  # fmt: skip
 
@@ -177,7 +179,7 @@ def test_a_forget_gate_and_whole_frames_are_those_of_the_dual_form(
     check(kind, case, memory_of(form, case[1], T))
 
 
-@pytest.mark.parametrize("kind, D", REMEMBERING)
+@pytest.mark.parametrize("kind, D", KINDS)
 def test_a_gate_of_one_gives_the_bits_of_the_paper_and_a_gate_of_zero_the_start(kind, D):
     inputs, start, _ = drawn(kind, 37, D, dtype=torch.float16)
     log_keep, W0, _ = memory_of("forget", start, 37)
@@ -192,7 +194,7 @@ def test_a_gate_of_one_gives_the_bits_of_the_paper_and_a_gate_of_zero_the_start(
         assert torch.allclose(w[0], w0, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind, D", REMEMBERING)
+@pytest.mark.parametrize("kind, D", KINDS)
 def test_gradients_are_exact_where_nearly_all_is_forgotten(kind, D):
     case = drawn(kind, 64, D)
     _, W0, causal = memory_of("forget", case[1], 64)
@@ -222,19 +224,21 @@ STORAGE = {"resident": mlp.options(8), "streamed": mlp.options(8, HS=64)}
 
 
 @pytest.mark.parametrize("storage", STORAGE)
-@pytest.mark.parametrize("T, D, M", [(35, 32, 16), (32, 64, 16), (33, 32, 32)])
-def test_the_state_of_the_mlp_may_be_in_registers_or_in_memory(T, D, M, storage, monkeypatch):
+@pytest.mark.parametrize(
+    "form, T, D, M",
+    [("", 35, 64, 16), ("forget", 35, 32, 16), ("forget frames", 32, 32, 16), ("", 33, 32, 32)],
+)
+def test_the_state_of_the_mlp_may_be_in_registers_or_in_memory(form, T, D, M, storage, monkeypatch):
     plan = {storage: STORAGE[storage]}
     monkeypatch.setattr(mlp, "forward_plans", lambda *_: [plan])
     monkeypatch.setattr(mlp, "backward_plan", lambda *_: plan)
-    check("mlp", drawn("mlp", T, D, M))
-
-
-PACKED = [*((*kind, "") for kind in KINDS), *((*kind, "forget") for kind in REMEMBERING)]
+    case = drawn("mlp", T, D, M)
+    check("mlp", case, memory_of(form, case[1], T))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
-@pytest.mark.parametrize("kind, D, form", PACKED)
+@pytest.mark.parametrize("form", ["", "forget"])
+@pytest.mark.parametrize("kind, D", KINDS)
 def test_packed_sequences_are_separate_sequences(kind, D, form, dtype):
     ranges = [(0, 16), (20, 37), (37, 37), (40, 41)]
     inputs, start, grads = case = drawn(kind, 43, D, S=len(ranges), dtype=dtype)
@@ -289,7 +293,11 @@ def poisoned(make):
     return fill
 
 
-WRITTEN = [*((*form, "") for form in FORMS), ("linear", 16, 16, "forget")]
+WRITTEN = [
+    *((*form, "") for form in FORMS),
+    ("linear", 16, 16, "forget"),
+    ("mlp", 32, 16, "forget"),
+]
 WRITTEN += [("linear", 16, 32, "forget"), ("linear", 16, 32, "forget frames")]
 
 
