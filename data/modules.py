@@ -141,11 +141,11 @@ class FrameData(LightningDataModule):
         validation: files or folders to measure with; null holds out the end of `videos`.
         size: height and width in pixels.
         end: seconds of each video that are used; null: all.
-        most: the most frames in memory (3 size^2 bytes each, and half as much again with views); of
+        most: the most frames in memory (3 size^2 bytes each, 2.6 times as much with views); of
             more, evenly spaced ones are kept.
         holdout: share of the frames that are held out without `validation`, from the end.
-        views: train on random crops, flips and colours of the frames, so that a short video is not
-            learned by heart.
+        views: train on random crops, flips and colours of half of the frames, so that a short video
+            is not learned by heart.
         batch_size: frames per step.
         seed: seed of the order.
     """
@@ -166,7 +166,8 @@ class FrameData(LightningDataModule):
         self.videos, self.validation, self.size, self.end = videos, validation, size, end
         self.most, self.holdout, self.views = most, holdout, views
         self.batch_size, self.seed = batch_size, seed
-        self.frames = self.held = torch.empty(0)  # (N, S, S, 3) uint8
+        self.frames = self.held = torch.empty(0)  # (N, size, size, 3) uint8
+        self.random_views: RandomViews | None = None
 
     def setup(self, stage: str) -> None:
         if len(self.frames):
@@ -180,14 +181,13 @@ class FrameData(LightningDataModule):
             if not kept:
                 raise ValueError(f"{len(self.frames)} frame is too few for training and validation")
             self.frames, self.held = self.frames[:kept], self.frames[kept:]
-        if self.views:  # the same frames, larger
-            self.frames = read_evenly(self.videos, larger(self.size), self.end, self.most)[
-                : len(self.frames)
-            ]
+        if self.views:
+            frames = read_evenly(self.videos, larger(self.size), self.end, self.most)
+            self.random_views = RandomViews(frames[: len(self.frames)], self.size, self.seed)
 
     def train_dataloader(self) -> ResumableLoader:
-        views = RandomViews(self.size, self.seed) if self.views else None
-        return ResumableLoader(Frames(self.frames, views), self.batch_size, self.seed)
+        frames = Frames(self.frames, self.random_views)
+        return ResumableLoader(frames, self.batch_size, self.seed)
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(Frames(self.held), self.batch_size)

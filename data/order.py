@@ -50,7 +50,7 @@ class Window(NamedTuple):
 
 
 class Frames(Dataset):
-    """Frames in memory: (N, S, S, 3) uint8; or a random view of each, another in every epoch."""
+    """Frames in memory, (N, size, size, 3) uint8; of some a random view, another in every epoch."""
 
     def __init__(self, frames: Tensor, views: RandomViews | None = None):
         self.frames, self.views = frames, views
@@ -59,7 +59,8 @@ class Frames(Dataset):
         return len(self.frames)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.views(self.frames[index], index) if self.views else self.frames[index]
+        view = self.views.of(index) if self.views else None
+        return self.frames[index] if view is None else view
 
 
 def collate(windows: Sequence[Any]) -> Any:

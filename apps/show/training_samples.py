@@ -1,5 +1,6 @@
-"""A sample at every validation: a continued text or clip, on disk and in wandb."""
+"""A sample at every validation, on disk and in wandb: a continued text or clip, or frames."""
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,19 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
+from torchvision.transforms.v2.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from tttvideo.backbone import Backbone
 from tttvideo.data.order import collate
 from tttvideo.data.text.tokenizer import load_tokenizer
 from tttvideo.data.video.writer import write_video
-from tttvideo.files import write_text
+from tttvideo.files import replacing, write_text
 from tttvideo.sampling.choose import Chooser
 from tttvideo.sampling.decode import decode, prefill
 from tttvideo.sampling.frame_streams import decode_frames, read_frames
-from tttvideo.training import TokenModel, VideoModel
+from tttvideo.training import FrameTokenizerModel, TokenModel, VideoModel
+from tttvideo.training.outer_loop import OuterLoop
 from tttvideo.training.video import conditions_of
 from tttvideo.video.conditions import NOTHING, Conditions
 from tttvideo.video.frame_model import FrameModel
@@ -31,7 +34,7 @@ TOKENS, FRAMES = 300, 8
 
 
 class Samples(Callback):
-    """Write step_N.txt, or step_N.mp4 with the truth left and the prediction right, to `folder`."""
+    """Write a sample, step_N, to `folder`, and to wandb if it is used."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -39,26 +42,44 @@ class Samples(Callback):
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, model: LightningModule) -> None:
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if not fitting or not isinstance(model, (TokenModel, VideoModel)):
+        if not fitting or not isinstance(model, OuterLoop):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        batch = collate([model.data.val_dataloader().dataset[0]])
-        step = f"step_{trainer.global_step:06}"
-        if isinstance(model, VideoModel):
-            path, known = self.folder / f"{step}.mp4", conditions_of(batch).to(model.device)
-            save_clip(model, model.frame_model, batch.tokens, path, known)
-        elif model.header.kind == "video":
-            path = self.folder / f"{step}.mp4"
-            save_clip(model, model.backbone, batch.tokens, path)
-        else:
-            path = self.folder / f"{step}.txt"
-            save_text(model, batch.tokens.to(model.device), path)
+        path = save_sample(model, self.folder / f"step_{trainer.global_step:06}")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 log_to_wandb(logger, path, trainer.global_step)
 
 
-def save_text(model: TokenModel, window: torch.Tensor, path: Path) -> None:
+def save_sample(model: OuterLoop, path: Path) -> Path:
+    """Write a .txt, an .mp4 with the truth left and the prediction right, or a .png with frames
+    above and what their tokens give back below.
+    """
+    data = model.data.val_dataloader().dataset
+    if isinstance(model, FrameTokenizerModel):
+        return save_frames(model, data, path.with_suffix(".png"))
+    batch = collate([data[0]])
+    if isinstance(model, VideoModel):
+        path, known = path.with_suffix(".mp4"), conditions_of(batch).to(model.device)
+        return save_clip(model, model.frame_model, batch.tokens, path, known)
+    assert isinstance(model, TokenModel)
+    if model.header.kind == "video":
+        return save_clip(model, model.backbone, batch.tokens, path.with_suffix(".mp4"))
+    return save_text(model, batch.tokens.to(model.device), path.with_suffix(".txt"))
+
+
+def save_frames(model: FrameTokenizerModel, frames: Sequence[torch.Tensor], path: Path) -> Path:
+    """Write `FRAMES` frames, evenly spaced, and what their tokens give back."""
+    places = range(0, len(frames), max(1, len(frames) // FRAMES))
+    shown = torch.stack([frames[place] for place in places[:FRAMES]]).to(model.device)
+    again = model.tokenizer.decode(model.tokenizer.encode(shown))
+    images = rearrange(torch.cat((shown, again)), "n h w c -> n c h w").cpu()
+    with replacing(path) as partial:
+        to_pil_image(make_grid(images, nrow=len(shown))).save(partial, "png")
+    return path
+
+
+def save_text(model: TokenModel, window: torch.Tensor, path: Path) -> Path:
     """Write the first half of a window (1, T) and 300 tokens that the model appends."""
     prompt = window[:, : window.shape[1] // 2]
     prefix = prefill(model.backbone, prompt)
@@ -67,6 +88,7 @@ def save_text(model: TokenModel, window: torch.Tensor, path: Path) -> None:
     tokenizer = load_tokenizer(model.header.tokenizer, model.data.tokenizer_json)
     text = [tokenizer.decoder()(part, final=True) for part in (prompt[0].tolist(), tokens)]
     write_text(path, "\n--- continued by the model ---\n".join(text) + "\n")
+    return path
 
 
 def save_clip(
@@ -75,7 +97,7 @@ def save_clip(
     window: torch.Tensor,
     path: Path,
     conditions: Conditions = NOTHING,
-) -> None:
+) -> Path:
     """Write the frames of a window (1, T + P), and beside them the last 8 as predicted."""
     frames = rearrange(window, "1 (f p) -> 1 f p", p=model.header.frame).to(model.device)
     count = frames.shape[1]
@@ -88,6 +110,7 @@ def save_clip(
     images = rearrange(model.frame_tokenizer.decode(tokens), "(p f) h w c -> f p c h w", p=2)
     sheets = torch.stack([make_grid(pair, nrow=2) for pair in images.cpu()])
     write_video(path, rearrange(sheets, "f c h w -> f h w c").numpy(), model.header.fps or 10)
+    return path
 
 
 def log_to_wandb(logger: WandbLogger, path: Path, step: int) -> None:
@@ -95,6 +118,8 @@ def log_to_wandb(logger: WandbLogger, path: Path, step: int) -> None:
 
     if path.suffix == ".mp4":
         sample: Any = wandb.Video(str(path), format="mp4")
+    elif path.suffix == ".png":
+        sample = wandb.Image(str(path))
     else:
         sample = wandb.Html(f"<pre>{escape(path.read_text(encoding='utf-8'), quote=False)}</pre>")
     logger.experiment.log({"sample": sample, "trainer/global_step": step})

@@ -63,14 +63,22 @@ def larger(size: int) -> int:
 
 
 class RandomViews:
-    """A random view of each frame, as a pure function of (seed, epoch, number of the frame)."""
+    """Random views of half of the frames, as a pure function of (seed, epoch, number of the frame).
 
-    def __init__(self, size: int, seed: int):
-        self.size, self.seed, self.epoch = size, seed, 0
+    The other half is seen as it is: where the camera stands still, most of a frame is where it was.
 
-    def __call__(self, frame: Tensor, number: int) -> Tensor:
-        view = random_view(np.random.default_rng((self.seed, self.epoch, number, 3)))
-        return view.of(frame[None], self.size)[0]
+    frames: all frames, (N, S, S, 3) uint8, S larger than the size of a view.
+    """
+
+    def __init__(self, frames: Tensor, size: int, seed: int):
+        self.frames, self.size, self.seed, self.epoch = frames, size, seed, 0
+
+    def of(self, number: int) -> Tensor | None:
+        """The view (size, size, 3) of a frame; None for the frame itself."""
+        random = np.random.default_rng((self.seed, self.epoch, number, 3))
+        if random.random() < 0.5:
+            return None
+        return random_view(random).of(self.frames[number][None], self.size)[0]
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,8 @@ def test_glyphs_are_drawn_as_clips_that_differ(work):
 
 
 def test_a_fit_writes_checkpoint_metrics_config_and_sample(work):
-    for run, sample in (("text", "step_000002.txt"), ("video", "step_000002.mp4")):
+    kinds = {"text": "txt", "video": "mp4", "frames": "png"}
+    for run, sample in ((run, f"step_000002.{kind}") for run, kind in kinds.items()):
         assert Path(run, "last.ckpt").is_file()
         assert Path(run, "logs/version_0/metrics.csv").is_file()
         assert Path(run, "logs/version_0/config.yaml").is_file()

@@ -28,7 +28,7 @@ class FrameTokenizerConfig:
     """Channels of the decoder, on the token grid."""
     blocks: int = 3
     """Residual blocks of the decoder; each widens what a patch is decoded from by two tokens."""
-    hidden: int = 256
+    hidden: int = 128
     """Width of the encoder's MLP, which reads one patch."""
     levels: tuple[int, ...] = (8, 5, 5, 5)
     """Values of each quantised channel; their product is the vocabulary."""
