@@ -1,8 +1,10 @@
 """Laws of the machine code that ptxas makes of each kernel, for GPUs that are not here.
 
 The recorded builds are the budget, so a kernel that became slower fails without a GPU. Another
-version of Triton has the same limits with a margin: 3.8 and 3.9 differ by up to 120 bytes of stack
-and 29 % of a loop. After an improvement: python tests/helpers/compile_ahead.py record
+version of Triton has the same limits with a margin: 3.8 and 3.9 differ by up to 350 bytes of stack,
+39 % of a loop and five of 13 barriers. After an improvement:
+
+    python tests/helpers/compile_ahead.py record
 """
 
 import gzip
@@ -41,10 +43,10 @@ def test_every_kernel_is_recorded(builds, budgets):
 
 
 def test_no_kernel_spills_except_those_with_a_recorded_reason(builds, budgets):
-    allowed = {name: row["stack"] * (1 if SAME else 1.5) for name, row in budgets.items()}
-    margin = 0 if SAME else 128
+    share, margin = (1, 0) if SAME else (2, 128)
+    allowed = {name: share * row["stack"] + margin for name, row in budgets.items()}
     stacks = {name: build["stack"] for name, build in builds.items()}
-    assert {name: s for name, s in stacks.items() if s > allowed[name] + margin} == {}
+    assert {name: stack for name, stack in stacks.items() if stack > allowed[name]} == {}
     spilling = {row["kernel"] for row in recorded["builds"] if row["stack"]}
     assert spilling == set(recorded["reasons"])
 
@@ -61,9 +63,9 @@ def test_no_loop_has_grown_and_no_matrix_instruction_is_repeated(builds, budgets
     for name, build in builds.items():
         budget = budgets[name]
         slots, allowed = (row["loop"] * row["warps"] for row in (build, budget))
-        assert slots <= (1.05 if SAME else 1.3) * allowed, name
+        assert slots <= (1.05 if SAME else 1.4) * allowed, name
         assert build["mma"] <= (1 if SAME else 1.2) * budget["mma"], name
-        assert build["barriers"] <= (1 if SAME else 1.6) * budget["barriers"], name
+        assert build["barriers"] <= (1 if SAME else 1.7) * budget["barriers"], name
 
 
 def test_no_barrier_that_the_source_asks_for_has_gone(builds, budgets):
