@@ -78,8 +78,8 @@ def read_from_open(
     y, state = read_piece(between(tokens, 0, head), shared, memory, state)
     if head == T:
         return y, state
-    *rest, log_keep = between(tokens, head, T)
-    y_rest, state = read_tokens(*rest, *shared, state, log_keep, *memory)
+    q, k, v, eta, log_keep = between(tokens, head, T)
+    y_rest, state = read_tokens(q, k, v, eta, *shared, state, log_keep, *memory)
     return torch.cat((y, y_rest), dim=1), state
 
 

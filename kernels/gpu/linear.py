@@ -130,7 +130,7 @@ def backward(
     seen, (log_keep, W0) = tuple(results[4:]) or None, gate(log_keep, start)
     dq, dk, dv, deta = (result_like(x, token_ranges) for x in (q, k, v, eta))
     dweights = tuple(torch.empty_like(w) for w in weights)
-    dkeep = [] if log_keep is None else [eta.new_zeros(eta.shape)]
+    dkeep = None if log_keep is None else eta.new_zeros(eta.shape)
     dstart = tuple(torch.empty_like(w) for w in weights) if start else None
     dscale, dlast = eta.new_empty(S * H, M), eta.new_empty(S * H)
 
@@ -144,7 +144,7 @@ def backward(
             BACKWARD[part][S * H, blocks(part, M, chosen)](
                 dy, tuple(dafter), dopen, q, k, v, eta, token_scale, norm_weight, norm_bias,
                 log_keep, W0, tuple(after), steps, seen, token_ranges, dq, dk, dv, deta,
-                dscale, dlast, tuple(dnorm), *(dkeep or [None]), dweights, dstart, dz_reads, zs,
+                dscale, dlast, tuple(dnorm), dkeep, dweights, dstart, dz_reads, zs,
                 T, H, dy.stride(), q.stride(), k.stride(), v.stride(), eta.stride(),
                 D=D, M=M, CAUSAL=causal, **chosen,
             )  # fmt: skip
@@ -157,8 +157,10 @@ def backward(
     dtoken_scale = dscale.sum(0)
     dtoken_scale[-1] += dlast.sum()
     dnorm_weight, dnorm_bias = (x.sum((0, 1)) for x in torch.cat(sums, dim=1))
-    dW0 = gate_gradients(dafter, dweights, dstart) if dstart else []
-    return [dq, dk, dv, deta, dtoken_scale, dnorm_weight, dnorm_bias, *dkeep, *dweights, *dW0]
+    dinputs = [dq, dk, dv, deta, dtoken_scale, dnorm_weight, dnorm_bias]
+    if dkeep is None or dstart is None:
+        return [*dinputs, *dweights]
+    return [*dinputs, dkeep, *dweights, *gate_gradients(dafter, dweights, dstart)]
 
 
 OPERATOR = operator("triton_linear", forward, like, backward, open_rows=1)
