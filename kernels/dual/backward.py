@@ -99,7 +99,7 @@ def gate_gradients(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The gradients of log_keep, alone in a list, and of the start, W0 and b0 of each layer."""
     dlog_keep = torch.zeros_like(log_keep)
-    along = sum(walk.along for walk in walks) * torch.stack(gate.keep)[..., 0, 0]
+    along = sum(torch.stack(walk.along) for walk in walks) * torch.stack(gate.keep)[..., 0, 0]
     batches.split(dlog_keep[..., None])[..., -1, 0] = along.unflatten(1, (batches.B, -1))
     dstart = [separated(walk.dW0, batches.B) for walk in walks]
     return [dlog_keep], [w.sum(0) for layer in dstart for w in layer]

@@ -120,7 +120,9 @@ class MiniBatches:
         self.hidden = [W.shape[-1] for W in weights[:-2:2]]
         n = max(1, round(GROUP / (self.L * self.M * self.D)))
         self.n = n // KEEP * KEEP or 1 << (n.bit_length() - 1)
-        self.span = max(self.n, KEEP) if gated else self.n
+        if gated:
+            self.n = min(self.n, KEEP)
+        self.span = KEEP if gated else self.n
         self.kept = kept_states(self.N)
         self.last_scale = token_scale[-1].item()  # a number costs nothing as a product's factor
         self.reads = -torch.tril(token_scale[:, None].expand(self.M, self.M))  # (reader, writer)

@@ -95,10 +95,10 @@ class GatedWalk:
     ):
         """dW: the gradient of the weights, changed in place; span: a multiple of KEEP."""
         self.kept, self.scale, self.gate, self.W0, self.dW = kept, scale, gate, W0, dW
-        self.moved = W0.new_empty(span, *W0.shape)  # V - W0
+        self.moved = W0.new_empty(span, *W0.shape).unbind()  # V - W0
         self.W, self.product = torch.empty_like(W0), torch.empty_like(W0)
         self.dW0 = torch.zeros_like(W0)
-        self.along = W0.new_empty(len(gate.keep), len(W0))  # <dW, V - W0>
+        self.along = W0.new_empty(len(gate.keep), len(W0)).unbind()  # <dW, V - W0>
 
     def ahead(self, m: int, X: Tensor, S: Tensor) -> None:
         i = m % len(self.moved)

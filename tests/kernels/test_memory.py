@@ -164,3 +164,22 @@ def test_a_frame_must_be_a_whole_mini_batch(filled, T):
     _, state = run("linear", part(inputs, 0, filled or 4), state)
     with pytest.raises(ValueError, match=rf"tokens begin at places \[{filled}\] of their"):
         run("linear", part(inputs, filled, filled + T), state, causal=False)
+
+
+@pytest.mark.parametrize("kind", OPS)
+def test_slots_at_different_places_forget_each_at_its_own(kind):
+    inputs, state, memory = drawn(kind, "gate", T=9, dtype=torch.float32)
+    log_keep, start = memory["log_keep"].detach(), memory["start"]
+    ahead, own = [x[1:] for x in part(inputs, 0, 3)[:4]] + inputs[4:], sequences(state)[1]
+    _, carried = run(kind, ahead, own, log_keep=log_keep[1:, :3], start=start)
+    slots = Slots.of(state, 4, torch.float32, start)
+    slots.put(1, carried)
+    for t in range(6):
+        tokens = [torch.cat((x[:1, t : t + 1], x[1:, t + 3 : t + 4])) for x in inputs[:4]]
+        keep = torch.cat((log_keep[:1, t : t + 1], log_keep[1:, t + 3 : t + 4]))
+        ttt_decode_(*tokens, *inputs[4:], slots, log_keep=keep)
+    for i, T in ((0, 6), (1, 9)):
+        alone = [x[i : i + 1] for x in part(inputs, 0, T)[:4]] + inputs[4:]
+        its = {"log_keep": log_keep[i : i + 1, :T], "start": start}
+        _, after = run(kind, alone, sequences(state)[i], **its)
+        torch.testing.assert_close(tensors(slots.state(i)), tensors(after))
