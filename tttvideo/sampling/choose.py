@@ -11,8 +11,19 @@ import torch
 from torch import Tensor
 
 
+FEW = 64  # tokens that are put in order where they hold top-p, which is faster than all
+
+
 class Choose(Protocol):
     """Tokens (B,) from logits (B, V); rows: the number of each text, 0 to B - 1 by default."""
+
+    def ranked(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities (B, n) in order, and their tokens: all, or the few that top-p looks at."""
+        if self.top_p < 1 and probabilities.shape[-1] > FEW:
+            first, order = probabilities.topk(FEW)
+            if (first.sum(-1) > self.top_p).all():
+                return first, order
+        return probabilities.sort(descending=True)
 
     def __call__(self, logits: Tensor, rows: Sequence[int] | None = None) -> Tensor: ...
 
@@ -45,21 +56,26 @@ class Chooser:
             self.generators[row] = torch.Generator().manual_seed(self.seed + row)
         return self.generators[row]
 
+    def ranked(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities (B, n) in order, and their tokens: all, or the few that top-p looks at."""
+        if self.top_p < 1 and probabilities.shape[-1] > FEW:
+            first, order = probabilities.topk(FEW)
+            if (first.sum(-1) > self.top_p).all():
+                return first, order
+        return probabilities.sort(descending=True)
+
     def __call__(self, logits: Tensor, rows: Sequence[int] | None = None) -> Tensor:
         if not logits.amax(-1).isfinite().all():
             raise ValueError("the model's logits are not finite: it diverged on these tokens")
         if self.temperature == 0:
             return logits.argmax(-1)
-        ranked, order = (logits / self.temperature).sort(descending=True)
-        probabilities = ranked.double().softmax(-1)
-        before = probabilities.cumsum(-1) - probabilities  # of all more probable tokens
-        kept = before < self.top_p
+        probabilities, order = self.ranked((logits / self.temperature).double().softmax(-1))
+        upto = probabilities.cumsum(-1)
+        last = (upto - probabilities < self.top_p).sum(-1, keepdim=True) - 1  # of those kept
         if self.top_k:
-            kept[:, self.top_k :] = False
-        upto = probabilities.where(kept, 0).cumsum(-1)
+            last = last.clamp_max(self.top_k - 1)
         rows = range(len(logits)) if rows is None else rows
         draws = [torch.rand(1, generator=self.generator(row), dtype=torch.float64) for row in rows]
-        drawn = torch.stack(draws).to(logits.device) * upto[:, -1:]  # (B, 1)
-        rank = (upto <= drawn).sum(-1, keepdim=True)
-        rank = rank.minimum(kept.sum(-1, keepdim=True) - 1)  # where the product was rounded up
+        drawn = torch.stack(draws).to(logits.device) * upto.gather(-1, last)  # (B, 1)
+        rank = (upto <= drawn).sum(-1, keepdim=True).minimum(last)  # the product may be rounded up
         return order.gather(-1, rank)[:, 0]

@@ -4,7 +4,6 @@ N frames, P tokens per frame, L tokens to look at, H heads, D head dim, C width.
 """
 
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -22,11 +21,11 @@ class FrameAttention(nn.Module):
 
     def look_at(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (N, H, L, D) of tokens x (N, L, C)."""
-        k, v = rearrange(self.kv_proj(x), "n l (two h d) -> two n h l d", two=2, h=self.heads)
+        k, v = self.kv_proj(x).unflatten(-1, (2, self.heads, -1)).transpose(1, 3).unbind(2)
         return k, v
 
     def forward(self, x: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tensor:
         """x (N, P, C) to (N, P, C); seen: (P, L) True where a token sees another; None: all."""
-        q = rearrange(self.q_proj(x), "n p (h d) -> n h p d", h=self.heads)
+        q = self.q_proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        return self.o_proj(rearrange(y, "n h p d -> n p (h d)"))
+        return self.o_proj(y.transpose(1, 2).flatten(2))
