@@ -146,14 +146,12 @@ class FrameModel(nn.Module):
         self.norm = nn.RMSNorm(width, config.norm_eps)
         sizes = width, config.heads, config.mlp_width or 2 * width
         self.head = FrameHead(config.head, config.vocab_size, *sizes, grid, config.norm_eps)
+        as_input = config.address.as_input
+        self.pose_input = nn.Linear(2 * width, width, bias=False) if as_input else None
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=0.02)
         nn.init.normal_(self.head.near_embedding.weight, std=0.1)
-        self.pose_input = None
-        if config.address.as_input:
-            self.pose_input = nn.Linear(2 * width, width, bias=False)
-            nn.init.normal_(self.pose_input.weight, std=0.002)  # addresses have a size of 1
         self.window = None
         if config.window_frames:
             self.window = PastFrames(config.vocab_size, width, grid, config.window_frames)
@@ -193,7 +191,9 @@ class FrameModel(nn.Module):
             x = x + near
         address, pose = self.find(conditions, state.pose)
         if self.pose_input and address:
-            x = x + self.pose_input(torch.cat(address, dim=-1)).view_as(x)
+            # of length one, or few steps of Adam make it drown the tokens
+            both = torch.cat(address, dim=-1) * (2 * self.config.width) ** -0.5
+            x = x + self.pose_input(both).view_as(x)
         states = []
         for block, before in zip(self.blocks, state.blocks, strict=True):
             x, after = block(x, before, address)
