@@ -165,7 +165,7 @@ def backend(trainer: Trainer, model: LightningModule) -> list[str]:
     dtype = dtypes.get(str(trainer.precision).split("-")[0], torch.float32)
     q = torch.empty(1, 1, layer.heads, layer.head_dim, dtype=dtype, device=model.device)
     config = layer.config
-    sizes = tuple(layer.start()), config.mini_batch_size, config.forget, config.causal
+    sizes = tuple(layer.start()), config.mini_batch_size
     choice = choose_backend(config.backend, (q, q, q), *sizes)
     return ["backend {} ({})".format(*choice)]
 

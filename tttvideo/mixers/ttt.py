@@ -280,15 +280,22 @@ class TTTLayer(Mixer[TTTState]):
         """The kernels' output (B, T, H, D) and the fast weights after it."""
         own = self.config
         tokens = q, k, v, self.fold(self.eta(x)), self.token_scale()
-        sizes = {"mini_batch_size": own.mini_batch_size}
         if own.norm:
             op = {"linear": ttt_linear, "mlp": ttt_mlp}[own.inner]
-            norm = self.by_block(self.norm_weight), self.by_block(self.norm_bias)
-            start = self.start() if self.forget else None
-            memory: Any = {"log_keep": log_keep, "start": start, "causal": own.causal}
-            y, after = op(*tokens, *norm, state, backend=own.backend, **sizes, **memory)
+            y, after = op(
+                *tokens,
+                self.by_block(self.norm_weight),
+                self.by_block(self.norm_bias),
+                state,
+                mini_batch_size=own.mini_batch_size,
+                log_keep=log_keep,
+                start=self.start() if self.forget else None,
+                causal=own.causal,
+                backend=own.backend,
+            )
         else:
-            y, after = ttt_norm_free(*tokens, state, backend=own.backend, **sizes)
+            M, backend = own.mini_batch_size, own.backend
+            y, after = ttt_norm_free(*tokens, state, mini_batch_size=M, backend=backend)
         if self.watch:
             self.watch(InnerCall(k, v, log_keep, state, after))
         return self.blocks.unfold(y) if self.blocks else y, after
