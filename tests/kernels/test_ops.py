@@ -222,7 +222,7 @@ def part_of(memory, begin, end):
     return memory and memory | {"log_keep": memory["log_keep"][:, begin:end]}
 
 
-@pytest.mark.parametrize("kind, forget", TRITON)
+@pytest.mark.parametrize("kind, forget", [*TRITON, ("mlp", True)])
 def test_triton_reads_any_cut_of_a_sequence(kind, forget):
     inputs, state = drawn(kind, 40)
     memory = random_gate(state, 40) if forget else {}
