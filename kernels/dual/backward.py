@@ -72,7 +72,7 @@ def backward(
             loop.backward(group)
             group.store(into, shared)
     dweights = [w for dW in dstates for w in separated(dW, batches.B)]
-    dgate = gate_gradients(walks, gate, batches, log_keep) if gate else ((), ())
+    dgate = gate_gradients(walks, gate, batches, eta) if gate else ([], [])
     return [*found, *shared.results(), *dgate[0], *dweights, *dgate[1]]
 
 
@@ -83,25 +83,27 @@ def make_walks(
     dstates: Sequence[Tensor],
     transposed: Sequence[bool],
     batches: MiniBatches,
-) -> list[Walk] | list[GatedWalk]:
+) -> list[Walk]:
     """The walk through the weights of each layer."""
     scale = batches.last_scale
     if gate:
-        layers = zip(kept, gate.start, dstates, strict=True)
-        return [GatedWalk(own, scale, gate, W0, dW, batches.span) for own, W0, dW in layers]
+        gated = zip(kept, gate.start, dstates, strict=True)
+        return [GatedWalk(own, scale, gate, W0, dW, batches.span) for own, W0, dW in gated]
     ends = (augmented(*layer) for layer in pairs(after))
     layers = zip(kept, ends, transposed, strict=True)
     return [Walk(own, end, scale, across) for own, end, across in layers]
 
 
 def gate_gradients(
-    walks: Sequence[GatedWalk], gate: Gate, batches: MiniBatches, log_keep: Tensor
+    walks: Sequence[Walk], gate: Gate, batches: MiniBatches, eta: Tensor
 ) -> tuple[list[Tensor], list[Tensor]]:
     """The gradients of log_keep, alone in a list, and of the start, W0 and b0 of each layer."""
-    dlog_keep = torch.zeros_like(log_keep)
-    along = sum(torch.stack(walk.along) for walk in walks) * torch.stack(gate.keep)[..., 0, 0]
+    dlog_keep = torch.zeros_like(eta)  # of the same shape
+    gated = [walk for walk in walks if isinstance(walk, GatedWalk)]
+    along = torch.stack([torch.stack(walk.along) for walk in gated]).sum(0)
+    along *= torch.stack(gate.keep)[..., 0, 0]
     batches.split(dlog_keep[..., None])[..., -1, 0] = along.unflatten(1, (batches.B, -1))
-    dstart = [separated(walk.dW0, batches.B) for walk in walks]
+    dstart = [separated(walk.dW0, batches.B) for walk in gated]
     return [dlog_keep], [w.sum(0) for layer in dstart for w in layer]
 
 

@@ -76,7 +76,7 @@ def like(q: Tensor, *others: Any) -> list[Tensor]:
     *_, token_scale, _, _, _, weights, _, _, _, save = others
     (B, T, H, D), M = q.shape, len(token_scale)
     hidden = [W.shape[-1] for W in weights[:-2:2]]
-    tape = [(T // M, B, H, M, size) for size in (D, 1, D, 1, *hidden)]
+    tape: list[tuple[int, ...]] = [(T // M, B, H, M, size) for size in (D, 1, D, 1, *hidden)]
     kept = (kept_states(T // M), B * H)
     tape += [(*kept, W.shape[-2] + 1, W.shape[-1]) for W in weights[::2]]
     shapes = q.shape, *(w.shape for w in weights), *(tape if save else ())

@@ -35,7 +35,7 @@ from tttvideo.kernels.operator import operator
 
 from .backward import Group, SharedGradients, backward
 from .forward import MiniBatches, add_product, empty_like, forward, like, steps
-from .walk import Ends, GatedWalk, Walk
+from .walk import Ends, Walk
 
 
 def forward_group(
@@ -74,7 +74,7 @@ class BackwardLoop:
         self,
         batches: MiniBatches,
         shared: SharedGradients,
-        walks: Sequence[Walk | GatedWalk],
+        walks: Sequence[Walk],
         gradients: Sequence[Tensor],
     ):
         self.batches, self.shared = batches, shared

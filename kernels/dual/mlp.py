@@ -31,10 +31,10 @@ again, and has the forget gate, which follows.
 n mini-batches in a group, B batch, H heads, L = B H, M mini-batch size, D head dim, E hidden.
 """
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ from tttvideo.kernels.operator import operator
 
 from .backward import Group, SharedGradients, backward
 from .forward import MiniBatches, add_product, empty_like, forward, like, steps
-from .walk import Ends, GatedWalk, Walk
+from .walk import Ends, Walk
 
 
 C0, C1 = 2 * math.sqrt(2 / math.pi), 0.044715
@@ -123,7 +123,7 @@ class BackwardLoop:
         self,
         batches: MiniBatches,
         shared: SharedGradients,
-        walks: Sequence[Walk | GatedWalk],
+        walks: Sequence[Walk],
         gradients: Sequence[Tensor],
     ):
         self.batches, self.shared, self.E = batches, shared, batches.hidden[0]
@@ -150,8 +150,8 @@ class BackwardLoop:
         """Fill dZ2, and dq and dk without the output and the target."""
         tensors = group.qk, group.dz, group.hidden[0], group.dq, group.dk
         mixes = self.mixes(group) if self.batches.causal else []
-        pairs = steps(*mixes) if mixes else itertools.repeat(None)
-        numbered = list(zip(group.numbered(*tensors), pairs, strict=False))
+        each: Iterable[tuple[Tensor, ...] | None] = steps(*mixes) if mixes else repeat(None)
+        numbered = list(zip(group.numbered(*tensors), each, strict=False))
         for i, ((m, rows), mix) in reversed(list(enumerate(numbered))):
             self.step(m, rows, mix, partial(group.inner.backward, i))
         if mixes:
@@ -182,7 +182,8 @@ class BackwardLoop:
         M, E = self.batches.M, self.E
         (Q, K), (dZb, dZ2, S2) = qk.split(M, dim=1), dz2.split(M, dim=1)
         X1 = self.hidden[:, M : 2 * M]
-        self.walk1.forget(m), self.walk2.forget(m)
+        self.walk1.forget(m)
+        self.walk2.forget(m)
         known = self.writers.pop(m, None)
         if known:
             X1.copy_(known[0])

@@ -73,11 +73,16 @@ class Walk:
         """The weights after the step of mini-batch m, once those before m + 1 were asked for."""
         return self.held.mT if self.transposed else self.held
 
-    def before(self, m: int, X: Tensor, S: Tensor) -> Tensor:
-        """The weights before mini-batch m, once those after it were asked for."""
+    def ahead(self, m: int, X: Tensor, S: Tensor) -> None:
+        """Find the weights after the step of mini-batch m; without a gate there is nothing to."""
+
+    def before(self, m: int, *rows: Tensor) -> Tensor:
+        """The weights before mini-batch m, once those after it were asked for; rows: X, S."""
         if m % KEEP == 0:
             self.hold(self.kept[m // KEEP])
-        elif self.transposed:
+            return self.after(m)
+        X, S = rows
+        if self.transposed:
             self.held.baddbmm_(S.mT, X[..., :-1], alpha=self.scale)
         else:
             self.held.baddbmm_(X.mT, S, alpha=self.scale)
@@ -87,7 +92,7 @@ class Walk:
         """Nothing without a gate."""
 
 
-class GatedWalk:
+class GatedWalk(Walk):
     """As Walk, through a gate: `ahead` finds the weights of a span, from its first on."""
 
     def __init__(
