@@ -19,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
@@ -157,8 +157,11 @@ CASES = [
     *(("mlp", D, M, BF16) for D in (32, 64) for M in (16, 32, 64)),
     *((kind, 64, 16, dtype) for kind in ("linear", "mlp") for dtype in (FP16, FP32)),
 ]
-PLAIN = "", "unsaved"
-FORMS = {"linear": PLAIN, "mlp": PLAIN}
+FORMS = {
+    "linear": ("", "unsaved", "forget", "frames", "forget frames"),
+    "mlp": ("", "unsaved"),
+}
+"""Of the main cases on Hopper; of all others the first, which saves, is causal and has no gate."""
 MAIN = [("linear", 64, 16, BF16), ("mlp", 64, 16, BF16)]
 HELD = {
     80: [*MAIN, ("linear", 64, 64, BF16)],
@@ -203,18 +206,19 @@ def launch(kind: str, form: str, D: int, M: int, dtype: torch.dtype) -> None:
 
 
 def measure(arch: int, cases: list[tuple]) -> list[dict]:
-    """A row for each kernel of each case, under the first form that launches it."""
+    """A row for each kernel of each case and form."""
     rows = []
     for kind, D, M, dtype in cases:
-        forms = FORMS[kind] if (kind, D, M, dtype) in MAIN else PLAIN[:1]
-        kernels: dict[bytes, tuple[CompiledKernel, str]] = {}
-        with building(arch) as launched:
-            for form in forms:
-                launched.clear()
+        size, inspected = (arch, D, M, str(dtype).removeprefix("torch.")), {}
+        main = arch == 90 and (kind, D, M, dtype) in MAIN
+        for form in FORMS[kind] if main else FORMS[kind][:1]:
+            with building(arch) as launched:
                 launch(kind, form, D, M, dtype)
-                kernels = {k.asm["cubin"]: (k, form) for k in launched} | kernels
-        size = arch, D, M, str(dtype).removeprefix("torch.")
-        rows += [asdict(inspect(*built, *size)) for built in kernels.values()]
+            for kernel in {kernel.hash: kernel for kernel in launched}.values():
+                code = kernel.asm["cubin"]
+                if code not in inspected:  # forms share kernels
+                    inspected[code] = inspect(kernel, form, *size)
+                rows.append(asdict(replace(inspected[code], form=form)))
     return rows
 
 

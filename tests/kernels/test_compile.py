@@ -1,8 +1,9 @@
 """Laws of the machine code that ptxas makes of each kernel, for GPUs that are not here.
 
-The recorded builds are the budget, so a kernel that became slower fails without a GPU. Another
-version of Triton has the same limits with a margin: 3.8 and 3.9 differ by up to 350 bytes of stack,
-39 % of a loop and five of 13 barriers. After an improvement:
+The recorded builds are the budget, so a kernel that became slower fails without a GPU. A stack may
+be a fourth larger, since ptxas heeds the line numbers of the source too: the same PTX with others
+took 320 bytes in place of 256. Another version of Triton has wider limits: 3.8 and 3.9 differ by up
+to 350 bytes of stack, 39 % of a loop and five of 13 barriers. After an improvement:
 
     python tests/helpers/compile_ahead.py record
 """
@@ -43,7 +44,7 @@ def test_every_kernel_is_recorded(builds, budgets):
 
 
 def test_no_kernel_spills_except_those_with_a_recorded_reason(builds, budgets):
-    share, margin = (1, 0) if SAME else (2, 128)
+    share, margin = (1.25, 0) if SAME else (2, 128)
     allowed = {name: share * row["stack"] + margin for name, row in budgets.items()}
     stacks = {name: build["stack"] for name, build in builds.items()}
     assert {name: stack for name, stack in stacks.items() if stack > allowed[name]} == {}
