@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tttvideo.layers import full
 
 
-HALF_LIVES = {"text": (16, 256), "frames": (16, 1024)}
+HALF_LIVES = {"text": (16, 64), "frames": (16, 1024)}
 """Shortest and longest half-life of a memory at the start, in mini-batches; heads lie between."""
 
 
