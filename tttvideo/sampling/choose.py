@@ -17,14 +17,6 @@ FEW = 64  # tokens that are put in order where they hold top-p, which is faster 
 class Choose(Protocol):
     """Tokens (B,) from logits (B, V); rows: the number of each text, 0 to B - 1 by default."""
 
-    def ranked(self, probabilities: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities (B, n) in order, and their tokens: all, or the few that top-p looks at."""
-        if self.top_p < 1 and probabilities.shape[-1] > FEW:
-            first, order = probabilities.topk(FEW)
-            if (first.sum(-1) > self.top_p).all():
-                return first, order
-        return probabilities.sort(descending=True)
-
     def __call__(self, logits: Tensor, rows: Sequence[int] | None = None) -> Tensor: ...
 
 
