@@ -157,10 +157,7 @@ CASES = [
     *(("mlp", D, M, BF16) for D in (32, 64) for M in (16, 32, 64)),
     *((kind, 64, 16, dtype) for kind in ("linear", "mlp") for dtype in (FP16, FP32)),
 ]
-FORMS = {
-    "linear": ("", "unsaved", "forget", "frames", "forget frames"),
-    "mlp": ("", "unsaved"),
-}
+FORMS = "", "unsaved", "forget", "frames", "forget frames"
 """Of the main cases on Hopper; of all others the first, which saves, is causal and has no gate."""
 MAIN = [("linear", 64, 16, BF16), ("mlp", 64, 16, BF16)]
 HELD = {
@@ -211,7 +208,7 @@ def measure(arch: int, cases: list[tuple]) -> list[dict]:
     for kind, D, M, dtype in cases:
         size, inspected = (arch, D, M, str(dtype).removeprefix("torch.")), {}
         main = arch == 90 and (kind, D, M, dtype) in MAIN
-        for form in FORMS[kind] if main else FORMS[kind][:1]:
+        for form in FORMS if main else FORMS[:1]:
             with building(arch) as launched:
                 launch(kind, form, D, M, dtype)
             for kernel in {kernel.hash: kernel for kernel in launched}.values():
