@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from helpers.inner import OPS, part, random_inner, run
+from helpers.inner import OPS, part, random_gate, random_inner, run
 from tttvideo.kernels import Slots, State, ttt_decode_
 from tttvideo.kernels.dual import decode as dual_decode
 from tttvideo.kernels.gpu import decode as triton_decode
@@ -84,6 +84,21 @@ def test_token_by_token_equals_the_dual_form(kind, D, M, dtype, backend):
     for operand, W in zip(slots.operands, slots.weights[::2], strict=True):
         assert torch.equal(operand, W.to(dtype))
         assert (operand.data_ptr() == W.data_ptr()) == (dtype == torch.float32)
+
+
+@pytest.mark.parametrize("kind", OPS)
+def test_slots_with_a_start_forget_as_the_dual_form_does(kind, backend):
+    inputs, state = drawn(kind, T=10, M=4, D=16)
+    gate = random_gate(state, 10)
+    log_keep, start = gate["log_keep"].detach(), [w.detach() for w in gate["start"]]
+    exact = {"log_keep": log_keep.double(), "start": [w.double() for w in start]}
+    y, after = run(kind, [x.double() for x in inputs], state.map(torch.Tensor.double), **exact)
+    slots = Slots.of(state, 4, torch.float32, start)
+    ys = [
+        DECODE[backend](*part(inputs, t, t + 1), slots, log_keep[:, t : t + 1]) for t in range(10)
+    ]
+    assert_close(torch.cat(ys, dim=1), y, 1e-6)
+    assert_same_state(slots.to_state(), after, 1e-6)
 
 
 @pytest.mark.parametrize("kind", OPS)
