@@ -59,22 +59,21 @@ def mean_and_range(values: list[float]) -> str:
 
 
 def draw_memories(record: dict[str, Any], path: Path) -> None:
-    """Bits per token of old cells by bytes of state; a window without a memory stands at 1."""
+    """Bits per token of old cells by bytes of state; no memory stands at 1,024 bytes."""
     figure = Figure(figsize=(8.5, 4.8), layout="constrained")
     panel = figure.subplots()
     marks = {"own": "o", "other": "x", "fresh": "_"}
     for n, (label, runs) in enumerate(groups(record).items()):
-        x = [max(1, run["state_bytes"]) for run in runs]
+        x = [max(1024, run["state_bytes"]) for run in runs]
         for memory, mark in marks.items():
             name = label if memory == "own" else None
-            y = [max(1e-3, value) for value in bits(runs, memory)]
+            y = [max(1e-4, value) for value in bits(runs, memory)]
             panel.plot(x, y, mark, color=f"C{n}", label=name, markersize=7, alpha=0.8)
     panel.set(xscale="log", yscale="log", xlabel="bytes of state of one world")
     panel.set_ylabel(f"bits per token, cells last seen {OLD} frames ago")
     panel.axhline(math.log2(record["settings"]["colours"]), color="#999999", linewidth=0.8)
-    panel.set_title(
-        "dot: own state; cross: another world's; bar: fresh; line: not known", fontsize=9
-    )
+    name = "dot: own state; cross: another world's; bar: fresh; line: knowing nothing"
+    panel.set_title(name, fontsize=9)
     style_panel(panel)
     panel.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     save_figure(figure, path)
