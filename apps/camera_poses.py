@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tttvideo.data.video.camera import CameraPose
 from tttvideo.video.conditions import NOTHING, Conditions
@@ -11,12 +12,29 @@ from tttvideo.video.frame_codec import PATCH
 from tttvideo.video.frame_model import FrameModel
 
 
-class CameraPoses:
-    """Conditions of frames; nothing for a model without poses. The camera is assumed to move on."""
+BATCH = 16  # frames that are read at once
 
-    def __init__(self, model: object):
+
+class CameraPoses:
+    """Conditions of frames; nothing for a model without poses. The camera is assumed to move on.
+
+    batch: frames to read at once: one with poses, as that of the next frame is not yet known.
+    """
+
+    def __init__(self, model: object, saved: tuple[Tensor, Tensor] | None = None):
+        """saved: from the `to_plain` of the frames before."""
         self.wanted = isinstance(model, FrameModel) and model.config.address.poses == "shift"
+        self.batch = 1 if self.wanted else BATCH
         self.camera, self.places = CameraPose(), [np.zeros(2)] * 2  # the last two
+        if saved:
+            places, self.camera.before = (part.numpy() for part in saved)
+            self.places, self.camera.place = list(places), places[-1] * PATCH
+
+    def to_plain(self) -> tuple[Tensor, Tensor] | None:
+        """The last two poses, and the last frame, after at least one."""
+        if self.camera.before is None:
+            return None
+        return torch.from_numpy(np.stack(self.places)), torch.from_numpy(self.camera.before)
 
     def read(self, images: Iterable[np.ndarray]) -> Conditions:
         """Those of the frames (S, S, 3) uint8 that follow the ones that were read."""

@@ -31,7 +31,6 @@ from .camera_poses import CameraPoses
 from .device import best_device
 
 
-BATCH = 16  # context frames that are read at once
 KEPT = 30  # the last context frames, which compare.mp4 shows before the prediction
 
 
@@ -67,12 +66,13 @@ def continue_video(model: VideoCheckpoint, options: argparse.Namespace) -> Predi
     if saved:
         reader.prefix = saved.prefix
     start = time.perf_counter()
-    poses = CameraPoses(network)
+    poses = CameraPoses(network, saved.camera if saved else None)
     last = read_context(reader, frames, known, poses)
     context_seconds = time.perf_counter() - start
     if options.save_state:
         read = known * math.prod(tokenizer.config.grid) + (saved.tokens if saved else 0)
-        save_state_file(SavedState(reader.prefix, read), network, options.save_state)
+        state = SavedState(reader.prefix, read, camera=poses.to_plain())
+        save_state_file(state, network, options.save_state)
     prefix, moving = fork(reader.prefix, options.futures), poses.ahead(ahead, options.futures)
     with (
         PredictionReport(out, fps, last, ahead) as report,
@@ -128,7 +128,7 @@ def read_context(
     """Read the first `known` frames; returns the last few of them, (S, S, 3) uint8 each."""
     last: deque[np.ndarray] = deque(maxlen=KEPT)
     with progress("reading the context", known, "frames") as advance:
-        for images in stack_images(islice(frames, known), BATCH):
+        for images in stack_images(islice(frames, known), poses.batch):
             reader.read(images, poses.read(images))
             last.extend(images)
             advance(len(images))

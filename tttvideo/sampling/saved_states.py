@@ -21,11 +21,13 @@ class SavedState:
 
     tokens: tokens that were read.
     draws: the state of the generator of a run with a seed, so that its draws continue; else None.
+    camera: of a model of estimated poses the last two, and the last frame; else None.
     """
 
     prefix: Any  # a Prefix of text, or a FramePrefix of whole frames
     tokens: int
     draws: Tensor | None = None
+    camera: tuple[Tensor, Tensor] | None = None
 
 
 def fingerprint(model: Backbone | FrameModel) -> str:
@@ -44,6 +46,7 @@ def save_state_file(saved: SavedState, model: Backbone | FrameModel, path: str |
         "heard": to_plain(saved.prefix),
         "tokens": saved.tokens,
         "draws": saved.draws,
+        "camera": to_plain(saved.camera),
     }
     save_torch_file({"tttvideo_memory": plain}, path)
 
@@ -58,7 +61,8 @@ def load_state_file(path: str | Path, model: Backbone | FrameModel) -> SavedStat
     def build(content: dict[str, Any]) -> tuple[str, SavedState]:
         plain = content["tttvideo_memory"]
         prefix = from_plain(plain["heard"], device)
-        return plain["model"], SavedState(prefix, plain["tokens"], plain["draws"])
+        camera = from_plain(plain["camera"])
+        return plain["model"], SavedState(prefix, plain["tokens"], plain["draws"], camera)
 
     source = "`--save-state`, or not a whole one; save it again"
     left_by, saved = load_torch_file(path, "saved state", source, build)
