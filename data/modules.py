@@ -32,7 +32,8 @@ class TokenData(LightningDataModule):
 
     Arguments:
         train: training tokens: a file, or a folder of shards.
-        validation: validation tokens; null holds out the end of `train`.
+        validation: validation tokens; null holds out the end of `train`, which may not have altered
+            copies of its videos.
         holdout: share of `train` that is held out without a validation file: whole videos where
             that is at least one, else at least one window.
         window: tokens per window, T; for video a multiple of the tokens of a frame.
@@ -91,6 +92,11 @@ class TokenData(LightningDataModule):
             self.validation_file = open_tokens(self.validation)
             if found := self.difference_to(self.validation_file.header):
                 raise ValueError(f"{self.train} and {self.validation} differ: {found}")
+        elif self.header.copies:
+            raise ValueError(
+                f"the end of {self.train} has other views of its videos, which are no test of what "
+                "was learned; set data.validation"
+            )
         else:
             total = len(self.file.tokens)
             kept = total - self.held_out(total)

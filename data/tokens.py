@@ -55,6 +55,7 @@ class Header:
     conditions: tuple[str, ...] = ()  # the arrays beside the file, of CONDITIONS
     action_kinds: int | None = None  # of actions that are integers
     pose_periods: tuple[int, int] | None = None  # of poses that are cells of a torus
+    copies: bool = False  # whether it holds altered copies of its videos too
 
     @property
     def frame(self) -> int:
@@ -173,6 +174,7 @@ class Tokens:
             tokens=len(self.tokens),
             documents=len(self.starts),
             fps=files[0].header.fps if len({file.header.fps for file in files}) == 1 else None,
+            copies=any(file.header.copies for file in files),
         )
 
     @cached_property

@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     help = "leave out the frames from this time on (default: none)"
     add("--end", type=float, default=math.inf, metavar="SECONDS", help=help)
     help = "write N more copies of each video, seen in other crops, colours, speeds or mirrored, "
-    help += "to train on; a copy is a document (default: 0)"
+    help += "to train on, with a file of other videos for validation (default: 0)"
     add("--augment", type=int, default=0, metavar="N", help=help)
     add("--seed", type=int, default=0, metavar="N", help="seed of the copies (default: 0)")
     help = "write where the camera points, as estimated from the shift between frames, as poses"

@@ -29,6 +29,7 @@ def run(options: argparse.Namespace) -> None:
         grid=tokenizer.config.grid,
         fps=infos[0].fps if len({round(info.fps, 3) for info in infos}) == 1 else None,
         conditions=("poses",) if options.camera_shift else (),
+        copies=options.augment > 0,
     )
     total = sum(frames_between(info, *between) for info in infos) * (1 + options.augment)
     frames = 0
