@@ -93,10 +93,10 @@ def tapered_spectrum(grey: np.ndarray) -> np.ndarray:
 
 def difference(before: np.ndarray, after: np.ndarray, shift: np.ndarray) -> float:
     """The median difference of two frames, where both show the same after a shift."""
-    for axis in (0, 1):  # the part of a pixel, by linear interpolation
-        low, part = divmod(shift[axis], 1)
-        near, far = (np.roll(before, -int(low) - n, axis) for n in (0, 1))
+    shown = []
+    for axis, length in enumerate(before.shape):  # the part of a pixel, by linear interpolation
+        low, part = int(np.floor(shift[axis])), shift[axis] % 1
+        near, far = (np.roll(before, -low - n, axis) for n in (0, 1))
         before = (1 - part) * near + part * far
-    edge = np.ceil(np.abs(shift)).astype(int).max() + 1
-    inside = slice(edge, -edge)
-    return float(np.median(np.abs(before - after)[inside, inside]))
+        shown.append(slice(max(0, -low), length - max(0, low + 1)))
+    return float(np.median(np.abs(before - after)[tuple(shown)]))

@@ -33,6 +33,13 @@ def test_a_pan_is_found_within_a_twentieth_of_a_pixel_a_frame(blur, velocity):
         assert np.abs(found - way).max() <= 0.05 * frame
 
 
+@pytest.mark.parametrize("step", [(31, 0), (0, -31), (20, 20)], ids=str)
+def test_a_jump_of_almost_half_a_frame_is_found(step):
+    world, pose = scene(2), CameraPose()
+    assert np.array_equal(pose(seen_from(world, (90, 90))), [0, 0])
+    assert np.abs(pose(seen_from(world, (90, 90) + np.array(step))) - step).max() <= 0.05
+
+
 def test_things_that_move_do_not_move_the_camera():
     world, pose = scene(2).astype(np.float32), CameraPose()
     for frame in bouncing_glyphs(40, SIZE, glyphs=2):
