@@ -59,7 +59,7 @@ class FrameTokenizerModel(OuterLoop):
     def on_validation_start(self) -> None:
         vocabulary = self.tokenizer.config.vocab_size
         self.counts = torch.zeros(vocabulary, dtype=torch.long, device=self.device)
-        self.changed: list[Tensor] = []
+        self.differ: list[Tensor] = []
 
     on_test_start = on_validation_start
 
@@ -68,18 +68,18 @@ class FrameTokenizerModel(OuterLoop):
         options: Any = {"batch_size": len(frames), "sync_dist": True, "prog_bar": True}
         self.log(f"{name}_psnr", psnr(pixels.clamp(0, 1), frames / 255).mean(), **options)
         self.counts += tokens.flatten().bincount(minlength=len(self.counts))
-        self.changed.append((tokens[1:] != tokens[:-1]).float().flatten())
+        self.differ.append((tokens[1:] != tokens[:-1]).float().flatten())
 
     def on_validation_epoch_end(self, name: str = "val") -> None:
         """Log the codes in use, the bits of a frame's tokens by their frequencies alone, and the
-        share of tokens that change from frame to frame.
+        share of tokens that differ from frame to frame, also where one clip follows another.
         """
         share = self.counts[self.counts > 0] / self.counts.sum()
         bits = -(share * share.log2()).sum() * math.prod(self.tokenizer.config.grid)
         self.log(f"{name}_codes", float((self.counts > 0).sum()), sync_dist=True)
         self.log(f"{name}_token_bits_per_frame", bits, sync_dist=True)
-        if len(changed := torch.cat(self.changed)):
-            self.log(f"{name}_changed", changed.mean(), sync_dist=True)
+        if len(differ := torch.cat(self.differ)):
+            self.log(f"{name}_tokens_differ", differ.mean(), sync_dist=True)
 
     def test_step(self, frames: Tensor, batch_idx: int) -> None:
         self.validation_step(frames, batch_idx, "test")
