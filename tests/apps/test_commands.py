@@ -9,15 +9,18 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from scipy.ndimage import gaussian_filter
 
 from tttvideo.apps import demo, fit
 from tttvideo.apps.cli import main
+from tttvideo.data.modules import FrameData, TokenData
 from tttvideo.data.tokens import TokenFile, open_tokens
 from tttvideo.data.video.drawn import bouncing_glyphs
 from tttvideo.data.video.reader import VideoReader
@@ -103,10 +106,25 @@ def test_a_video_is_prepared_in_parts_and_in_more_views(work):
         main(["prepare", "video", "clip.mp4", *options, "--start", "90"])
 
 
+def test_a_file_with_copies_needs_other_videos_for_validation(work):
+    options = ["--frame-tokenizer", "frames/last.ckpt", "--augment", "1", "--out", "copied.bin"]
+    main(["prepare", "video", "clip.mp4", *options])
+    with pytest.raises(ValueError, match="other views of its videos.* set data.validation"):
+        TokenData("copied.bin", window=128).setup("fit")
+    data = TokenData("copied.bin", "clip.bin", window=128)
+    data.setup("fit")
+    assert data.train_span is None and data.validation_file.header.tokens == 40 * 64
+
+
 def test_a_frame_tokenizer_learns_from_views_and_measures_on_other_videos(work):
-    data = ["--data.videos=[clip.mp4]", "--data.validation=[clip.mp4]", "--data.views=true"]
+    other = list(bouncing_glyphs(9, seed=1))
+    write_video(Path("other.mp4"), other, 10, lossless=True)
+    data = ["--data.videos=[clip.mp4]", "--data.validation=[other.mp4]", "--data.views=true"]
     fit_two_steps("frame_tokenizer_tiny", "viewed", *data, "--model.optim.patience=1", *QUIET)
     assert load_frame_tokenizer("viewed/last.ckpt").config.size == 64
+    frames = FrameData(["clip.mp4"], ["other.mp4"], views=True)
+    frames.setup("fit")
+    assert len(frames.frames) == 40 and np.array_equal(frames.held, other)
 
 
 def test_worlds_are_prepared_as_videos_with_what_is_known_of_them(work):
@@ -291,27 +309,53 @@ def test_a_prediction_does_not_depend_on_what_comes_after(work, tmp_path):
     assert np.array_equal(long, short)
 
 
-def test_a_frame_model_predicts_several_futures_of_a_saved_state(work):
-    def predict(out, *options):
-        arguments = ["--horizon", "0.4", "--out", out, *options]
-        main(["predict", "whole/last.ckpt", "clip.mp4", *arguments])
-        return np.stack([frame.image for frame in VideoReader(Path(out, "prediction.mp4"), 64)])
+def predict(model, video, out, *options):
+    """The bits of the frames that are read, and the predicted frames."""
+    main(["predict", f"{model}/last.ckpt", video, "--horizon=0.4", "--out", out, *options])
+    bits = json.loads(Path(out, "metrics.json").read_text())["bits_per_frame"]
+    return bits, [frame.image for frame in VideoReader(Path(out, "prediction.mp4"), 64)]
 
-    futures = predict("whole_futures", "--futures=8", "--save-state=whole.state")
-    assert len(list(VideoReader(Path("whole_futures/futures.mp4"), 64))) == 4
-    later = predict("whole_later", "--context=1", "--load-state=whole.state")
-    assert later.shape == futures.shape == (4, 64, 64, 3)
+
+def assert_a_saved_state_continues(model, video):
+    """Two halves of a video are read as the whole, if the state of the first is loaded."""
+    frames = [frame.image for frame in VideoReader(Path(video), 64)]
+    for name, part in (("first", frames[:16]), ("second", frames[16:])):
+        write_video(Path(f"{name}.mp4"), part, 10, lossless=True)
+    bits, ahead = predict(model, video, f"{model}_whole")
+    first, _ = predict(model, "first.mp4", "first", "--context=1.6", f"--save-state={model}.state")
+    second, later = predict(model, "second.mp4", "second", f"--load-state={model}.state")
+    assert [*first, *second] == bits and np.array_equal(ahead, later)
+    assert predict(model, "second.mp4", "anew")[0] != second
+
+
+def test_a_frame_model_continues_from_a_saved_state(work):
+    assert_a_saved_state_continues("whole", "clip.mp4")
+
+
+def test_the_futures_of_a_frame_model_differ(work):
+    predict("whole", "clip.mp4", "futures", "--futures=8")
+    shown = [frame.image for frame in VideoReader(Path("futures/futures.mp4"), 134)]
+    assert len(shown) == 4
+    tiles = [shown[-1][y : y + 64, x : x + 64].astype(float) for y in (2, 68) for x in (2, 68)]
+    assert all(np.abs(one - other).mean() > 5 for one, other in combinations(tiles, 2))
 
 
 def test_a_model_of_a_panning_camera_predicts_with_estimated_poses(work):
+    """The camera turns where the video is cut, so that what comes next is another pose."""
+    random = np.random.default_rng(0).uniform(0, 255, (200, 200))
+    scene = gaussian_filter(random, 2, mode="wrap")
+    scene = ((scene - scene.min()) / np.ptp(scene) * 255).astype(np.uint8)
+    steps = np.array([(0, 0)] + [(2, -1)] * 15 + [(-1, 3)] * 8)
+    way = np.cumsum(steps, axis=0)
+    frames = [scene[y : y + 64, x : x + 64, None].repeat(3, 2) for y, x in 50 + way]
+    write_video(Path("pan.mp4"), frames, 10, lossless=True)
     options = ["--frame-tokenizer", "frames/last.ckpt", "--camera-shift", "--out", "panned.bin"]
-    main(["prepare", "video", "clip.mp4", *options])
+    main(["prepare", "video", "pan.mp4", *options])
+    assert np.abs(TokenFile("panned.bin").conditions["poses"] - way / 8).max() < 0.1
     address = ["--model.frame_model.address.poses=shift", "--model.frame_model.ttt.address=place"]
     data = [*VIDEO_DATA, "--data.train=panned.bin"]
     fit_two_steps("video_frames_tiny", "panned", *data, *SMALL_FRAMES, *address)
-    arguments = ["--horizon", "0.4", "--futures=2", "--out", "panned_on"]
-    main(["predict", "panned/last.ckpt", "clip.mp4", *arguments])
-    assert len(json.loads(Path("panned_on/metrics.json").read_text())["bits_per_frame"]) == 40
+    assert_a_saved_state_continues("panned", "pan.mp4")
 
 
 def test_exported_weights_are_imported_unchanged(work, tmp_path):

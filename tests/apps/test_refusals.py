@@ -97,7 +97,7 @@ REFUSED = [
     ),
     (
         "prepare video a.mp4 --frame-tokenizer a.ckpt --start 2 --end 1 --out x",
-        "must be above",
+        "--end 1.0 must be above --start",
     ),
     ("prepare video a.mp4 --frame-tokenizer a.ckpt --augment -1 --out x", "--augment -1 must"),
     ("prepare pan --out x --worlds 0", "--worlds 0 must be 1 or more"),
