@@ -139,10 +139,14 @@ class Backbone(nn.Module):
             value = getattr(config, name)
             if value < least:
                 raise ValueError(f"backbone.{name} is {value}; it must be {least} or more")
-        if config.mixer == "ttt" and (config.ttt.causal is False or config.ttt.address == "place"):
+        if getattr(config.own, "causal", None) is False:
             raise ValueError(
-                "ttt.causal false and ttt.address place are for the frame model; a backbone of "
-                "tokens would read tokens that it predicts, and has no places"
+                f"{config.entry.field}.causal false is for the frame model; a backbone of tokens "
+                "would read tokens that it predicts"
+            )
+        if getattr(config.own, "address", "content") == "place":
+            raise ValueError(
+                "ttt.address place is for the frame model; a backbone of tokens has no places"
             )
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.width)

@@ -1,5 +1,6 @@
 """Laws of the frame model, its head, addresses and conditions."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -139,6 +140,19 @@ def test_the_same_place_has_the_same_address_wherever_the_frame_shows_it(config)
     assert apart[0] == 0 and (apart[1:] > 0.5).all()
 
 
+def test_places_far_away_keep_their_address_in_half_precision():
+    """In bfloat16 places 512 cells away would be told apart by 4 cells at best."""
+    exact = PlaceAddress(ENDLESS, 16, (2, 3))
+    poses = torch.tensor([[[511.0, 514.0], [511.0, 515.0]]])
+    wanted = exact(poses).key
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(exact(poses).key.float(), wanted, rtol=0.05, atol=0.05)
+    half = PlaceAddress(replace(ENDLESS, periods=(4, 6)), 16, (2, 3)).bfloat16()
+    waves = half.features(half.coordinates(poses))
+    exact = PlaceAddress(replace(ENDLESS, periods=(4, 6)), 16, (2, 3))
+    assert torch.equal(waves, exact.features(exact.coordinates(poses)))
+
+
 def test_a_torus_repeats_and_tells_all_its_cells_apart():
     address = PlaceAddress(CELLS, 16, (4, 6))
     here = address.features(address.coordinates(torch.tensor([[[0.0, 0.0], [4.0, -6.0]]])))
@@ -194,7 +208,15 @@ def test_a_memory_without_keys_learns_of_poses_by_its_inputs(mixer):
 )
 def test_missing_poses_are_refused(address, match):
     with pytest.raises(ValueError, match=match):
-        small_frames(address=address)(random_frames(1, 2))
+        small_frames(address=address, ttt={"address": "place"})(random_frames(1, 2))
+
+
+def test_places_that_nobody_reads_or_that_nobody_knows_are_refused():
+    with pytest.raises(ValueError, match=r"address.poses is shift, and nobody reads them: set ttt"):
+        small_frames(address=CELLS)
+    with pytest.raises(ValueError, match=r"ttt.address is place and address.poses none"):
+        small_frames(ttt={"address": "place"})
+    assert small_frames(address=replace(CELLS, as_input=True)).pose_input
 
 
 NUMBERS = {

@@ -9,8 +9,11 @@ import torch
 from helpers.states import assert_same_state, leaves, run_in_pieces
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.kernels import Packed
+from tttvideo.mixers.attention import AttentionConfig
 from tttvideo.mixers.blocks import Blocks
 from tttvideo.mixers.forget_gate import HALF_LIVES
+from tttvideo.mixers.gated_delta import GatedDeltaConfig
+from tttvideo.mixers.linear_attention import LinearAttentionConfig
 from tttvideo.mixers.mixer import Address
 from tttvideo.mixers.ttt import TTTConfig, TTTLayer
 
@@ -183,6 +186,8 @@ def test_blocks_of_a_frame_are_rectangles_and_unfold_to_the_frame():
         ({"carry": 2.0, "learn_step": False}, None, "ttt.carry is 2.0, which needs ttt.learn_step"),
         ({"forget": True, "norm": False}, None, "ttt.forget true needs ttt.norm true"),
         ({"causal": False, "norm": False}, None, "ttt.causal false needs ttt.norm true"),
+        ({"causal": False, "mini_batch_size": 8}, GRID, "ttt.mini_batch_size is 8, which does not"),
+        ({"causal": False, "mini_batch_size": 24}, GRID, "does not divide the 12 tokens of a fr"),
     ],
 )
 def test_parts_that_exclude_one_another_are_refused(changes, grid, message):
@@ -190,10 +195,20 @@ def test_parts_that_exclude_one_another_are_refused(changes, grid, message):
         TTTLayer(C, H, TTTConfig(**changes), grid)
 
 
-@pytest.mark.parametrize("changes", [{"causal": False}, {"address": "place"}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ttt": TTTConfig(causal=False)},
+        {"ttt": TTTConfig(address="place")},
+        {"mixer": "attention", "attention": AttentionConfig(causal=False)},
+        {"mixer": "linear_attention", "linear_attention": LinearAttentionConfig(causal=False)},
+        {"mixer": "gated_delta", "gated_delta": GatedDeltaConfig(causal=False)},
+    ],
+    ids=["ttt", "place", "attention", "linear attention", "gated delta"],
+)
 def test_a_backbone_of_tokens_refuses_what_frames_alone_have(changes):
-    with pytest.raises(ValueError, match="are for the frame model"):
-        Backbone(BackboneConfig(ttt=TTTConfig(**changes)))
+    with pytest.raises(ValueError, match="is for the frame model"):
+        Backbone(BackboneConfig(grid=GRID, **changes))
 
 
 @NAMES

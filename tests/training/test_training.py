@@ -186,7 +186,7 @@ def test_runs_that_cannot_resume_are_refused():
     module, checkpoint = model(), {"global_step": 101}
     with pytest.raises(ValueError, match="has 101 steps behind it, and trainer.max_steps is 100"):
         module.on_load_checkpoint(checkpoint)
-    with pytest.raises(ValueError, match="written by another version, without 'lanes'"):
+    with pytest.raises(ValueError, match="written by another model or version, without 'lanes'"):
         module.on_load_checkpoint({"global_step": 1})
     attention = model(mixer="attention")
     attention._trainer.datamodule.lanes = True

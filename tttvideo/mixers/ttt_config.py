@@ -88,6 +88,12 @@ class TTTConfig:
                     f"ttt.blocks is {self.blocks}, which needs a frame model: ttt.causal false, a "
                     "grid, and a mini_batch_size of null"
                 )
+        elif grid and not values["causal"] and grid[0] * grid[1] % values["mini_batch_size"]:
+            raise ValueError(
+                f"ttt.mini_batch_size is {self.mini_batch_size}, which does not divide the "
+                f"{grid[0] * grid[1]} tokens of a frame; with ttt.causal false a frame would read "
+                "frames after it"
+            )
         for name in ("norm", "learn_start"):
             if self.inner == "mlp" and not values[name]:
                 raise ValueError(

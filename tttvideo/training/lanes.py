@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,8 +33,19 @@ class Lanes:
     def to_plain(self) -> list[Any]:
         return [to_plain(state) for state in self.carried]
 
-    def load(self, plain: Sequence[Any]) -> None:
-        self.carried = [from_plain(state) for state in plain]
+    def load(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+        """Continue those of a checkpoint; returns its record of training.
+
+        Raises: ValueError for a checkpoint without them.
+        """
+        try:
+            self.carried = [from_plain(state) for state in checkpoint["lanes"]]
+            return dict(checkpoint["tttvideo"]["trained"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"the checkpoint was written by another model or version, without {error}; start a "
+                "new run with another --out"
+            ) from error
 
 
 def by_structure(states: Sequence[Any]) -> list[list[int]]:

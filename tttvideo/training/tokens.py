@@ -146,14 +146,7 @@ class TokenModel(OuterLoop):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        try:
-            self.lanes.load(checkpoint["lanes"])
-            trained: Any = dict(checkpoint["tttvideo"]["trained"])
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"the checkpoint was written by another version, without {error}; start a new run "
-                "with another --out"
-            ) from error
+        trained: Any = self.lanes.load(checkpoint)
         self.trained, self.resumed = trained, True
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

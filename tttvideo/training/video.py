@@ -33,8 +33,8 @@ class VideoModel(OuterLoop):
             model keep it, so that they can show frames.
         optim: the outer loop's optimizer.
         noise: the largest share of the tokens of a window that are replaced when they are read, by
-            random ones or by those of the frame before or after, so that the model's own mistakes
-            do not lead it astray; each window draws its own share.
+            random ones or by those of the frame before, so that the model's own mistakes do not
+            lead it astray; each window draws its own share.
     """
 
     def __init__(
@@ -70,8 +70,7 @@ class VideoModel(OuterLoop):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.lanes.load(checkpoint["lanes"])
-        self.trained = dict(checkpoint["tttvideo"]["trained"])
+        self.trained = self.lanes.load(checkpoint)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         set_inner_lr(self.frame_model, self.inner_lr(self.frame_model.config.ttt.inner))
@@ -111,12 +110,13 @@ class VideoModel(OuterLoop):
         return frames[:, :-1], frames[:, 1:], conditions_of(batch)
 
     def mistakes(self, frames: Tensor) -> Tensor:
-        """Frames (B, F, P) of tokens that are half random and half early or late, each alone."""
+        """Frames (B, F, P) of tokens that are half random and half a frame late, each alone.
+
+        An early token would be the one to predict.
+        """
         random = torch.randint_like(frames, self.frame_model.config.vocab_size)
-        early = torch.cat((frames[:, 1:], frames[:, -1:]), dim=1)
         late = torch.cat((frames[:, :1], frames[:, :-1]), dim=1)
-        dice = torch.rand(frames.shape, device=frames.device)
-        return random.where(dice < 0.5, early.where(dice < 0.75, late))
+        return random.where(torch.rand(frames.shape, device=frames.device) < 0.5, late)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         states = None if batch.fresh is None else self.lanes.start(batch.fresh)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tttvideo.layers import full
 from tttvideo.mixers.mixer import Address, Grid
 
 
@@ -61,7 +62,9 @@ class PlaceAddress(nn.Module):
         self.project = nn.Linear(count, width, bias=False)
 
     def forward(self, poses: Tensor) -> Address:
-        features = self.project(self.features(self.coordinates(poses.to(self.places))))
+        with torch.autocast(poses.device.type, enabled=False):  # half precision confuses places
+            waves = self.features(self.coordinates(poses.to(full(self.places))))
+        features = self.project(waves.to(self.project.weight))
         features = F.rms_norm(features, features.shape[-1:])
         return Address(features[:, :-1].flatten(1, 2), features[:, 1:].flatten(1, 2))
 
@@ -69,7 +72,7 @@ class PlaceAddress(nn.Module):
         """Coordinates (B, F, P, n) of every token; distances between them are what counts."""
         poses = poses[:, :, None].expand(-1, -1, len(self.places), -1)
         if self.config.poses != "walk":
-            return poses + self.places
+            return poses + full(self.places)
         angle = torch.deg2rad(poses[..., 2:])
         turn = torch.cat((angle.cos(), angle.sin()), dim=-1)
         return torch.cat((poses[..., :2], turn, self.places.expand(*poses.shape[:3], 2)), dim=-1)
@@ -81,7 +84,7 @@ class PlaceAddress(nn.Module):
             rows, columns = (harmonics(x, period) for x, period in axes)
             both = 2**0.5 * (rows[..., :, None] * columns[..., None, :]).flatten(-2)
             return torch.cat((rows, columns, both), dim=-1)
-        angles = coordinates @ self.waves.T
+        angles = coordinates @ full(self.waves).T
         return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
 

@@ -85,6 +85,20 @@ def whole_frames(own: Any) -> Any:
     return replace(own, **{n: x for n, x in defaults.items() if getattr(own, n, x) is None})
 
 
+def check_addresses(config: FrameModelConfig) -> None:
+    """Raise ValueError for a TTT layer of places without poses, and for poses that nobody reads."""
+    poses, address = config.address.poses, config.ttt.address
+    if config.mixer != "ttt":
+        return
+    if address == "place" and poses == "none":
+        raise ValueError("ttt.address is place and address.poses none; say what a pose is")
+    if address == "content" and poses != "none" and not config.address.as_input:
+        raise ValueError(
+            f"address.poses is {poses}, and nobody reads them: set ttt.address to place, or "
+            "address.as_input to true"
+        )
+
+
 @state_dataclass
 class FrameModelState:
     """One state of a mixer per block, the last frames, the last pose where actions are summed."""
@@ -132,6 +146,7 @@ class FrameModel(nn.Module):
             value = getattr(config, name)
             if value < least:
                 raise ValueError(f"model.{name} is {value}; it must be {least} or more")
+        check_addresses(config)
         self.config = config
         width, grid = config.width, config.grid
         self.embedding = nn.Embedding(config.vocab_size, width)
