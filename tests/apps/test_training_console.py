@@ -70,6 +70,14 @@ def test_a_restarted_run_prints_that_it_resumes_and_validate_prints_its_result(f
     assert re.fullmatch(r"val_loss \S+, val_bits \S+\n", printed.out) and printed.err == ""
 
 
+def test_a_run_that_went_back_to_its_best_weights_is_finished(fit, capsys):
+    patient = "--model.optim.patience=9"
+    fit(patient, "--trainer.max_steps=2", "--trainer.val_check_interval=2")
+    capsys.readouterr()
+    fit(patient)
+    assert capsys.readouterr().err.splitlines()[-1] == "run/last.ckpt: step 2; already finished"
+
+
 def test_a_run_logs_the_memory_of_each_layer_and_warns_once_of_a_dead_one(fit, capsys):
     fit("--trainer.log_every_n_steps=5", "--model.backbone.ttt.carry=1e-9")
     warnings = [line for line in capsys.readouterr().err.splitlines() if "no effect" in line]

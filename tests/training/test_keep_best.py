@@ -35,3 +35,8 @@ def test_training_stops_after_its_patience_with_the_best_weights(resume_at):
 def test_training_that_is_not_stopped_has_its_best_weights_too():
     assert validations([2.0, 1.0, 1.5], highest=False) == (3, 1)
     assert validations([1.0, 2.0, 3.0], highest=True) == (3, 2)
+
+
+def test_a_patience_below_one_is_refused():
+    with pytest.raises(ValueError, match="optim.patience is 0; it must be 1 or more"):
+        KeepBest("value", highest=True, patience=0)
