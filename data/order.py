@@ -314,6 +314,7 @@ class ResumableLoader(DataLoader):
             "processes": batches.world,
             "share_fresh": getattr(batches, "share_fresh", None),
             "window": None if windows is None else windows.length,
+            "views": isinstance(self.dataset, Frames) and self.dataset.views is not None,
             "resets": isinstance(windows, Windows) and windows.starts is not None,
         }
 

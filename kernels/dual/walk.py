@@ -25,8 +25,8 @@ from tttvideo.kernels.state import pairs
 
 
 KEEP = 8
-"""Mini-batches from one kept state to the next. Walked back in place over 2,048 of them, the states
-of TTT-MLP drift, and the gradient of eta is off by 1e-5 in float32."""
+"""Mini-batches from one kept state to the next. Walked back in place over 2,048 of them (32,768
+tokens, M 16), the states of TTT-MLP drift, and the gradient of eta is off by 3e-6 in float32."""
 
 
 class Gate:

@@ -56,6 +56,8 @@ def test_half_of_the_frames_of_an_epoch_are_views_drawn_from_the_seed_and_resume
     resumed = loader()
     resumed.load_state_dict(loader().state_dict() | {"epoch": 1, "delivered": 2})
     assert all(map(torch.equal, deliver(resumed, 4), first[5:]))
+    with pytest.raises(ValueError, match="with other data: views was True and is False"):
+        ResumableLoader(Frames(plain), 1).load_state_dict(loader().state_dict())
 
 
 @pytest.mark.parametrize("stride", [1, 2])

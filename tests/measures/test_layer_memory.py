@@ -8,7 +8,7 @@ import torch
 from helpers.models import small
 from tttvideo.kernels import Packed
 from tttvideo.measures.inner_loss import inner_losses, ttt_layers, watch_layers
-from tttvideo.measures.layer_memory import capacity, memory_figures
+from tttvideo.measures.layer_memory import MemoryFigures, capacity, memory_figures
 from tttvideo.mixers.ttt import TTTConfig, TTTLayer
 from tttvideo.states import state_bytes
 
@@ -34,6 +34,7 @@ def test_figures_are_those_of_the_definition(ttt):
         found, losses, ttt_layers(model), state.blocks, strict=True
     ):
         assert figures.carry == pytest.approx(layer.token_scale()[-1].item())
+        assert figures.loss_start == pytest.approx(loss.initial[-1])
         assert figures.loss_before == pytest.approx(loss.initial[-1])
         assert figures.loss_after == pytest.approx(loss.after[-1])
         W, W0 = block.mixer.inner.weights, layer.start()
@@ -58,6 +59,12 @@ def test_a_memory_without_a_carry_is_dead(carry, dead):
     model = small(ttt={"carry": carry}, std=0.1)
     found, _ = figures_of(model, torch.randint(31, (2, 8 * M)))
     assert [bool(figures.dead()) for figures in found] == [dead] * 2
+
+
+def test_a_lane_whose_memory_has_nothing_to_learn_is_not_dead():
+    W = {"carry": 1.0, "keep": 1.0, "written": 1.0, "start": 1.0}
+    assert not MemoryFigures(**W, loss_start=1.0, loss_before=0.5, loss_after=0.5).dead()
+    assert MemoryFigures(**W, loss_start=1.0, loss_before=2.0, loss_after=1.0).dead()
 
 
 def test_room_and_size_count_every_head_of_every_block():

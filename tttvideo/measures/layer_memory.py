@@ -28,14 +28,15 @@ class MemoryFigures:
     carry: the factor of the step that goes on to the next mini-batch.
     keep: mean g of the forget gate; 1 without one.
     written, start: Frobenius norms of W - W0 and of W0, over all fast weights.
-    loss_before, loss_after: the inner loss of the window's last mini-batch, with the weights before
-        the window and with those after it.
+    loss_start, loss_before, loss_after: the inner loss of the window's last mini-batch, with W0,
+        with the weights before the window, which in a lane remember, and with those after it.
     """
 
     carry: float
     keep: float
     written: float
     start: float
+    loss_start: float
     loss_before: float
     loss_after: float
 
@@ -43,8 +44,8 @@ class MemoryFigures:
         """Why this memory has no effect, or None."""
         if self.written < LEAST * self.start or self.written == 0:
             return f"|W - W0| is {self.written:.2g} and |W0| {self.start:.2g}"
-        if self.loss_before - self.loss_after < LEAST * self.loss_before:
-            return f"the inner loss goes from {self.loss_before:.4g} to {self.loss_after:.4g}"
+        if self.loss_start - self.loss_after < LEAST * self.loss_start:
+            return f"the inner loss goes from {self.loss_start:.4g} to {self.loss_after:.4g}"
         return None
 
 
@@ -63,6 +64,7 @@ def memory_figures(layer: TTTLayer, call: InnerCall) -> MemoryFigures:
         keep=keep.exp().mean().item() if keep is not None and keep.numel() else 1.0,
         written=torch.stack(written).sum(0).sqrt().mean().item(),
         start=torch.stack([w0.square().sum() for w0 in start]).sum().sqrt().item(),
+        loss_start=mean_loss(*own, start),
         loss_before=mean_loss(*own, before),
         loss_after=mean_loss(*own, after),
     )

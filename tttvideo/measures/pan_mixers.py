@@ -22,7 +22,7 @@ from torch import Tensor
 from tttvideo.data.video.pan import STEPS, pan_worlds
 from tttvideo.mixers.linear_attention import LinearAttentionConfig
 from tttvideo.mixers.ttt import TTTConfig
-from tttvideo.states import tree_map
+from tttvideo.states import state_bytes, tree_map
 from tttvideo.video.address import AddressConfig
 from tttvideo.video.conditions import Conditions, ConditionsConfig
 from tttvideo.video.frame_head import HeadConfig
@@ -172,15 +172,13 @@ def measure(name: str, settings: PanSettings, seed: int, advance: Callable[[int]
         "seed": seed,
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": steps,
-        "state_bytes": state_bytes(model, frames[:1, : settings.seen], conditions),
+        "state_bytes": memory_bytes(model, frames[:1, : settings.seen], conditions),
         "bits": state_swap(model, frames, ages, settings.seen, conditions),
     }
 
 
 @torch.inference_mode()
-def state_bytes(model: FrameModel, frames: Tensor, conditions: Conditions) -> int:
+def memory_bytes(model: FrameModel, frames: Tensor, conditions: Conditions) -> int:
     """Bytes of the memory of one video after its frames (1, F, P)."""
     known = tree_map(lambda x: x[:1], conditions).frames(0, frames.shape[1])
-    sizes: list[int] = []
-    tree_map(lambda x: sizes.append(x.nbytes), model(frames, None, known)[1].blocks)
-    return sum(sizes)
+    return state_bytes(model(frames, None, known)[1].blocks)

@@ -207,7 +207,7 @@ def split_shift(name: str, shifts: Tensor) -> tuple[Tensor, Tensor]:
     if carry <= 0:
         logging.getLogger("tttvideo").warning(
             "%s: its last factor is 0, so the layer remembers nothing from one mini-batch to the "
-            "next, and training does not change that",
+            "next",
             name,
         )
     shift = carry.clamp_min(0).log().clamp_min(NO_CARRY)
