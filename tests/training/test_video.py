@@ -1,5 +1,6 @@
 """Laws of the training of frame models."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,7 @@ from tttvideo.training.lanes import noisy
 from tttvideo.training.outer_loop import OptimConfig
 from tttvideo.training.video import VideoModel
 from tttvideo.video.address import AddressConfig
-from tttvideo.video.conditions import Conditions
+from tttvideo.video.conditions import Conditions, ConditionsConfig
 from tttvideo.video.frame_model import FrameModelConfig
 from tttvideo.video.palette import PaletteConfig, PaletteTokenizer
 from tttvideo.weights.checkpoints import save_palette, save_torch_file
@@ -32,14 +33,15 @@ def model(tmp_path):
     """A function that builds a VideoModel, attached to a trainer of 100 steps."""
     save_palette(PALETTE, tmp_path / "palette.ckpt")
 
-    def build(mixer="ttt", poses="shift", **changes):
+    def build(mixer="ttt", poses="shift", header=HEADER, known=None, **changes):
         torch.manual_seed(0)
         sizes = {"width": 16, "depth": 2, "heads": 2, "mlp_width": 24}
         ttt = TTTConfig(address="content" if poses == "none" else "place")
         parts = {"address": AddressConfig(poses), "mamba": MambaConfig(head_dim=8), "ttt": ttt}
+        parts["conditions"] = ConditionsConfig(**(known or {}))
         config = FrameModelConfig(mixer=mixer, **sizes, **parts)
         module = VideoModel(
-            config, HEADER, str(tmp_path / "palette.ckpt"), OptimConfig(), **changes
+            config, header, str(tmp_path / "palette.ckpt"), OptimConfig(), **changes
         )
         module.log = lambda *_, **__: None
         module.log_rate = lambda *_: None
@@ -80,6 +82,24 @@ def test_the_facts_of_the_data_shape_the_model(model):
     assert (config.vocab_size, config.grid) == (5, (2, 2))
     assert (config.conditions.actions, config.address.periods) == (3, (4, 4))
     assert model(poses="none").frame_model.address is None
+
+    assert model(known={"actions": 0}).frame_model.config.conditions.actions == 0
+
+
+@pytest.mark.parametrize(
+    "known, message",
+    [
+        ({"poses": "shift"}, "address.poses is shift, and the token file has no poses: set it to"),
+        ({"known": {"actions": 3}}, "conditions.actions is 3, and the token file has no actions"),
+        ({"known": {"action_size": 2}}, "conditions.action_size is 2, and the token file has no"),
+        ({"known": {"classes": 2}}, "conditions.classes is 2, and the token file has no classes"),
+        ({"known": {"seconds": True}}, "seconds is true, and the token file has no seconds: set"),
+    ],
+)
+def test_what_the_token_file_does_not_hold_is_refused(known, message, model):
+    bare = replace(HEADER, conditions=(), action_kinds=None, pose_periods=None)
+    with pytest.raises(ValueError, match=message):
+        model(header=bare, **{"poses": "none", **known})
 
 
 def test_a_checkpoint_keeps_the_model_and_the_lanes(model, tmp_path):

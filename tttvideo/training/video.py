@@ -154,8 +154,27 @@ def conditions_of(batch: Any) -> Conditions:
     return Conditions(**{name: getattr(batch.conditions, name, None) for name in names})
 
 
+def check_known(config: FrameModelConfig, header: Any) -> None:
+    """Raise ValueError for what the model reads of a frame and the token file does not hold."""
+    poses, known = config.address.poses, config.conditions
+    needs = [
+        ("address.poses", poses, "none", "actions" if poses == "moves" else "poses"),
+        ("conditions.actions", known.actions or 0, 0, "actions"),
+        ("conditions.action_size", known.action_size, 0, "actions"),
+        ("conditions.classes", known.classes, 0, "classes"),
+        ("conditions.seconds", known.seconds, False, "seconds"),
+    ]
+    for key, value, nothing, array in needs:
+        if value != nothing and array not in header.conditions:
+            raise ValueError(
+                f"{key} is {value}, and the token file has no {array}: set it to {nothing}, or "
+                f"prepare the videos with their {array}".lower()
+            )
+
+
 def fitted(config: FrameModelConfig, header: Any) -> FrameModelConfig:
     """The config with the facts of a token file."""
+    check_known(config, header)
     periods = config.address.periods
     if config.address.poses == "shift":
         periods = getattr(header, "pose_periods", None) or periods
@@ -166,5 +185,5 @@ def fitted(config: FrameModelConfig, header: Any) -> FrameModelConfig:
         vocab_size=header.vocab_size,
         grid=header.grid,
         address=replace(config.address, periods=periods),
-        conditions=replace(known, actions=known.actions if kinds is None else kinds),
+        conditions=replace(known, actions=0 if known.actions == 0 else kinds or known.actions or 0),
     )

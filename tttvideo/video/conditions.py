@@ -44,8 +44,8 @@ NOTHING = Conditions()
 
 @dataclass
 class ConditionsConfig:
-    actions: int = 0
-    """Kinds of actions that are integers; 0: none; `fit` takes it from the token file."""
+    actions: int | None = None
+    """Kinds of actions that are integers; 0: none; null: those of the token file."""
     action_size: int = 0
     """Numbers of an action that is no integer; 0: none."""
     classes: int = 0
