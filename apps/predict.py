@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 from einops import rearrange
 from torch import Tensor
 from torchvision.utils import make_grid
@@ -68,6 +69,7 @@ def continue_video(model: VideoCheckpoint, options: argparse.Namespace) -> Predi
     start = time.perf_counter()
     poses = CameraPoses(network, saved.camera if saved else None)
     last = read_context(reader, frames, known, poses)
+    copy = tokenizer.decode(tokenizer.encode(torch.from_numpy(last[-1][None]).to(device)))[0]
     context_seconds = time.perf_counter() - start
     if options.save_state:
         read = known * math.prod(tokenizer.config.grid) + (saved.tokens if saved else 0)
@@ -75,7 +77,7 @@ def continue_video(model: VideoCheckpoint, options: argparse.Namespace) -> Predi
         save_state_file(state, network, options.save_state)
     prefix, moving = fork(reader.prefix, options.futures), poses.ahead(ahead, options.futures)
     with (
-        PredictionReport(out, fps, last, ahead) as report,
+        PredictionReport(out, fps, last, copy.cpu().numpy(), ahead) as report,
         futures_writer(out, fps, options.futures) as write_futures,
         progress("predicting", ahead, "frames") as advance,
     ):

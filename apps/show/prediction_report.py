@@ -16,8 +16,9 @@ from tttvideo.files import replacing, write_json
 from tttvideo.measures.video import frame_quality
 
 
-MEASURES = ("prediction", "copy_last", "tokenizer")
+MEASURES = ("prediction", "copy_last", "copy_tokenised", "tokenizer")
 COLOURS = {"context": "#4c78a8", "truth": "#54a24b", "prediction": "#f58518"}
+CURVES = "#f58518", "#888888", "#bbbbbb", "#54a24b"
 PANEL, BORDER, CAPTION = 192, 6, 20  # pixels
 COLUMNS = 8  # of the sheet
 
@@ -28,12 +29,21 @@ class PredictionReport:
     out: folder to write into, which is made here.
     fps: frames per second of the videos.
     context: the last frames before the prediction, each (S, S, 3) uint8.
+    tokenised: the last of them, as the frame tokenizer gives it back.
     horizon: H, the number of frames that will be added.
     """
 
-    def __init__(self, out: Path, fps: float, context: list[np.ndarray], horizon: int):
+    def __init__(
+        self,
+        out: Path,
+        fps: float,
+        context: list[np.ndarray],
+        tokenised: np.ndarray,
+        horizon: int,
+    ):
         out.mkdir(parents=True, exist_ok=True)
         self.out, self.fps, self.last, self.horizon = out, fps, context[-1], horizon
+        self.last_tokenised = tokenised
         self.context = context
         self.psnr: dict[str, list[float]] = {name: [] for name in MEASURES}
         self.ssim: dict[str, list[float]] = {name: [] for name in MEASURES}
@@ -63,7 +73,8 @@ class PredictionReport:
         self.prediction.write(prediction)
         self.compare.write(panels(self.last, truth, prediction))
         if truth is not None and tokenised is not None:
-            for name, image in zip(MEASURES, (prediction, self.last, tokenised), strict=True):
+            images = prediction, self.last, self.last_tokenised, tokenised
+            for name, image in zip(MEASURES, images, strict=True):
                 psnr, ssim = frame_quality(image, truth)
                 self.psnr[name].append(psnr)
                 self.ssim[name].append(ssim)
@@ -116,7 +127,7 @@ def draw_sheet(report: PredictionReport) -> None:
         if truth is not None:
             axes[0, column].imshow(truth)
     quality, bits = lower.subplots(1, 2)
-    for name, colour in zip(MEASURES, ("#f58518", "#888888", "#54a24b"), strict=True):
+    for name, colour in zip(MEASURES, CURVES, strict=True):
         values = report.psnr[name]
         quality.plot(range(1, len(values) + 1), values, color=colour, label=name.replace("_", " "))
     quality.set(xlabel="frames ahead", ylabel="PSNR (dB)")
@@ -131,15 +142,16 @@ def draw_sheet(report: PredictionReport) -> None:
 def table(metrics: dict[str, Any]) -> str:
     """PSNR by horizon and bits by frame, as text."""
     lines = [
-        "PSNR in dB of the prediction, of copying the last frame, of the tokenizer (the ceiling)",
-        "frames ahead  " + "".join(f"{name:>12}" for name in MEASURES),
+        "PSNR in dB of the prediction, of copying the last frame, of that copy after the frame "
+        "tokenizer, and of the frame tokenizer alone (the ceiling)",
+        "frames ahead  " + "".join(f"{name:>16}" for name in MEASURES),
     ]
     psnr = metrics["psnr"]
     count = len(psnr["prediction"])
     for ahead in [2**n for n in range(12) if 2**n <= count]:
-        lines.append(f"{ahead:>12}  " + "".join(f"{psnr[n][ahead - 1]:>12.2f}" for n in MEASURES))
+        lines.append(f"{ahead:>12}  " + "".join(f"{psnr[n][ahead - 1]:>16.2f}" for n in MEASURES))
     for first in sorted({min(16, count), count} - {0}):
-        means = "".join(f"{sum(psnr[name][:first]) / first:>12.2f}" for name in MEASURES)
+        means = "".join(f"{sum(psnr[name][:first]) / first:>16.2f}" for name in MEASURES)
         lines.append(f"{f'mean of {first}':>12}  {means}")
     if not count:
         lines.append("no truth: the video ends where the prediction begins")

@@ -18,7 +18,8 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from scipy.ndimage import gaussian_filter
 
-from tttvideo.apps import demo, fit
+from helpers.demos import small_demo
+from tttvideo.apps import fit
 from tttvideo.apps.cli import main
 from tttvideo.data.modules import FrameData, TokenData
 from tttvideo.data.tokens import TokenFile, open_tokens
@@ -371,16 +372,30 @@ def test_exported_weights_are_imported_unchanged(work, tmp_path):
 
 @pytest.mark.slow
 def test_demo_does_its_stages_once(work, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(demo, "FRAMES", 60)
-    arguments = ["demo", "--out", str(tmp_path), "--steps", "2", "2"]
+    small_demo(monkeypatch)
+    arguments = ["demo", "--out", str(tmp_path), "--steps", "2", "2", "2"]
     main(arguments)
     first = capsys.readouterr().out
-    assert "already done" not in first and f"{tmp_path}/compare.mp4" in first
+    assert "already done" not in first and f"{tmp_path}/shapes/shapes.png" in first
+    for name in ("shapes/shapes.png", "shapes/shapes.mp4", "world/world.png", "world/world.mp4"):
+        assert (tmp_path / name).stat().st_size
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["shapes"]["quality"]["last frame, repeated"][1:] == [1.0, 1.0]
+    assert numbers["shapes"]["quality"]["empty background"][1:] == [0.0, 0.0]
+    assert set(numbers["world"]["by_age"]) == {"own", "other", "fresh"}
     main(arguments)
-    assert capsys.readouterr().out.count("already done") == 4
-    main([*arguments, "--fresh"])
-    assert "already done" not in capsys.readouterr().out
-    main(["demo", "--video", "clip.mp4", *arguments[1:]])
+    assert capsys.readouterr().out.count("already done") == 6
+
+
+@pytest.mark.slow
+def test_demo_learns_a_video_of_ones_own_and_predicts_its_end(work, capsys, tmp_path):
+    write_video(tmp_path / "own.mp4", bouncing_glyphs(120), 30)
+    out = ["--out", str(tmp_path / "out"), "--steps", "2", "2", "2"]
+    main(["demo", "--video", str(tmp_path / "own.mp4"), *out])
+    shown = capsys.readouterr().out
+    for words in ("frames that were learned", "frames that were never seen", "compare.mp4"):
+        assert words in shown
+    main(["demo", "--video", str(tmp_path / "own.mp4"), *out, "--fresh"])
     assert "already done" not in capsys.readouterr().out
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tttvideo.apps import demo
+from helpers.demos import small_demo
 from tttvideo.apps.cli import main
 from tttvideo.data.video.drawn import bouncing_glyphs
 from tttvideo.data.video.writer import write_video
@@ -17,12 +17,15 @@ QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=
 SHORT = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", *QUIET]
 TINY = ["--tokens", "32", "--heads", "1", "--head-dim", "16", "--repeats", "3"]
 COMPARE = ["--tokens", "256", "256", "--windows", "64", "128", "--seeds", "0", "--jobs", "1"]
+MEMORY = ["--seconds", "0.5", "--seeds", "0", "--seen", "8", "--worlds", "2"]
 SMALLER = {
-    "demo": ["--steps", "2", "2"],
+    "demo": ["--steps", "2", "2", "2"],
     "fit": SHORT,
     "bench": TINY,
     "compare": [*COMPARE, "--mixers", "attention"],
     "prepare recall": ["--size", "300000"],
+    "prepare pan": ["--worlds", "20"],
+    "evaluate memory": [*MEMORY, "--memories", "ttt_linear", "window"],
     "evaluate recall": ["--lengths", "256", "--depths", "2", "--samples", "1"],
 }
 
@@ -35,15 +38,15 @@ def blocks(language):
 def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, capsys):
     """With fewer steps and a shorter drawn video; `./run test` is what runs this."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "FRAMES", 60)
+    small_demo(monkeypatch)
     Path("clips").mkdir()
     for path in ("clip.mp4", "clips/a.mp4"):
-        write_video(Path(path), bouncing_glyphs(60), 30)
+        write_video(Path(path), bouncing_glyphs(120), 30)
     Path("books").mkdir()
     for name in "abcdef":
         Path(f"books/{name}.txt").write_text(f"It was the best of times, wrote {name}. " * 800)
     lines = "".join(blocks("console")).strip().splitlines()
-    assert len(lines) == 22
+    assert len(lines) == 25
     for line in lines:
         run, command, *arguments = shlex.split(line)
         assert run == "./run"

@@ -1,0 +1,1 @@
+"""`tttvideo demo`: train small models of video, and show what they foretell and remember."""

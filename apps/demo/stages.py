@@ -1,0 +1,64 @@
+"""Stages of the demo, which are done once."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tttvideo.apps.commands import invoke
+from tttvideo.files import read_json, write_json
+
+
+class Stages:
+    """Finished stages and their settings, in a file, so that they are not repeated.
+
+    total: the number of stages that are numbered for the user.
+    """
+
+    def __init__(self, path: Path, total: int):
+        self.path, self.total, self.number = path, total, 0
+        self.done: dict[str, Any] = read_json(path, "delete it") if path.is_file() else {}
+
+    def do(self, name: str, settings: Any, title: str, work: Callable[[], None]) -> None:
+        """Do a stage unless it is finished with these settings; all stages after it are repeated.
+
+        title: for the user: the work, and its time on two CPU cores.
+        """
+        finished = self.done.get(name) == settings
+        self.announce(f"{title.splitlines()[0]}: already done" if finished else title)
+        if finished:
+            return
+        names = list(self.done)
+        kept = names[: names.index(name)] if name in names else names
+        self.save({kept_name: self.done[kept_name] for kept_name in kept})
+        work()
+        self.save(self.done | {name: settings})
+
+    def announce(self, title: str) -> None:
+        """Print the title of the next stage."""
+        self.number += 1
+        print(f"\n{self.number} of {self.total}: {title}", flush=True)
+
+    def save(self, done: dict[str, Any]) -> None:
+        self.done = done
+        write_json(self.path, self.done, indent=None)
+
+
+def fit(
+    config: str,
+    out: Path,
+    steps: int,
+    options: Sequence[str],
+    checks: int = 1,
+    patience: int | None = None,
+) -> None:
+    """Train anew by a packaged config, with a number of validations.
+
+    patience: stop after so many without a better one.
+    """
+    shutil.rmtree(out, ignore_errors=True)
+    trainer = ["--trainer.max_steps", str(steps), "--trainer.devices", "1"]
+    trainer += ["--trainer.val_check_interval", str(-(-steps // checks))]
+    if patience:
+        trainer += ["--model.optim.patience", str(patience)]
+    invoke("fit", ["--config", config, "--out", str(out), *options, *trainer])
