@@ -317,20 +317,21 @@ def predict(model, video, out, *options):
     return bits, [frame.image for frame in VideoReader(Path(out, "prediction.mp4"), 64)]
 
 
-def assert_a_saved_state_continues(model, video):
-    """Two halves of a video are read as the whole, if the state of the first is loaded."""
+def assert_a_saved_state_continues(model, video, cut):
+    """Two parts of a video are read as the whole, if the state of the first is loaded."""
     frames = [frame.image for frame in VideoReader(Path(video), 64)]
-    for name, part in (("first", frames[:16]), ("second", frames[16:])):
+    for name, part in (("first", frames[:cut]), ("second", frames[cut:])):
         write_video(Path(f"{name}.mp4"), part, 10, lossless=True)
     bits, ahead = predict(model, video, f"{model}_whole")
-    first, _ = predict(model, "first.mp4", "first", "--context=1.6", f"--save-state={model}.state")
+    options = [f"--context={cut / 10}", f"--save-state={model}.state"]
+    first, _ = predict(model, "first.mp4", "first", *options)
     second, later = predict(model, "second.mp4", "second", f"--load-state={model}.state")
     assert [*first, *second] == bits and np.array_equal(ahead, later)
     assert predict(model, "second.mp4", "anew")[0] != second
 
 
 def test_a_frame_model_continues_from_a_saved_state(work):
-    assert_a_saved_state_continues("whole", "clip.mp4")
+    assert_a_saved_state_continues("whole", "clip.mp4", cut=16)
 
 
 def test_the_futures_of_a_frame_model_differ(work):
@@ -346,7 +347,7 @@ def test_a_model_of_a_panning_camera_predicts_with_estimated_poses(work):
     random = np.random.default_rng(0).uniform(0, 255, (200, 200))
     scene = gaussian_filter(random, 2, mode="wrap")
     scene = ((scene - scene.min()) / np.ptp(scene) * 255).astype(np.uint8)
-    steps = np.array([(0, 0)] + [(2, -1)] * 15 + [(-1, 3)] * 8)
+    steps = np.array([(0, 0)] + [(2, -1)] * 11 + [(-1, 3)] * 12)
     way = np.cumsum(steps, axis=0)
     frames = [scene[y : y + 64, x : x + 64, None].repeat(3, 2) for y, x in 50 + way]
     write_video(Path("pan.mp4"), frames, 10, lossless=True)
@@ -356,7 +357,7 @@ def test_a_model_of_a_panning_camera_predicts_with_estimated_poses(work):
     address = ["--model.frame_model.address.poses=shift", "--model.frame_model.ttt.address=place"]
     data = [*VIDEO_DATA, "--data.train=panned.bin"]
     fit_two_steps("video_frames_tiny", "panned", *data, *SMALL_FRAMES, *address)
-    assert_a_saved_state_continues("panned", "pan.mp4")
+    assert_a_saved_state_continues("panned", "pan.mp4", cut=12)
 
 
 def test_exported_weights_are_imported_unchanged(work, tmp_path):
