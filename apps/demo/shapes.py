@@ -90,9 +90,11 @@ class Shapes:
         images = torch.stack([clip(path) for path in paths])
         choose = Chooser(temperature=0.7, top_p=0.9, seed=0)
         found = continue_clips(model, images, CONTEXT, choose)
-        shown = [x[:SHOWN].numpy() for x in (found.last, found.truth, found.prediction)]
-        draw_clips(self.out / "shapes.png", *shown, fps=30)
-        write_clips(self.out / "shapes.mp4", *(with_context(images, x) for x in shown[1:]), fps=30)
+        shown = (x[:SHOWN].numpy() for x in (found.last, found.truth, found.prediction))
+        last, truth, prediction = shown
+        draw_clips(self.out / "shapes.png", last, truth, prediction, fps=30)
+        videos = with_context(images, truth), with_context(images, prediction)
+        write_clips(self.out / "shapes.mp4", *videos, fps=30)
         quality = clip_quality(found, AHEAD, FIRST)
         return self.text(found, quality), {"clips": len(images), "quality": quality}
 
