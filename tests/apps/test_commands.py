@@ -276,7 +276,7 @@ def test_predict_writes_videos_a_sheet_and_metrics(work, capsys):
     metrics = json.loads((out / "metrics.json").read_text())
     for measure in ("psnr", "ssim"):
         assert {name: len(v) for name, v in metrics[measure].items()} == dict.fromkeys(
-            ("prediction", "copy_last", "tokenizer"), 6
+            ("prediction", "copy_last", "copy_tokenised", "tokenizer"), 6
         )
     assert len(metrics["bits_per_frame"]) == 40
     assert metrics["settings"]["horizon"] == 0.6

@@ -45,8 +45,8 @@ def test_where_there_is_no_terminal_a_run_prints_plain_lines(fit, capsys):
     printed = capsys.readouterr()
     first, *lines, last = printed.err.splitlines()
     assert re.match(
-        r"TTT-Linear, 22.6K parameters; books/train, 3,182 tokens; cpu; state 1.0 KB, room for 16 "
-        r"associations a layer; backend ",
+        r"TTT-Linear, forgetting, 22.6K parameters; books/train, 3,182 tokens; cpu; state 1.0 KB, "
+        r"room for 16 associations a layer; backend ",
         first,
     )
     steps = [line for line in lines if line.startswith("step ") and "/20 loss " in line]

@@ -8,8 +8,9 @@ from .speed import Run
 
 LIMITS = {"float32": (1e-5, 1e-5), "float16": (5e-3, 1e-2), "bfloat16": (5e-3, 1e-2)}
 """Relative RMS error of y, and of a gradient, that our kernels may have."""
-LOOSE = {"float32": (1e-3, 1e-3), "float16": (5e-2, 5e-2), "bfloat16": (5e-2, 5e-2)}
-"""The same for kernels of other projects: do they compute the expected function?"""
+LOOSE = {"float32": (1e-3, 5e-3), "float16": (5e-2, 5e-2), "bfloat16": (5e-2, 5e-2)}
+"""The same for kernels of other projects and for whole layers: do they compute the expected
+function? A gradient of a single number, such as the carry's, is the least exact."""
 BY_TOKEN = ("y", "dq", "dk", "dv", "deta")
 
 
