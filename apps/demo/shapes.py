@@ -22,7 +22,7 @@ CLIPS, HELD_OUT, FRAMES = 600, 128, 80
 CONTEXT = 16  # frames
 FIRST = 16  # predicted frames whose PSNR is averaged
 AHEAD = 16, 48  # predicted frames at which shapes are counted as alive
-SHOWN = 4  # clips of the pictures
+SHOWN = 3  # clips of the pictures
 
 
 class Shapes:
