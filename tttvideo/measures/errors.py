@@ -8,18 +8,20 @@ from .speed import Run
 
 LIMITS = {"float32": (1e-5, 1e-5), "float16": (5e-3, 1e-2), "bfloat16": (5e-3, 1e-2)}
 """Relative RMS error of y, and of a gradient, that our kernels may have."""
-LOOSE = {"float32": (1e-3, 5e-3), "float16": (5e-2, 5e-2), "bfloat16": (5e-2, 5e-2)}
-"""The same for kernels of other projects and for whole layers: do they compute the expected
-function? A gradient of a single number, such as the carry's, is the least exact."""
+LOOSE = {"float32": (1e-3, 1e-3), "float16": (5e-2, 5e-2), "bfloat16": (5e-2, 5e-2)}
+"""The same for kernels of other projects: do they compute the expected function?"""
 BY_TOKEN = ("y", "dq", "dk", "dv", "deta")
 
 
 def results(run: Run) -> dict[str, Tensor]:
-    """y, and unless gradients are off the gradients of a fixed sum of its elements."""
+    """y, and unless gradients are off the gradients of a fixed sum of its elements.
+
+    A parameter that is a single number is left out: its gradient may be near 0 by chance.
+    """
     y = run.call()
     if not torch.is_grad_enabled():
         return {"y": y}
-    leaves = run.leaves
+    leaves = {name: x for name, x in run.leaves.items() if x.numel() > 1}
     generator = torch.Generator(y.device).manual_seed(1)
     dy = torch.randn(y.shape, generator=generator, device=y.device)
     grads = torch.autograd.grad(y, list(leaves.values()), dy.to(y.dtype))
