@@ -1,1 +1,1 @@
-"""`tttvideo demo`: train small models of video, and show what they foretell and remember."""
+"""`tttvideo demo`: train small models of video, and show what they predict and remember."""

@@ -1,4 +1,4 @@
-"""`tttvideo demo`: train small models of video, and show what they foretell and remember."""
+"""`tttvideo demo`: train small models of video, and show what they predict and remember."""
 
 import argparse
 from pathlib import Path

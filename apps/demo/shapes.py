@@ -12,8 +12,10 @@ from tttvideo.apps.commands import invoke
 from tttvideo.apps.show.demo_sheets import draw_clips, write_clips
 from tttvideo.data.video.reader import VideoReader
 from tttvideo.measures.clips import Continued, clip_quality, continue_clips
+from tttvideo.measures.memory import state_swap
 from tttvideo.sampling.choose import Chooser
-from tttvideo.weights.video_checkpoints import load_video_model
+from tttvideo.video.frame_model import FrameModel
+from tttvideo.weights.video_checkpoints import VideoCheckpoint, load_video_model
 
 from .stages import Stages, fit
 
@@ -23,6 +25,7 @@ CONTEXT = 16  # frames
 FIRST = 16  # predicted frames whose PSNR is averaged
 AHEAD = 16, 48  # predicted frames at which shapes are counted as alive
 SHOWN = 3  # clips of the pictures
+SWAPPED = 32, 16  # clips, and frames after the context, whose bits are compared by memory
 
 
 class Shapes:
@@ -96,9 +99,13 @@ class Shapes:
         videos = with_context(images, truth), with_context(images, prediction)
         write_clips(self.out / "shapes.mp4", *videos, fps=30)
         quality = clip_quality(found, AHEAD, FIRST)
-        return self.text(found, quality), {"clips": len(images), "quality": quality}
+        bits = swap(model, images)
+        numbers = {"clips": len(images), "quality": quality, "bits_per_frame": bits}
+        return self.text(found, quality, bits), numbers
 
-    def text(self, found: Continued, quality: dict[str, list[float]]) -> str:
+    def text(
+        self, found: Continued, quality: dict[str, list[float]], bits: dict[str, float]
+    ) -> str:
         head = f"{'PSNR':>28}" + "".join(f"{f'alive at +{n}':>14}" for n in AHEAD)
         rows = [
             f"  {name:<20}{psnr:>6.1f}" + "".join(f"{share:>14.2f}" for share in living)
@@ -113,8 +120,20 @@ class Shapes:
                 "alive: the share of clips whose coloured area is 0.6 to 1.6 times the true one.",
                 head,
                 *rows,
+                f"Bits per frame, by memory: {bits['own']:.1f} with the clip's own, "
+                f"{bits['other']:.1f} with another clip's, {bits['fresh']:.1f} with none.",
             ]
         )
+
+
+def swap(model: VideoCheckpoint, images: Tensor) -> dict[str, float]:
+    """Bits per frame after the context, with three memories; of the first clips."""
+    assert isinstance(model.network, FrameModel)
+    clips, ahead = SWAPPED
+    part = images[:clips, : CONTEXT + ahead]
+    tokens = torch.stack([model.frame_tokenizer.encode(one) for one in part])
+    found = state_swap(model.network, tokens, torch.ones_like(tokens), CONTEXT)
+    return {memory: bits["1"] * tokens.shape[2] for memory, bits in found.items()}
 
 
 def clip(path: Path) -> Tensor:

@@ -76,7 +76,7 @@ class World:
 def walk_back(
     model: VideoCheckpoint, network: FrameModel
 ) -> tuple[list[Memory], np.ndarray, dict[str, float]]:
-    """Two worlds, one walk: what the first one's own memory, and the other's, foretell of it.
+    """Two worlds, one walk: what the first one's own memory, and the other's, predict of it.
 
     Returns the rows of the picture, the cells (F, S, S) that return, and bits per token on these.
     """

@@ -56,7 +56,7 @@ def write_clips(path: Path, truth: np.ndarray, prediction: np.ndarray, fps: floa
 
 @dataclass
 class Memory:
-    """What one state of the memory foretells of a world."""
+    """What the model predicts of a world with one memory."""
 
     name: str
     colour: str

@@ -383,6 +383,7 @@ def test_demo_does_its_stages_once(work, monkeypatch, capsys, tmp_path):
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert numbers["shapes"]["quality"]["last frame, repeated"][1:] == [1.0, 1.0]
     assert numbers["shapes"]["quality"]["empty background"][1:] == [0.0, 0.0]
+    assert set(numbers["shapes"]["bits_per_frame"]) == {"own", "other", "fresh"}
     assert set(numbers["world"]["by_age"]) == {"own", "other", "fresh"}
     main(arguments)
     assert capsys.readouterr().out.count("already done") == 6
