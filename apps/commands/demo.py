@@ -8,7 +8,7 @@ from .options import Parser, check_folder, check_video
 
 PROGRAM = "tttvideo.apps.demo.program:run"
 FEWEST = 96  # frames: windows to learn from and to check with, and the end
-STEPS = 5000, 2300, 400
+STEPS = 4500, 3000, 400
 
 
 def parser() -> argparse.ArgumentParser:

@@ -15,11 +15,12 @@ from torch import Tensor
 from tttvideo.states import stack, tree_map, unstack
 from tttvideo.video.conditions import Conditions
 from tttvideo.video.frame_model import FrameModel, FrameModelConfig, FrameModelState
+from tttvideo.video.shared_digits import share_digits
 from tttvideo.weights.video_checkpoints import VideoCheckpoint, video_description
 
 from .lanes import Lanes, by_structure, noisy
 from .outer_loop import OptimConfig, OuterLoop
-from .tokens import TokenHeader, embed_codes, matching_frame_tokenizer, set_inner_lr
+from .tokens import TokenHeader, matching_frame_tokenizer, set_inner_lr
 
 
 class VideoModel(OuterLoop):
@@ -54,7 +55,7 @@ class VideoModel(OuterLoop):
         self.noise = noise
         self.frame_model = FrameModel(fitted(frame_model, header))
         self.frame_tokenizer = matching_frame_tokenizer(frame_tokenizer, header)
-        embed_codes(self.frame_model.tables(), self.frame_tokenizer)
+        share_digits(self.frame_model.tables(), self.frame_tokenizer.levels)
         self.lanes = Lanes(self.frame_model)
         self.trained = {"frames": 0, "window": 0, "steps": 0}
 

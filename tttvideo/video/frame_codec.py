@@ -32,6 +32,11 @@ class FrameCodec(nn.Module):
         """Codes (V, channels) of all tokens: tokens of near codes look alike."""
         raise NotImplementedError
 
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Values of each digit of a token; their product is the vocabulary."""
+        raise NotImplementedError
+
     def fingerprint(self) -> str:
         """A short hash of config and weights: only the same codec can decode its tokens."""
         digest = hashlib.sha256(repr(self.config).encode())

@@ -41,9 +41,9 @@ class HeadBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, mlp_width: int, norm_eps: float):
         super().__init__()
-        self.attention_norm = nn.RMSNorm(width, norm_eps)
+        self.attention_norm = nn.LayerNorm(width, norm_eps, bias=False)
         self.attention = FrameAttention(width, heads)
-        self.mlp_norm = nn.RMSNorm(width, norm_eps)
+        self.mlp_norm = nn.LayerNorm(width, norm_eps, bias=False)
         self.mlp = SwiGLU(width, mlp_width)
 
     def forward(self, h: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tensor:
@@ -77,12 +77,12 @@ class FrameHead(nn.Module):
         self.embedding = nn.Embedding(vocab_size + 1, width)
         self.near_embedding = nn.Embedding(vocab_size + 1, width // 4)
         self.near = nn.Linear(len(NEAR) * (width // 4), width, bias=False)
-        self.made_norm = nn.RMSNorm(width, norm_eps)
+        self.made_norm = nn.LayerNorm(width, norm_eps, bias=False)
         sizes = width, heads, mlp_width, norm_eps
         self.blocks = cast(
             Sequence[HeadBlock], nn.ModuleList(HeadBlock(*sizes) for _ in range(config.depth))
         )
-        self.norm = nn.RMSNorm(width, norm_eps)
+        self.norm = nn.LayerNorm(width, norm_eps, bias=False)
         self.out = nn.Linear(width, vocab_size, bias=False)
         self.copy = nn.Linear(width, 1) if config.copy_last else None
 

@@ -46,14 +46,16 @@ class FrameModelSizes:
     mlp_width: int = 352
     """Hidden features of each SwiGLU; 0: none, except in the head."""
     norm_eps: float = 1e-6
-    """Epsilon of the RMSNorms."""
+    """Epsilon of the LayerNorms."""
     window_frames: int = 2
     """Last frames whose 3 x 3 tokens around each token are its input; 0: the token alone."""
     in_frame: bool = True
     """Attention between all tokens of a frame, in every block."""
     mixer: MixerName | None = "ttt"
-    """The memory of every block; null: none, so that the model sees its window alone. The configs
-    of the other mixers are ignored."""
+    """The memory; null: none, so that the model sees its window alone. The configs of the other
+    mixers are ignored."""
+    first_mixer: int = 0
+    """The first block with a mixer; all after it have one too."""
     address: AddressConfig = field(default_factory=AddressConfig)
     """Poses, by which a memory can be addressed."""
     conditions: ConditionsConfig = field(default_factory=ConditionsConfig)
@@ -111,14 +113,15 @@ class FrameModelState:
 class FrameBlock(nn.Module):
     """h + attention(norm(h)) in the frame; h + mixer(norm(h)); h + mlp(norm(h))."""
 
-    def __init__(self, config: FrameModelConfig):
+    def __init__(self, config: FrameModelConfig, place: int):
         super().__init__()
-        width, eps, entry = config.width, config.norm_eps, config.entry
-        self.attention_norm = nn.RMSNorm(width, eps) if config.in_frame else None
+        width, eps = config.width, config.norm_eps
+        entry = config.entry if place >= config.first_mixer else None
+        self.attention_norm = nn.LayerNorm(width, eps, bias=False) if config.in_frame else None
         self.attention = FrameAttention(width, config.heads) if config.in_frame else None
-        self.mixer_norm = nn.RMSNorm(width, eps) if entry else None
+        self.mixer_norm = nn.LayerNorm(width, eps, bias=False) if entry else None
         self.mixer = entry.mixer(width, config.heads, config.own, config.grid) if entry else None
-        self.mlp_norm = nn.RMSNorm(width, eps) if config.mlp_width else None
+        self.mlp_norm = nn.LayerNorm(width, eps, bias=False) if config.mlp_width else None
         self.mlp = SwiGLU(width, config.mlp_width) if config.mlp_width else None
 
     def init_state(self, batch: int) -> Any:
@@ -146,6 +149,11 @@ class FrameModel(nn.Module):
             value = getattr(config, name)
             if value < least:
                 raise ValueError(f"model.{name} is {value}; it must be {least} or more")
+        if not 0 <= config.first_mixer < config.depth:
+            raise ValueError(
+                f"model.first_mixer is {config.first_mixer}; it must be from 0 to depth - 1, "
+                f"{config.depth - 1}"
+            )
         check_addresses(config)
         self.config = config
         width, grid = config.width, config.grid
@@ -156,9 +164,9 @@ class FrameModel(nn.Module):
         self.address = None
         if config.address.poses != "none":
             self.address = PlaceAddress(config.address, width, grid)
-        blocks = nn.ModuleList(FrameBlock(config) for _ in range(config.depth))
+        blocks = nn.ModuleList(FrameBlock(config, place) for place in range(config.depth))
         self.blocks = cast(Sequence[FrameBlock], blocks)
-        self.norm = nn.RMSNorm(width, config.norm_eps)
+        self.norm = nn.LayerNorm(width, config.norm_eps, bias=False)
         sizes = width, config.heads, config.mlp_width or 2 * width
         self.head = FrameHead(config.head, config.vocab_size, *sizes, grid, config.norm_eps)
         as_input = config.address.as_input
@@ -171,12 +179,11 @@ class FrameModel(nn.Module):
         if config.window_frames:
             self.window = PastFrames(config.vocab_size, width, grid, config.window_frames)
 
-    def tables(self) -> list[Tensor]:
-        """Tables with a row for each token, and perhaps one more: embeddings, and the output."""
+    def tables(self) -> list[nn.Module]:
+        """Parts whose weight has a row for each token, and perhaps one more."""
         head = self.head
-        tables = [part.weight for part in (self.embedding, head.embedding, head.near_embedding)]
-        windows = [self.window.embedding.weight] if self.window else []
-        return [*tables, head.out.weight, *windows]
+        tables = [self.embedding, head.embedding, head.near_embedding, head.out]
+        return [*tables, self.window.embedding] if self.window else tables
 
     def init_state(self, batch: int) -> FrameModelState:
         blocks = tuple(block.init_state(batch) for block in self.blocks)

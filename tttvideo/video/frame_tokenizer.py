@@ -185,3 +185,7 @@ class FrameTokenizer(FrameCodec):
         return self.fsq.to_codes(
             torch.arange(self.config.vocab_size, device=self.fsq.counts.device)
         )
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        return self.config.levels

@@ -64,6 +64,10 @@ class PaletteTokenizer(FrameCodec):
         """Codes (V, 0): no two colours are alike."""
         return torch.empty(self.config.colours, 0, device=self.palette.device)
 
+    @property
+    def levels(self) -> tuple[int, ...]:
+        return (self.config.colours,)
+
 
 def distinct_colours(count: int) -> Tensor:
     """Colours (count, 3) uint8 around the colour circle, from bright to dark by turns."""

@@ -14,6 +14,7 @@ from tttvideo.video.conditions import ConditionsConfig
 from tttvideo.video.frame_codec import FrameCodec
 from tttvideo.video.frame_head import HeadConfig
 from tttvideo.video.frame_model import FrameModel, FrameModelConfig
+from tttvideo.video.shared_digits import fold_digits, share_digits
 
 from .checkpoints import (
     check_finite,
@@ -71,7 +72,9 @@ def load_video_model(path: str | Path) -> VideoCheckpoint:
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} was written by another version: {error}") from error
     load_weights(frames, weights, "frame_tokenizer.", path)
+    share_digits(network.tables(), frames.levels)
     load_weights(network, weights, "frame_model.", path)
+    fold_digits(network.tables(), frames.levels)
     check_finite(network, path)
     return VideoCheckpoint(network, *facts)
 
