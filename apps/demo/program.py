@@ -12,7 +12,7 @@ from .stages import Stages
 from .world import World
 
 
-SECONDS = 0.023, 0.11, 0.09  # of a training step of the models, about, on two CPU cores
+SECONDS = 0.026, 0.135, 0.09  # of a training step of the models, about, on two CPU cores
 
 
 def run(options: argparse.Namespace) -> None:
