@@ -36,6 +36,15 @@ def test_any_cut_of_the_frames_gives_the_same_vectors_and_state(mixer):
     assert_same_state(state, last)
 
 
+def test_blocks_before_the_first_mixer_have_none():
+    model, frames = small_frames(depth=3, first_mixer=2), random_frames(1, 2)
+    assert [block.mixer is None for block in model.blocks] == [True, True, False]
+    assert model(frames)[1].blocks[:2] == (None, None)
+    for first in (-1, 3):
+        with pytest.raises(ValueError, match=f"first_mixer is {first}; it must be from 0 to 2"):
+            small_frames(depth=3, first_mixer=first)
+
+
 @torch.no_grad()
 def test_a_frame_is_read_as_a_whole_and_changes_nothing_before_it():
     model, frames = small_frames(), random_frames(1, 4)

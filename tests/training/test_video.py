@@ -18,8 +18,13 @@ from tttvideo.training.video import VideoModel
 from tttvideo.video.address import AddressConfig
 from tttvideo.video.conditions import Conditions, ConditionsConfig
 from tttvideo.video.frame_model import FrameModelConfig
+from tttvideo.video.frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
 from tttvideo.video.palette import PaletteConfig, PaletteTokenizer
-from tttvideo.weights.checkpoints import save_palette, save_torch_file
+from tttvideo.weights.checkpoints import (
+    frame_tokenizer_about,
+    save_palette,
+    save_torch_file,
+)
 from tttvideo.weights.video_checkpoints import load_video_model
 
 
@@ -122,6 +127,27 @@ def test_a_checkpoint_keeps_the_model_and_the_lanes(model, tmp_path):
     assert torch.equal(loaded.network(frames[:, :3], None, known)[0], wanted)
     assert loaded.trained == {"frames": 6, "window": 3, "steps": 1}
     assert loaded.frame_tokenizer.fingerprint() == HEADER.tokenizer
+
+
+def test_tables_that_share_digits_are_plain_in_a_loaded_model(tmp_path):
+    codec = FrameTokenizer(FrameTokenizerConfig(size=16, width=8, blocks=1, hidden=8))
+    weights = {f"tokenizer.{name}": w for name, w in codec.state_dict().items()}
+    about = frame_tokenizer_about(codec.config)
+    save_torch_file({"tttvideo": about, "state_dict": weights}, tmp_path / "codec.ckpt")
+    header = Header("video", codec.fingerprint(), vocab_size=1000, grid=(2, 2))
+    config = FrameModelConfig(width=16, depth=2, heads=2, mlp_width=24, first_mixer=1)
+    module = VideoModel(config, header, str(tmp_path / "codec.ckpt"))
+    checkpoint = {"global_step": 1, "state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    save_torch_file(checkpoint, tmp_path / "last.ckpt")
+    loaded = load_video_model(tmp_path / "last.ckpt").network
+    assert not any("shared" in name for name, _ in loaded.named_parameters())
+    assert any("shared" in name for name, _ in module.frame_model.named_parameters())
+    frames = torch.randint(1000, (2, 3, 4))
+    wanted, _ = module.frame_model(frames)
+    assert torch.equal(loaded(frames)[0], wanted)
+    heads = (x.head(wanted[0], frames[0], frames[0]) for x in (loaded, module.frame_model))
+    assert torch.equal(*heads)
 
 
 def test_noise_replaces_at_most_its_share_of_each_window():

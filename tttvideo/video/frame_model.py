@@ -151,8 +151,8 @@ class FrameModel(nn.Module):
                 raise ValueError(f"model.{name} is {value}; it must be {least} or more")
         if not 0 <= config.first_mixer < config.depth:
             raise ValueError(
-                f"model.first_mixer is {config.first_mixer}; it must be from 0 to depth - 1, "
-                f"{config.depth - 1}"
+                f"model.first_mixer is {config.first_mixer}; it must be from 0 to "
+                f"{config.depth - 1}, below model.depth"
             )
         check_addresses(config)
         self.config = config
