@@ -8,7 +8,7 @@ from .options import Parser, check_folder, check_video
 
 PROGRAM = "tttvideo.apps.demo.program:run"
 FEWEST = 96  # frames: windows to learn from and to check with, and the end
-STEPS = 4500, 2500, 400
+STEPS = 4000, 2300, 400
 
 
 def parser() -> argparse.ArgumentParser:
