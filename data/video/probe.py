@@ -204,6 +204,6 @@ def damaged(info: VideoInfo, good: int, reason: str) -> VideoError:
 
 
 def one_line(error: Exception) -> str:
-    """The first line of an error's message, without the place in FFmpeg's source."""
+    """The first line of an error's message, without decord's place in its source and name of the file."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return re.sub(r"^(\[[\d:]+\] \S+: )+", "", text.strip().splitlines()[0])
+    return re.sub(r"^(\[[\d:]+\] \S+: )+(\[[^]]*\] )?", "", text.strip().splitlines()[0])

@@ -2,7 +2,7 @@
 
 decord reads the files that it is known to read exactly: its frame order is right only for a
 container with a true index, it repeats frames that an edit list hides, and it cannot open AV1. PyAV
-reads all others. While decord reads, PyAV decodes the same file without making pictures and checks
+reads all others, and those that decord refuses or counts otherwise. While decord reads, PyAV decodes the same file without making pictures and checks
 every frame, because decord returns concealed damage as a picture. Both resize bilinearly with
 FFmpeg's scaler: they agree to 40 dB or more, and exactly when nothing is resized.
 """
@@ -75,6 +75,8 @@ class VideoReader:
         self.index = read_index(self.info)
         self.width, self.height = scaled_size(self.info, size)
         obstacle = decord_obstacle(self.info, self.index, self.decord_bytes())
+        if backend != "pyav":
+            obstacle = obstacle or self.refusal()
         if backend == "decord" and obstacle:
             raise VideoError(f"{path}: decord cannot serve: {obstacle}; use backend='auto'")
         self.backend = "pyav" if obstacle or backend == "pyav" else "decord"
@@ -86,12 +88,12 @@ class VideoReader:
             yield Frame(crop(image, self.size), time)
 
     def decord_images(self) -> Iterator[tuple[np.ndarray, float]]:
-        reader = open_decord(self.info.path, self.width, self.height, len(self.index.times))
+        images = decord_frames(self.info.path, self.width, self.height)
         # the loop filter changes pixels only, and those of PyAV are not used here
         checked = checked_frames(self.info, self.expected(), skip_loop_filter="all")
         for good, (time, _) in enumerate(zip(self.index.times, checked, strict=True)):
             try:
-                image = unpadded(reader.next().asnumpy(), self.width)
+                image = unpadded(next(images), self.width)
             except Exception as error:  # decord's own errors have no common base
                 raise VideoError(
                     f"{self.info.path} is damaged: decord stops after {good} frames "
@@ -113,6 +115,16 @@ class VideoReader:
         """The number of frames that must come; 0 if packets do not show it (fields; VP8)."""
         counted = self.info.codec in COUNTED_CODECS and not self.info.interlaced
         return len(self.index.times) if counted else 0
+
+    def refusal(self) -> str:
+        """Why decord does not open this file, or counts other frames than the index; or nothing."""
+        try:
+            count = len(open_decord(self.info.path, self.width, self.height))
+        except Exception as error:  # decord's own errors have no common base
+            return f"decord cannot open it ({one_line(error)})"
+        expected = len(self.index.times)
+        same = count == expected
+        return "" if same else f"decord counts {count} frames, and {expected} can be shown"
 
     def decord_bytes(self) -> int:
         """Bytes that decord may hold when the caller pauses: the file, and all decoded frames."""
@@ -140,29 +152,25 @@ def decord_obstacle(info: VideoInfo, index: Index, held: int) -> str:
     return next((text for text, holds in obstacles.items() if holds), "")
 
 
-def open_decord(path: Path, width: int, height: int, expected: int) -> Any:
+def open_decord(path: Path, width: int, height: int) -> Any:
     """A decord reader that repeats no frame in place of a bad one."""
     import decord
 
     decord.logging.set_level(decord.logging.FATAL)  # an exception has the message
-    try:
-        reader = decord.VideoReader(
-            os.path.abspath(path),
-            width=width,  # always both: else it holds frames of full size
-            height=height,
-            num_threads=1,
-            fault_tol="0.000000001",  # a share of the frames; 1 would allow one, and 0 any number
-        )
-    except Exception as error:  # decord's own errors have no common base
-        raise VideoError(
-            f"{path}: decord cannot open it ({one_line(error)}); use backend='pyav'"
-        ) from error
-    if len(reader) != expected:
-        raise VideoError(
-            f"{path}: decord counts {len(reader)} frames, and {expected} can be shown; "
-            "use backend='pyav'"
-        )
-    return reader
+    return decord.VideoReader(
+        os.path.abspath(path),
+        width=width,  # always both: else it holds frames of full size
+        height=height,
+        num_threads=1,
+        fault_tol="0.000000001",  # a share of the frames; 1 would allow one, and 0 any number
+    )
+
+
+def decord_frames(path: Path, width: int, height: int) -> Iterator[np.ndarray]:
+    """Images as decord gives them; it raises at the end of the file, and at damage before it."""
+    reader = open_decord(path, width, height)
+    while True:
+        yield reader.next().asnumpy()
 
 
 def unpadded(image: np.ndarray, width: int) -> np.ndarray:
