@@ -2,9 +2,13 @@
 
 decord reads the files that it is known to read exactly: its frame order is right only for a
 container with a true index, it repeats frames that an edit list hides, and it cannot open AV1. PyAV
-reads all others, and those that decord refuses or counts otherwise. While decord reads, PyAV decodes the same file without making pictures and checks
-every frame, because decord returns concealed damage as a picture. Both resize bilinearly with
-FFmpeg's scaler: they agree to 40 dB or more, and exactly when nothing is resized.
+reads all others, and those that decord refuses or counts otherwise. While decord reads, PyAV
+decodes the same file without making pictures and checks every frame, because decord returns
+concealed damage as a picture. Both resize bilinearly with FFmpeg's scaler: they agree to 40 dB or
+more, and exactly when nothing is resized.
+
+A frame's time is its place in the sorted stamps of the packets. A decoder's own stamp is wrong
+where a container keeps the order of decoding only (AVI).
 """
 
 import math
@@ -16,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from av import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from .probe import (
@@ -41,7 +46,7 @@ class Frame(NamedTuple):
     image: np.ndarray
     """uint8 (size, size, 3), RGB"""
     time: float
-    """seconds since the first frame, by the file's own time stamps"""
+    """seconds since the first frame, by the file's time stamps; above that of the frame before"""
 
 
 def stack_images(frames: Iterable[Frame], count: int) -> Iterator[np.ndarray]:
@@ -104,12 +109,16 @@ class VideoReader:
     def pyav_images(self) -> Iterator[tuple[np.ndarray, float]]:
         upright = self.info.turn[0] != 0
         width, height = (self.width, self.height) if upright else (self.height, self.width)
-        scaler, start = VideoReformatter(), None
-        for n, frame in enumerate(checked_frames(self.info, self.expected())):
-            time = n / (self.info.fps or 1.0) if frame.time is None else frame.time
-            start = time if start is None else start
+        scaler = VideoReformatter()
+        for frame, time in self.timed(checked_frames(self.info, self.expected())):
             image = scaler.reformat(frame, width, height, "rgb24", interpolation="BILINEAR")
-            yield turn_image(image.to_ndarray(), self.info.turn), time - start
+            yield turn_image(image.to_ndarray(), self.info.turn), time
+
+    def timed(self, frames: Iterator[VideoFrame]) -> Iterator[tuple[VideoFrame, float]]:
+        """Frames with their seconds; their own stamps serve where packets do not count frames."""
+        if self.expected():
+            return zip(frames, self.index.times.tolist(), strict=True)
+        return own_times(frames, 1 / (self.info.fps or 1.0))
 
     def expected(self) -> int:
         """The number of frames that must come; 0 if packets do not show it (fields; VP8)."""
@@ -171,6 +180,16 @@ def decord_frames(path: Path, width: int, height: int) -> Iterator[np.ndarray]:
     reader = open_decord(path, width, height)
     while True:
         yield reader.next().asnumpy()
+
+
+def own_times(frames: Iterator[VideoFrame], step: float) -> Iterator[tuple[VideoFrame, float]]:
+    """Frames with the seconds of their stamps; `step` after the last where those do not rise."""
+    start, last = None, -step
+    for frame in frames:
+        start = frame.time or 0.0 if start is None else start
+        own = last if frame.time is None else frame.time - start
+        last = own if own > last else last + step
+        yield frame, last
 
 
 def unpadded(image: np.ndarray, width: int) -> np.ndarray:

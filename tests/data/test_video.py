@@ -4,6 +4,7 @@ A test's video counts its frames: twelve tiles of each picture are the bits of i
 """
 
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -234,6 +235,60 @@ def test_times_are_the_time_stamps_from_the_first_frame_on(tmp_path, backend):
     assert read == pytest.approx([float((time - 900) * TICK) for time in times], abs=1e-6)
 
 
+CONTAINERS = [
+    pytest.param("a.avi", {"bf": "2"}, id="avi-b-frames"),  # stamps in the order of decoding
+    pytest.param("a.avi", {"bf": "2", "codec": "mpeg4"}, id="avi-mpeg4"),
+    pytest.param("a.ts", {"bf": "2"}, id="mpeg-ts"),
+    pytest.param("a.flv", {"bf": "2"}, id="flv"),
+    pytest.param("a.h264", {}, id="no-stamps"),
+    pytest.param("a.mkv", {"bf": "2", "rate": 2500}, id="shared-stamps"),  # whole milliseconds
+]
+
+
+@pytest.mark.parametrize(("name", "options"), CONTAINERS)
+def test_times_rise_by_the_frame_rate_in_every_container(tmp_path, name, options):
+    path = make(tmp_path / name, **{"rate": 25, **options})
+    reader = VideoReader(path, SIZE)
+    times = [frame.time for frame in reader]
+    assert times == pytest.approx([n / reader.info.fps for n in range(40)], abs=2e-3)
+    assert (np.diff(times) > 0).all()
+
+
+def test_times_rise_where_packets_may_hold_a_field(tmp_path):
+    path = make(tmp_path / "a.avi", **{"bf": "2", "x264-params": "tff=1"})
+    times = [frame.time for frame in VideoReader(path, SIZE)]
+    assert len(times) == 40 and (np.diff(times) > 0).all()
+
+
+LATE = ["a.mp4", "a.mov", "a.mkv", "a.flv", "a.ts"]
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_a_picture_that_begins_late_is_read_from_zero(tmp_path, name):
+    path = make(tmp_path / name, times=[13500 + 300 * n for n in range(40)])
+    times = [frame.time for frame in VideoReader(path, SIZE)]
+    assert times == pytest.approx([n / 30 for n in range(40)], abs=2e-3)
+
+
+def test_a_transport_stream_whose_clock_wraps_is_read(tmp_path):
+    wrap = 2**33 // 10  # in TICKs: a stamp has 33 bits and counts 1 / 90,000 s
+    path = make(tmp_path / "a.ts", times=[wrap - 9000 + 300 * n for n in range(80)], count=80)
+    read = list(VideoReader(path, SIZE))
+    assert [number_of(frame.image) for frame in read] == list(range(80))
+    assert [frame.time for frame in read] == pytest.approx([n / 30 for n in range(80)], abs=1e-3)
+
+
+def test_a_fragment_of_an_mp4_is_read_alone(tmp_path):
+    fragments = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    path = make(tmp_path / "a.mp4", g="20", bf="0", sc_threshold="0", container=fragments)
+    data = path.read_bytes()
+    first, second = (at.start() - 4 for at in list(re.finditer(b"moof", data))[:2])
+    path.write_bytes(data[:first] + data[second:])
+    read = list(VideoReader(path, SIZE))
+    assert [number_of(frame.image) for frame in read] == list(range(20, 40))
+    assert [frame.time for frame in read] == pytest.approx([n / 30 for n in range(20)], abs=1e-3)
+
+
 # --- pixels
 
 
@@ -361,6 +416,16 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path, name, share):
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(VideoError, match="cut short|cannot be read|no frame that can"):
         list(VideoReader(path, SIZE))
+
+
+@pytest.mark.parametrize("left", [1, 20, 35])
+def test_a_file_that_begins_late_and_was_cut_short_is_refused(tmp_path, left):
+    times = [13500 + 300 * n for n in range(40)]
+    path = make(tmp_path / "a.mp4", times=times, container={"movflags": "faststart"})
+    end, _ = packets(path)[left]
+    path.write_bytes(path.read_bytes()[:end])
+    with pytest.raises(VideoError, match=f"is cut short .* it has {left} frames of the 40"):
+        VideoReader(path, SIZE)
 
 
 DAMAGE = {"decord": r"damaged( after|: decord stops after) \d+", "pyav": r"damaged after \d+ good"}
