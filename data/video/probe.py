@@ -20,6 +20,7 @@ from av.stream import Disposition
 
 COUNTED_CODECS = ("h264", "hevc", "vp9", "av1")  # a packet shows one frame, unless it holds a field
 TEXT_ART = ("tty", "bin", "xbin", "adf", "idf")  # FFmpeg would draw any text as a picture
+CLOCK = 10  # times the guessed rate: an average above that is no rate of frames
 SLACK = 0.1  # seconds by which a file may be shorter than it declares
 
 Turn = tuple[int, int, int, int]
@@ -79,7 +80,7 @@ def probe(path: str | os.PathLike) -> VideoInfo:
             codec=stream.codec_context.codec.canonical_name,
             width=width,
             height=height,
-            fps=float(stream.average_rate or stream.guessed_rate or 0),
+            fps=declared_rate(stream),
             frames=stream.frames,
             turn=turn,
             interlaced=first.interlaced_frame,
@@ -181,6 +182,15 @@ def turn_of(path: str | os.PathLike, frame: av.VideoFrame) -> Turn:
         angle = round(math.degrees(math.atan2(entries[1], entries[0])))
         raise VideoError(f"{path} is shown turned by {angle} degrees; re-encode it upright")
     return a, b, c, d
+
+
+def declared_rate(stream: Any) -> float:
+    """Frames per second on average; 0.0 if the file does not declare it.
+
+    The average of raw DV, and of an AVI with empty packets, is the tick of a clock (60,000).
+    """
+    average, guessed = float(stream.average_rate or 0), float(stream.guessed_rate or 0)
+    return guessed if not average or average > CLOCK * guessed > 0 else average
 
 
 def declared_end(container: Any, stream: Any) -> float:

@@ -358,6 +358,28 @@ def test_frames_are_read_in_the_orientation_in_which_they_are_shown(tmp_path, na
         assert len(back) == 3 and all((frame == shown).all() for frame in back), backend
 
 
+@pytest.mark.parametrize(
+    ("standard", "rate"), [("ntsc", Fraction(30000, 1001)), ("pal", Fraction(25))]
+)
+def test_the_rate_of_raw_dv_is_not_that_of_its_clock(tmp_path, standard, rate):
+    height, pixels = {"ntsc": (480, "yuv411p"), "pal": (576, "yuv420p")}[standard]
+    with av.open(str(tmp_path / "a.dv"), "w") as container:
+        stream = container.add_stream("dvvideo", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 720, height, pixels
+        for image in noise(3, height, 720):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+    reader = VideoReader(tmp_path / "a.dv", SIZE)
+    assert reader.info.fps == pytest.approx(float(rate))
+    assert [frame.time for frame in reader] == pytest.approx([n / rate for n in range(3)])
+
+
+@pytest.mark.parametrize("rate", [Fraction(1, 300), 240, 2400])
+def test_an_unusual_rate_that_frames_have_is_believed(tmp_path, rate):
+    reader = VideoReader(make(tmp_path / "a.mp4", rate=rate), SIZE)
+    assert reader.info.fps == pytest.approx(float(rate))
+    assert [frame.time for frame in reader] == pytest.approx([n / float(rate) for n in range(40)])
+
+
 def test_a_turned_file_declares_the_shown_size(tmp_path):
     info = probe(turn(make(tmp_path / "a.mp4", count=2), 0, 1, -1, 0))
     assert (info.width, info.height) == (HEIGHT, WIDTH)
