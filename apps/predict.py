@@ -104,7 +104,7 @@ def continue_video(model: VideoCheckpoint, options: argparse.Namespace) -> Predi
         "fps": fps,
         "context_frames": known,
         "horizon_frames": ahead,
-        "reader": source.backend,
+        "reader": f"{source.backend}: {source.reason}",
     }
     return report
 

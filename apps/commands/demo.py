@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .options import Parser, check_folder, check_video
+from .options import Parser, check_folder, check_rate
 
 
 PROGRAM = "tttvideo.apps.demo.program:run"
@@ -38,7 +38,7 @@ def check(options: argparse.Namespace) -> None:
     if options.out:
         check_folder(options.out)
     if options.video:
-        check_video(options.video)
+        check_rate(options.video)
         check_length(options.video)
 
 

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -101,14 +102,25 @@ def check_output(path: str, option: str = "out", suffix: str = "") -> None:
     check_folder(str(Path(path).parent), option)
 
 
-def check_video(path: str | Path, horizon: float | None = None) -> None:
+def check_video(path: str | Path) -> float:
     """Refuse a file that is missing, empty, no video, or damaged in its first frame.
 
-    horizon: seconds to predict; less than a frame of the video is refused too.
+    Returns its frames per second; 0.0 if it does not declare them.
     """
-    from tttvideo.data.video.horizon import horizon_frames  # NumPy and PyAV take longer to import
-    from tttvideo.data.video.probe import probe  # than --help may take
+    from tttvideo.data.video.probe import probe  # PyAV takes longer to import than --help may take
 
-    fps = probe(path).fps
-    if horizon is not None and fps:
-        horizon_frames(horizon, fps)
+    return probe(path).fps
+
+
+def check_rate(path: str | Path) -> float:
+    """`check_video` for a video at whose rate others will be written."""
+    from tttvideo.data.video.writer import FASTEST, SLOWEST, writable
+
+    fps = check_video(path)
+    if fps and not writable(fps):
+        raise ValueError(
+            f"{path} has {fps:.4g} frames per second, and videos are written at {SLOWEST} to "
+            f"{FASTEST}; give it another rate: ffmpeg -i {shlex.quote(str(path))} "
+            "-vf 'setpts=N/(25*TB)' -r 25 NEW.mp4"
+        )
+    return fps

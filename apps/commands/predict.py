@@ -8,8 +8,8 @@ from .options import (
     check_checkpoint,
     check_folder,
     check_output,
+    check_rate,
     check_sampling,
-    check_video,
     refuse_unless,
 )
 
@@ -58,4 +58,12 @@ def check(options: argparse.Namespace) -> None:
         check_output(options.save_state, "save-state")
     check_folder(options.out)
     check_checkpoint(options.checkpoint)
-    check_video(options.video, options.horizon)
+    check_horizon(options.horizon, check_rate(options.video))
+
+
+def check_horizon(horizon: float, fps: float) -> None:
+    """Refuse a horizon, in seconds, that is less than a frame of the video."""
+    from tttvideo.data.video.horizon import horizon_frames  # imports NumPy
+
+    if fps:
+        horizon_frames(horizon, fps)

@@ -3,7 +3,7 @@
 import argparse
 import math
 
-from .options import Parser, check_checkpoint, check_output, check_video, refuse_unless
+from .options import Parser, check_checkpoint, check_output, check_rate, refuse_unless
 
 
 PROGRAM = "tttvideo.apps.prepare.video:run"
@@ -49,4 +49,4 @@ def check_videos(inputs: list[str]) -> None:
     from tttvideo.data.inputs import VIDEO_SUFFIXES, find_files
 
     for path in find_files(inputs, VIDEO_SUFFIXES):
-        check_video(path)
+        check_rate(path)

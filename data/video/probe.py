@@ -20,6 +20,7 @@ from av.stream import Disposition
 
 COUNTED_CODECS = ("h264", "hevc", "vp9", "av1")  # a packet shows one frame, unless it holds a field
 TEXT_ART = ("tty", "bin", "xbin", "adf", "idf")  # FFmpeg would draw any text as a picture
+CLOCK = 10  # times the guessed rate: an average above that is no rate of frames
 SLACK = 0.1  # seconds by which a file may be shorter than it declares
 
 Turn = tuple[int, int, int, int]
@@ -79,7 +80,7 @@ def probe(path: str | os.PathLike) -> VideoInfo:
             codec=stream.codec_context.codec.canonical_name,
             width=width,
             height=height,
-            fps=float(stream.average_rate or stream.guessed_rate or 0),
+            fps=declared_rate(stream),
             frames=stream.frames,
             turn=turn,
             interlaced=first.interlaced_frame,
@@ -89,7 +90,7 @@ def probe(path: str | os.PathLike) -> VideoInfo:
 
 def read_index(info: VideoInfo) -> Index:
     """Read all packets. Raises VideoError for a file that was cut short."""
-    stamps, unstamped, hidden, end = array("q"), 0, 0, 0
+    stamps, unstamped, hidden, end = array("q"), 0, 0, -math.inf
     with open_video(info.path) as (container, stream):
         for packet in container.demux(stream):
             if packet.is_corrupt:
@@ -102,7 +103,7 @@ def read_index(info: VideoInfo) -> Index:
                 end = max(end, stamps[-1] + (packet.duration or 0))
         ticks = np.sort(np.frombuffer(stamps, dtype=np.int64))
         tick = float(stream.time_base)
-        declared = declared_length(container, stream)
+        declared = declared_end(container, stream)
     if declared - end * tick > max(SLACK, 3 / (info.fps or 1.0)):
         raise cut_short(info, len(stamps) + hidden)
     distinct = not unstamped and bool((np.diff(ticks) > 0).all())
@@ -157,6 +158,8 @@ def checked_frames(info: VideoInfo, expected: int, **options: str) -> Iterator[a
                 shape = shape or (frame.width, frame.height)
                 if frame.is_corrupt:
                     raise damaged(info, good, "the next one does not decode cleanly")
+                if expected and good == expected:
+                    raise damaged(info, good, "more follow than it has packets")
                 if (frame.width, frame.height) != shape:
                     raise damaged(info, good, f"then their size changes from {shape}")
                 yield frame
@@ -181,10 +184,25 @@ def turn_of(path: str | os.PathLike, frame: av.VideoFrame) -> Turn:
     return a, b, c, d
 
 
-def declared_length(container: Any, stream: Any) -> float:
-    """The length of the video stream in seconds; 0.0 if only other streams declare one."""
+def declared_rate(stream: Any) -> float:
+    """Frames per second on average; 0.0 if the file does not declare it.
+
+    The average of raw DV, and of an AVI with empty packets, is the tick of a clock (60,000).
+    """
+    average, guessed = float(stream.average_rate or 0), float(stream.guessed_rate or 0)
+    return guessed if not average or average > CLOCK * guessed > 0 else average
+
+
+def declared_end(container: Any, stream: Any) -> float:
+    """The second at which the video ends by its header; 0.0 if only other streams declare one.
+
+    A stream's duration counts from its first stamp, but that of a fragmented mp4, which declares no
+    number of frames, counts from 0, as a container's does.
+    """
     if stream.duration:
-        return float(stream.duration * stream.time_base)
+        fragmented = "mp4" in container.format.name and not stream.frames
+        first = 0 if fragmented else stream.start_time or 0
+        return float((first + stream.duration) * stream.time_base)
     alone = len(container.streams) == 1
     return (container.duration or 0) / av.time_base if alone else 0.0
 
@@ -204,6 +222,6 @@ def damaged(info: VideoInfo, good: int, reason: str) -> VideoError:
 
 
 def one_line(error: Exception) -> str:
-    """The first line of an error's message, without the place in FFmpeg's source."""
+    """The first line of an message, without the place in decord's source and the file's name."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return re.sub(r"^(\[[\d:]+\] \S+: )+", "", text.strip().splitlines()[0])
+    return re.sub(r"^(\[[\d:]+\] \S+: )+(\[[^]]*\] )?", "", text.strip().splitlines()[0])

@@ -2,9 +2,13 @@
 
 decord reads the files that it is known to read exactly: its frame order is right only for a
 container with a true index, it repeats frames that an edit list hides, and it cannot open AV1. PyAV
-reads all others. While decord reads, PyAV decodes the same file without making pictures and checks
-every frame, because decord returns concealed damage as a picture. Both resize bilinearly with
-FFmpeg's scaler: they agree to 40 dB or more, and exactly when nothing is resized.
+reads all others, and those that decord refuses or counts otherwise. While decord reads, PyAV
+decodes the same file without making pictures and checks every frame, because decord returns
+concealed damage as a picture. Both resize bilinearly with FFmpeg's scaler: they agree to 40 dB or
+more, and exactly when nothing is resized.
+
+A frame's time is its place in the sorted stamps of the packets. A decoder's own stamp is wrong
+where a container keeps the order of decoding only (AVI).
 """
 
 import math
@@ -16,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from av import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from .probe import (
@@ -41,7 +46,7 @@ class Frame(NamedTuple):
     image: np.ndarray
     """uint8 (size, size, 3), RGB"""
     time: float
-    """seconds since the first frame, by the file's own time stamps"""
+    """seconds since the first frame, by the file's time stamps; above that of the frame before"""
 
 
 def stack_images(frames: Iterable[Frame], count: int) -> Iterator[np.ndarray]:
@@ -75,6 +80,8 @@ class VideoReader:
         self.index = read_index(self.info)
         self.width, self.height = scaled_size(self.info, size)
         obstacle = decord_obstacle(self.info, self.index, self.decord_bytes())
+        if backend != "pyav":
+            obstacle = obstacle or self.refusal()
         if backend == "decord" and obstacle:
             raise VideoError(f"{path}: decord cannot serve: {obstacle}; use backend='auto'")
         self.backend = "pyav" if obstacle or backend == "pyav" else "decord"
@@ -86,12 +93,12 @@ class VideoReader:
             yield Frame(crop(image, self.size), time)
 
     def decord_images(self) -> Iterator[tuple[np.ndarray, float]]:
-        reader = open_decord(self.info.path, self.width, self.height, len(self.index.times))
+        images = decord_frames(self.info.path, self.width, self.height)
         # the loop filter changes pixels only, and those of PyAV are not used here
         checked = checked_frames(self.info, self.expected(), skip_loop_filter="all")
         for good, (time, _) in enumerate(zip(self.index.times, checked, strict=True)):
             try:
-                image = unpadded(reader.next().asnumpy(), self.width)
+                image = unpadded(next(images), self.width)
             except Exception as error:  # decord's own errors have no common base
                 raise VideoError(
                     f"{self.info.path} is damaged: decord stops after {good} frames "
@@ -102,17 +109,31 @@ class VideoReader:
     def pyav_images(self) -> Iterator[tuple[np.ndarray, float]]:
         upright = self.info.turn[0] != 0
         width, height = (self.width, self.height) if upright else (self.height, self.width)
-        scaler, start = VideoReformatter(), None
-        for n, frame in enumerate(checked_frames(self.info, self.expected())):
-            time = n / (self.info.fps or 1.0) if frame.time is None else frame.time
-            start = time if start is None else start
+        scaler = VideoReformatter()
+        for frame, time in self.timed(checked_frames(self.info, self.expected())):
             image = scaler.reformat(frame, width, height, "rgb24", interpolation="BILINEAR")
-            yield turn_image(image.to_ndarray(), self.info.turn), time - start
+            yield turn_image(image.to_ndarray(), self.info.turn), time
+
+    def timed(self, frames: Iterator[VideoFrame]) -> Iterator[tuple[VideoFrame, float]]:
+        """Frames with their seconds; their own stamps serve where packets do not count frames."""
+        if self.expected():
+            return zip(frames, self.index.times.tolist(), strict=True)
+        return own_times(frames, 1 / (self.info.fps or 1.0))
 
     def expected(self) -> int:
         """The number of frames that must come; 0 if packets do not show it (fields; VP8)."""
         counted = self.info.codec in COUNTED_CODECS and not self.info.interlaced
         return len(self.index.times) if counted else 0
+
+    def refusal(self) -> str:
+        """Why decord does not open this file, or counts other frames than the index; or nothing."""
+        try:
+            count = len(open_decord(self.info.path, self.width, self.height))
+        except Exception as error:  # decord's own errors have no common base
+            return f"decord cannot open it ({one_line(error)})"
+        expected = len(self.index.times)
+        same = count == expected
+        return "" if same else f"decord counts {count} frames, and {expected} can be shown"
 
     def decord_bytes(self) -> int:
         """Bytes that decord may hold when the caller pauses: the file, and all decoded frames."""
@@ -140,29 +161,35 @@ def decord_obstacle(info: VideoInfo, index: Index, held: int) -> str:
     return next((text for text, holds in obstacles.items() if holds), "")
 
 
-def open_decord(path: Path, width: int, height: int, expected: int) -> Any:
+def open_decord(path: Path, width: int, height: int) -> Any:
     """A decord reader that repeats no frame in place of a bad one."""
     import decord
 
     decord.logging.set_level(decord.logging.FATAL)  # an exception has the message
-    try:
-        reader = decord.VideoReader(
-            os.path.abspath(path),
-            width=width,  # always both: else it holds frames of full size
-            height=height,
-            num_threads=1,
-            fault_tol="0.000000001",  # a share of the frames; 1 would allow one, and 0 any number
-        )
-    except Exception as error:  # decord's own errors have no common base
-        raise VideoError(
-            f"{path}: decord cannot open it ({one_line(error)}); use backend='pyav'"
-        ) from error
-    if len(reader) != expected:
-        raise VideoError(
-            f"{path}: decord counts {len(reader)} frames, and {expected} can be shown; "
-            "use backend='pyav'"
-        )
-    return reader
+    return decord.VideoReader(
+        os.path.abspath(path),
+        width=width,  # always both: else it holds frames of full size
+        height=height,
+        num_threads=1,
+        fault_tol="0.000000001",  # a share of the frames; 1 would allow one, and 0 any number
+    )
+
+
+def decord_frames(path: Path, width: int, height: int) -> Iterator[np.ndarray]:
+    """Images as decord gives them; it raises at the end of the file, and at damage before it."""
+    reader = open_decord(path, width, height)
+    while True:
+        yield reader.next().asnumpy()
+
+
+def own_times(frames: Iterator[VideoFrame], step: float) -> Iterator[tuple[VideoFrame, float]]:
+    """Frames with the seconds of their stamps; `step` after the last where those do not rise."""
+    start, last = None, -step
+    for frame in frames:
+        start = frame.time or 0.0 if start is None else start
+        own = last if frame.time is None else frame.time - start
+        last = own if own > last else last + step
+        yield frame, last
 
 
 def unpadded(image: np.ndarray, width: int) -> np.ndarray:

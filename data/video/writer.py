@@ -15,6 +15,14 @@ import numpy as np
 from tttvideo.files import replacing
 
 
+SLOWEST, FASTEST = 0.01, 1000  # frames per second
+
+
+def writable(fps: float) -> bool:
+    """Whether a video can be written at this rate; never at NaN."""
+    return SLOWEST <= fps <= FASTEST
+
+
 def write_video(
     path: str | os.PathLike, frames: Iterable[np.ndarray], fps: float, lossless: bool = False
 ) -> None:
@@ -41,8 +49,8 @@ def video_writer(
         raise ValueError(f"{path} does not end in .mp4, the only format that is written")
     if not path.parent.is_dir():
         raise ValueError(f"the folder {path.parent} does not exist; make it first")
-    if not 0.01 <= fps <= 1000:  # NaN too
-        raise ValueError(f"fps is {fps}; it must be from 0.01 to 1000 frames per second")
+    if not writable(fps):
+        raise ValueError(f"fps is {fps}; it must be from {SLOWEST} to {FASTEST} frames per second")
     options = {"movflags": "+faststart"}
     with (
         replacing(path) as partial,

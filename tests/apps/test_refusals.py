@@ -1,7 +1,9 @@
 """Wrong input is refused fast: before torch is imported, in one line, and without a trace."""
 
+from fractions import Fraction
 from zipfile import ZipFile
 
+import av
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from helpers.processes import fastest
 from tttvideo.apps.commands import COMMANDS, module
 from tttvideo.data.tokens import Header, token_writer
 from tttvideo.data.video.drawn import bouncing_glyphs
-from tttvideo.data.video.writer import write_video
+from tttvideo.data.video.writer import VideoWriter, write_video
 
 
 HELP_SECONDS, REFUSAL_SECONDS = 0.3, 1.0  # of CPU time
@@ -17,10 +19,18 @@ HELP_SECONDS, REFUSAL_SECONDS = 0.3, 1.0  # of CPU time
 
 @pytest.fixture
 def folder(tmp_path):
-    """Whole files a.ckpt, a.mp4, a.bin and a.txt; damaged and empty ones; a folder."""
+    """Whole files a.ckpt, a.mp4, a.bin and a.txt; damaged and empty ones; a folder.
+
+    slow.mp4 and fast.mp4 have rates that cannot be written.
+    """
     with ZipFile(tmp_path / "a.ckpt", "w") as archive:
         archive.writestr("data.pkl", b"")
     write_video(tmp_path / "a.mp4", bouncing_glyphs(8), 10, lossless=True)
+    for name, rate in (("slow.mp4", Fraction(1, 300)), ("fast.mp4", Fraction(2400))):
+        with av.open(str(tmp_path / name), "w") as container:
+            writer = VideoWriter(container, rate, lossless=True)
+            writer.write(np.zeros((64, 64, 3), np.uint8))
+            container.mux(writer.stream.encode(None))
     with token_writer(tmp_path / "a.bin", Header("text", "bytes", 258, bos=256, eos=257)) as writer:
         writer.start_document()
         writer.write(np.arange(256))
@@ -50,6 +60,7 @@ def test_every_command_has_a_parser_a_check_and_a_program():
 
 
 FIT = "fit --config text_tiny --data.train a.bin"
+RATES = "frames per second, and videos are written at 0.01 to 1000; give it another rate:"
 CLIPS = "fit --config frame_tokenizer_tiny --data.videos"
 REFUSED = [
     ("predict a.ckpt a.mp4 --out a.txt/x", "a.txt is a file; name a folder"),
@@ -79,6 +90,12 @@ REFUSED = [
     ("predict a.ckpt text.mp4 --out x", "text.mp4"),
     ("predict a.ckpt folder --out x", "folder is not a file"),
     ("predict a.ckpt a.mp4 --horizon 0.01 --out x", "--horizon 0.01 is less than a frame"),
+    ("predict a.ckpt a.mp4 --horizon nan --out x", "--horizon nan must be above 0 seconds"),
+    ("predict a.ckpt a.mp4 --context nan --out x", "--context nan must be above 0 seconds"),
+    ("predict a.ckpt slow.mp4 --out x", f"slow.mp4 has 0.003333 {RATES} ffmpeg -i slow.mp4"),
+    ("predict a.ckpt fast.mp4 --out x", f"fast.mp4 has 2400 {RATES} ffmpeg -i fast.mp4"),
+    ("prepare video slow.mp4 --frame-tokenizer a.ckpt --out x", f"slow.mp4 has 0.003333 {RATES}"),
+    ("demo --video slow.mp4", f"slow.mp4 has 0.003333 {RATES}"),
     ("predict a.ckpt a.mp4 --context 0 --out x", "--context 0.0 must be above 0 seconds"),
     ("predict a.ckpt a.mp4 --out a.txt", "a.txt is a file; name a folder"),
     ("predict empty.ckpt a.mp4 --out x", "empty.ckpt is not a checkpoint"),
