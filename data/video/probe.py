@@ -222,6 +222,6 @@ def damaged(info: VideoInfo, good: int, reason: str) -> VideoError:
 
 
 def one_line(error: Exception) -> str:
-    """The first line of an message, without the place in decord's source and the file's name."""
+    """The first line of a message, without the place in decord's source and the file's name."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return re.sub(r"^(\[[\d:]+\] \S+: )+(\[[^]]*\] )?", "", text.strip().splitlines()[0])
