@@ -84,7 +84,7 @@ class OwnVideo:
     def train_model(self) -> None:
         data = ["--model.frame_tokenizer", str(self.tokenizer / "last.ckpt")]
         data += ["--data.train", str(self.tokens), "--data.validation", str(self.checked)]
-        data += ["--model.frame_model.head.copy_last", "true", "--model.noise", "0.1"]
+        data += ["--model.frame_model.head.copy_last", "true"]
         fit("video_frames_tiny", self.model, self.steps, data, CHECKS, PATIENCE)
 
     def show(self) -> tuple[str, dict[str, Any]]:

@@ -187,7 +187,7 @@ def turn_of(path: str | os.PathLike, frame: av.VideoFrame) -> Turn:
 def declared_rate(stream: Any) -> float:
     """Frames per second on average; 0.0 if the file does not declare it.
 
-    The average of raw DV, and of an AVI with empty packets, is the tick of a clock (60,000).
+    The average of raw DV, and of an AVI with empty packets, is the rate of a clock (60,000).
     """
     average, guessed = float(stream.average_rate or 0), float(stream.guessed_rate or 0)
     return guessed if not average or average > CLOCK * guessed > 0 else average
@@ -224,4 +224,4 @@ def damaged(info: VideoInfo, good: int, reason: str) -> VideoError:
 def one_line(error: Exception) -> str:
     """The first line of a message, without the place in decord's source and the file's name."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return re.sub(r"^(\[[\d:]+\] \S+: )+(\[[^]]*\] )?", "", text.strip().splitlines()[0])
+    return re.sub(r"^(\[[\d:]+\] \S+: )+(\[.*?\] )?", "", text.strip().splitlines()[0])

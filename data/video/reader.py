@@ -7,8 +7,9 @@ decodes the same file without making pictures and checks every frame, because de
 concealed damage as a picture. Both resize bilinearly with FFmpeg's scaler: they agree to 40 dB or
 more, and exactly when nothing is resized.
 
-A frame's time is its place in the sorted stamps of the packets. A decoder's own stamp is wrong
-where a container keeps the order of decoding only (AVI).
+The n-th frame has the n-th of the packets' sorted stamps, since a decoder's own stamp is wrong
+where a container keeps the order of decoding only (AVI). Where packets do not count frames (fields,
+VP8), a frame keeps its own stamp if that rises.
 """
 
 import math
@@ -179,7 +180,11 @@ def decord_frames(path: Path, width: int, height: int) -> Iterator[np.ndarray]:
     """Images as decord gives them; it raises at the end of the file, and at damage before it."""
     reader = open_decord(path, width, height)
     while True:
-        yield reader.next().asnumpy()
+        try:
+            image = reader.next()
+        except StopIteration:
+            raise EOFError("its frames end") from None
+        yield image.asnumpy()
 
 
 def own_times(frames: Iterator[VideoFrame], step: float) -> Iterator[tuple[VideoFrame, float]]:

@@ -36,6 +36,7 @@ QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=
 SMALL = ["--model.backbone.width=16", "--model.backbone.depth=1", "--model.backbone.heads=2"]
 SMALL += ["--model.backbone.mlp_width=24", *QUIET]
 SMALL_FRAMES = [option.replace("backbone", "frame_model") for option in SMALL]
+SMALL_FRAMES += ["--model.frame_model.first_mixer=0"]  # of one block
 
 
 @pytest.fixture(scope="session")
@@ -322,10 +323,11 @@ def assert_a_saved_state_continues(model, video, cut):
     frames = [frame.image for frame in VideoReader(Path(video), 64)]
     for name, part in (("first", frames[:cut]), ("second", frames[cut:])):
         write_video(Path(f"{name}.mp4"), part, 10, lossless=True)
-    bits, ahead = predict(model, video, f"{model}_whole")
-    options = [f"--context={cut / 10}", f"--save-state={model}.state"]
+    sure = "--temperature=0"  # draws from a new model's even odds turn on the last bit of a product
+    bits, ahead = predict(model, video, f"{model}_whole", sure)
+    options = [f"--context={cut / 10}", f"--save-state={model}.state", sure]
     first, _ = predict(model, "first.mp4", "first", *options)
-    second, later = predict(model, "second.mp4", "second", f"--load-state={model}.state")
+    second, later = predict(model, "second.mp4", "second", f"--load-state={model}.state", sure)
     assert [*first, *second] == bits and np.array_equal(ahead, later)
     assert predict(model, "second.mp4", "anew")[0] != second
 

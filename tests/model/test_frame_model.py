@@ -41,7 +41,9 @@ def test_blocks_before_the_first_mixer_have_none():
     assert [block.mixer is None for block in model.blocks] == [True, True, False]
     assert model(frames)[1].blocks[:2] == (None, None)
     for first in (-1, 3):
-        with pytest.raises(ValueError, match=f"first_mixer is {first}; it must be from 0 to 2"):
+        with pytest.raises(
+            ValueError, match=f"first_mixer is {first}; it must be 0 or more and below"
+        ):
             small_frames(depth=3, first_mixer=first)
 
 

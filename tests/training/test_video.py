@@ -148,6 +148,10 @@ def test_tables_that_share_digits_are_plain_in_a_loaded_model(tmp_path):
     assert torch.equal(loaded(frames)[0], wanted)
     heads = (x.head(wanted[0], frames[0], frames[0]) for x in (loaded, module.frame_model))
     assert torch.equal(*heads)
+    del checkpoint["tttvideo"]["frame_model"]["first_mixer"]
+    save_torch_file(checkpoint, tmp_path / "old.ckpt")
+    with pytest.raises(ValueError, match="written by another version: 'first_mixer'"):
+        load_video_model(tmp_path / "old.ckpt")
 
 
 def test_noise_replaces_at_most_its_share_of_each_window():

@@ -27,6 +27,7 @@ from .attention import FrameAttention
 from .conditions import NOTHING, ConditionEmbedding, Conditions, ConditionsConfig
 from .frame_head import FrameHead, HeadConfig
 from .frame_window import PastFrames
+from .shared_digits import Table
 
 
 @dataclass
@@ -103,7 +104,7 @@ def check_addresses(config: FrameModelConfig) -> None:
 
 @state_dataclass
 class FrameModelState:
-    """One state of a mixer per block, the last frames, the last pose where actions are summed."""
+    """A state per block, None without a mixer; the last frames; the pose, if actions are summed."""
 
     blocks: tuple[Any, ...]
     recent: Tensor | None
@@ -151,8 +152,8 @@ class FrameModel(nn.Module):
                 raise ValueError(f"model.{name} is {value}; it must be {least} or more")
         if not 0 <= config.first_mixer < config.depth:
             raise ValueError(
-                f"model.first_mixer is {config.first_mixer}; it must be from 0 to "
-                f"{config.depth - 1}, below model.depth"
+                f"model.first_mixer is {config.first_mixer}; it must be 0 or more and "
+                f"below model.depth, which is {config.depth}"
             )
         check_addresses(config)
         self.config = config
@@ -179,10 +180,10 @@ class FrameModel(nn.Module):
         if config.window_frames:
             self.window = PastFrames(config.vocab_size, width, grid, config.window_frames)
 
-    def tables(self) -> list[nn.Module]:
+    def tables(self) -> list[Table]:
         """Parts whose weight has a row for each token, and perhaps one more."""
         head = self.head
-        tables = [self.embedding, head.embedding, head.near_embedding, head.out]
+        tables: list[Table] = [self.embedding, head.embedding, head.near_embedding, head.out]
         return [*tables, self.window.embedding] if self.window else tables
 
     def init_state(self, batch: int) -> FrameModelState:

@@ -2,7 +2,7 @@
 
 The code of a token of the frame tokenizer is a few digits, and tokens with two digits alike look
 alike. With a row for each pair of digits beside a row for each token, what is learned of one token
-serves all tokens like it: drawn shapes need 0.6 times the training for the same bits.
+serves all tokens like it. On drawn shapes 400 steps reach the bits that 600 reach without.
 
 V vocabulary, F pairs of digits, C width.
 """
@@ -15,6 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
+
+
+Table = nn.Embedding | nn.Linear
 
 
 class DigitPairs(nn.Module):
@@ -33,7 +36,7 @@ class DigitPairs(nn.Module):
         return own + F.pad(rows, (0, 0, 0, len(own) - len(rows)))
 
 
-def share_digits(tables: Iterable[nn.Module], levels: Sequence[int]) -> None:
+def share_digits(tables: Iterable[Table], levels: Sequence[int]) -> None:
     """Make the weight of each table one of DigitPairs; a code of one digit has no pairs."""
     if len(levels) < 2:
         return
@@ -41,7 +44,7 @@ def share_digits(tables: Iterable[nn.Module], levels: Sequence[int]) -> None:
         register_parametrization(table, "weight", DigitPairs(levels, table.weight))
 
 
-def fold_digits(tables: Iterable[nn.Module], levels: Sequence[int]) -> None:
+def fold_digits(tables: Iterable[Table], levels: Sequence[int]) -> None:
     """Undo `share_digits`: the weights keep their values and are plain again, to be read fast."""
     if len(levels) < 2:
         return

@@ -67,6 +67,7 @@ def load_video_model(path: str | Path) -> VideoCheckpoint:
         return VideoCheckpoint(tokens.backbone, *facts)
     try:
         frames = frame_codec(about["frame_tokenizer"])
+        about["frame_model"]["first_mixer"]  # files without it had other norms
         network = FrameModel(frame_model_config(about["frame_model"]))
         facts = about["tokenizer"], about["fps"], frames, about["trained"]
     except (KeyError, TypeError) as error:
