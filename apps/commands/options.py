@@ -119,7 +119,7 @@ def check_rate(path: str | Path) -> float:
     fps = check_video(path)
     if fps and not writable(fps):
         raise ValueError(
-            f"{path} has {fps:.6g} frames per second, and videos are written at {SLOWEST} to "
+            f"{path} has {fps:.4g} frames per second, and videos are written at {SLOWEST} to "
             f"{FASTEST}; give it another rate: ffmpeg -i {shlex.quote(str(path))} "
             "-vf 'setpts=N/(25*TB)' -r 25 NEW.mp4"
         )
