@@ -323,7 +323,7 @@ def assert_a_saved_state_continues(model, video, cut):
     frames = [frame.image for frame in VideoReader(Path(video), 64)]
     for name, part in (("first", frames[:cut]), ("second", frames[cut:])):
         write_video(Path(f"{name}.mp4"), part, 10, lossless=True)
-    sure = "--temperature=0"  # draws from a new model's even odds turn on the last bit of a product
+    sure = "--temperature=0"  # draws of an untrained model differ between two runs of a command
     bits, ahead = predict(model, video, f"{model}_whole", sure)
     options = [f"--context={cut / 10}", f"--save-state={model}.state", sure]
     first, _ = predict(model, "first.mp4", "first", *options)

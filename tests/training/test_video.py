@@ -152,6 +152,9 @@ def test_tables_that_share_digits_are_plain_in_a_loaded_model(tmp_path):
     save_torch_file(checkpoint, tmp_path / "old.ckpt")
     with pytest.raises(ValueError, match="written by another version: 'first_mixer'"):
         load_video_model(tmp_path / "old.ckpt")
+    module._trainer = SimpleNamespace(max_steps=9, state=SimpleNamespace(fn="fit"))
+    with pytest.raises(ValueError, match="a frame model with other norms"):
+        module.on_load_checkpoint(checkpoint)
 
 
 def test_noise_replaces_at_most_its_share_of_each_window():

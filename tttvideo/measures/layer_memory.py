@@ -25,7 +25,7 @@ rounding of bfloat16; a new layer of our configs changes more than 0.1 of either
 class MemoryFigures:
     """One layer after a window; means over the batch.
 
-    carry: the factor of the step that goes on to the next mini-batch.
+    carry: the factor of the step that is carried to the next mini-batch.
     keep: mean g of the forget gate; 1 without one.
     written, start: Frobenius norms of W - W0 and of W0, over all fast weights.
     loss_start, loss_before, loss_after: the inner loss of the window's last mini-batch, with W0,

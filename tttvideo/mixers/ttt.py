@@ -4,9 +4,9 @@ Details of the released code that a reader of the paper (arXiv 2407.04620) might
 inner target is v - k with k already rotated; positions restart at every mini-batch; the learned
 factor `token_scale` belongs to the token that reads, `eta` to the token that writes.
 
-Ours and not the paper's, each with a key of its own: a positive factor on the step that goes on to
-the next mini-batch (carry), a forget gate, reads after the whole mini-batch, fast weights for each
-block of a frame, and q and k of places.
+Ours and not the paper's, each with a key of its own: a positive factor on the step that is carried
+to the next mini-batch (carry), a forget gate, reads after the whole mini-batch, fast weights for
+each block of a frame, and q and k of places.
 
 B batch, T tokens, M mini-batch size, H heads, D head dim, E inner hidden, C width.
 """
@@ -370,7 +370,7 @@ class TTTLayer(Mixer[TTTState]):
         return torch.cat((readers, self.carry()))
 
     def carry(self) -> Tensor:
-        """Factor (1,) of the step that goes on to the next mini-batch, above 0.
+        """Factor (1,) of the step that is carried to the next mini-batch, above 0.
 
         At a clamp it would have no gradient. Weight decay pulls it to its first value.
         """

@@ -72,6 +72,11 @@ class VideoModel(OuterLoop):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self.trained = self.lanes.load(checkpoint)
+        if "first_mixer" not in checkpoint["tttvideo"]["frame_model"]:
+            raise ValueError(
+                "the checkpoint is of a frame model with other norms; start a new run with another "
+                "--out"
+            )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         set_inner_lr(self.frame_model, self.inner_lr(self.frame_model.config.ttt.inner))
