@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from tttvideo.data.video import reader as reader_room
+from tttvideo.data.video.drawn import bouncing_glyphs
 from tttvideo.data.video.probe import VideoError, probe
 from tttvideo.data.video.reader import VideoReader, open_decord
 from tttvideo.data.video.writer import video_writer, write_video
@@ -561,6 +562,13 @@ def test_a_video_without_frames_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no frame was written"):
         write_video(tmp_path / "a.mp4", [], 30)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_frames_are_written_as_the_same_bytes(tmp_path):
+    frames = list(bouncing_glyphs(10))
+    for n in range(4):
+        write_video(tmp_path / f"{n}.mp4", frames, 30)
+    assert len({path.read_bytes() for path in tmp_path.glob("*.mp4")}) == 1
 
 
 def test_odd_frames_repeat_their_last_row_and_column(tmp_path):
