@@ -71,7 +71,7 @@ REFUSED = [
     (f"{CLIPS} [empty.mp4]", "empty.mp4 is empty (0 bytes)"),
     (f"{CLIPS} [2024]", "there is no file or folder 2024"),
     ("fly", "there is no command 'fly'; choose from demo, prepare"),
-    ("prepare fly", "there is no prepare 'fly'; choose from text, video, pan, glyphs, recall"),
+    ("prepare fly", "choose from text, video, pan, glyphs, maze, recall"),
     ("generate", "arguments are required: CKPT; `tttvideo generate --help` explains"),
     ("generate a.ckpt --prompt x --tokens ten", "invalid int value: 'ten'"),
     ("generate nowhere.ckpt --prompt x", "there is no checkpoint nowhere.ckpt"),

@@ -1,0 +1,18 @@
+"""`tttvideo prepare maze`: walks through mazes of Doom, with actions and poses."""
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+
+from tttvideo.data.video.mazes_folder import MazeOptions, prepare_mazes
+
+
+def run(options: argparse.Namespace) -> None:
+    out, settings = Path(options.out), vars(options)
+    chosen = MazeOptions(**{field.name: settings[field.name] for field in fields(MazeOptions)})
+    manifest = prepare_mazes(out, chosen, options.workers)
+    print(
+        f"{out}: {options.videos:,} videos in train, {options.held_out:,} in held_out, "
+        f"{options.frames:,} frames each; {manifest['revisited']:.1%} of the frames show a place "
+        "that was first seen 150 or more frames before"
+    )

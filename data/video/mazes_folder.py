@@ -1,0 +1,144 @@
+"""A folder of mazes: a lossless video of each, with its actions and poses.
+
+out/manifest.json             the options; at the end also what each video shows again
+out/train/00000.mp4
+out/train/00000.actions.npy   (F,) what leads from a frame to the next, of mazes.ACTIONS
+out/train/00000.poses.npy     (F, 3) x and y in cells, and the angle in degrees
+out/held_out/...
+
+A video exists when it is finished; a run that was stopped resumes with the others.
+"""
+
+import signal
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tttvideo.data.text.corpus_workers import end_with_parent
+from tttvideo.data.tokens import MANIFEST, condition_path
+from tttvideo.files import read_json, replacing, write_json
+from tttvideo.progress import progress
+
+from .mazes import ACTIONS, revisits
+from .mazes_doom import FPS, film_maze, vizdoom
+from .writer import video_writer
+
+
+@dataclass(frozen=True)
+class MazeOptions:
+    """Settings that fix the content of a folder, together with the version of ViZDoom."""
+
+    videos: int
+    held_out: int
+    frames: int
+    size: int = 64
+    cells: int = 4
+    seed: int = 0
+
+
+def prepare_mazes(out: Path, options: MazeOptions, workers: int) -> dict[str, Any]:
+    """Film all mazes, or those that are missing; returns the manifest.
+
+    Raises: ValueError for a folder that was made with other options, or holds something else;
+    OSError when the engine or a process ended early: the finished videos stay.
+    """
+    plan = {"version": 1, "vizdoom": vizdoom().__version__, "options": asdict(options)}
+    open_folder(out, plan)
+    counts = {"train": options.videos, "held_out": options.held_out}
+    names = [f"{part}/{number:05}.mp4" for part, count in counts.items() for number in range(count)]
+    with progress("walking", len(names), "mazes") as advance:
+        missing = [name for name in names if not (out / name).exists()]
+        advance(len(names) - len(missing))
+        if missing:
+            film_in_processes(out, missing, options, workers, advance)
+    videos = [{"file": name, "revisited": revisited(out / name)} for name in names]
+    mean = float(np.mean([video["revisited"] for video in videos]))
+    manifest = plan | {"fps": FPS, "actions": ACTIONS, "revisited": mean, "videos": videos}
+    write_json(out / MANIFEST, manifest)
+    return manifest
+
+
+def open_folder(out: Path, plan: dict[str, Any]) -> None:
+    """Make the folder of a plan, or find it."""
+    path = out / MANIFEST
+    if path.exists():
+        before = read_json(path, f"delete {out} and prepare it again")
+        if found := differences(before, plan):
+            raise ValueError(f"{out} was prepared with {found}; name another folder, or delete it")
+        return
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} holds other files; name another folder")
+    write_json(path, plan)
+
+
+def differences(before: Any, plan: dict[str, Any]) -> str:
+    """What another run had set otherwise, in words; "" if nothing."""
+    if not isinstance(before, dict) or not isinstance(before.get("options"), dict):
+        return "another command"
+    old, new = ({"vizdoom": p.get("vizdoom")} | p["options"] for p in (before, plan))
+    return ", ".join(
+        f"{name.replace('_', '-')} {old.get(name)}, not {value}"
+        for name, value in new.items()
+        if old.get(name) != value
+    )
+
+
+def film_in_processes(
+    out: Path, names: Sequence[str], options: MazeOptions, workers: int, advance: Any
+) -> None:
+    context = get_context("spawn")  # a fork may inherit locks that the progress bar holds
+    pool = ProcessPoolExecutor(min(workers, len(names)), context, start_worker)
+    with pool:
+        try:
+            films = [pool.submit(film, out, name, options) for name in names]
+            for finished in as_completed(films):
+                finished.result()
+                advance(1)
+        except BrokenProcessPool as error:
+            raise OSError(
+                "a worker process died, perhaps from lack of memory; run the command again, with "
+                "fewer --workers, to resume"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops the workers
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def film(out: Path, name: str, options: MazeOptions) -> None:
+    """Write one video and what is known about its frames."""
+    path = out / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    seed = (options.seed, int(path.stem), path.parent.name == "held_out")
+    actions, poses = [], []
+    try:
+        with video_writer(path, FPS, lossless=True) as writer:
+            for shot in film_maze(options.frames, options.size, options.cells, seed):
+                writer.write(shot.image)
+                actions.append(shot.action)
+                poses.append(shot.pose)
+            write_conditions(path, actions=np.array(actions, "<i4"), poses=np.array(poses, "<f4"))
+    except OSError as error:
+        raise OSError(f"{path}: {error}; run the command again to resume") from error
+
+
+def write_conditions(path: Path, **arrays: np.ndarray) -> None:
+    """Write arrays beside a video: clip.actions.npy and so on."""
+    for name, rows in arrays.items():
+        with replacing(condition_path(path, name)) as partial, open(partial, "wb") as file:
+            np.save(file, rows)
+
+
+def revisited(path: Path) -> float:
+    """The share of frames whose pose was first met 150 or more frames before."""
+    return float(revisits(np.load(condition_path(path, "poses"))).mean())
