@@ -136,18 +136,16 @@ def open_game(
             game.make_action(BUTTONS[STAY], SETTLED)
             yield game
         except failures(vz) as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise OSError(f"the Doom engine ended early: {reason[0]}") from error
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+            raise OSError(f"the Doom engine ended early ({reason})") from error
         finally:
             game.close()
 
 
 def failures(vz: Any) -> tuple[type[Exception], ...]:
     """The errors of an engine that cannot start, or was killed."""
-    names = (
-        "ViZDoomError ViZDoomUnexpectedExit ViZDoomIsNotRunning Signal MessageQueue SharedMemory"
-    )
-    return tuple(getattr(vz, f"{name}Exception") for name in names.split())
+    names = "ViZDoomError", "ViZDoomUnexpectedExit", "ViZDoomIsNotRunning", "MessageQueue"
+    return tuple(getattr(vz, f"{name}Exception") for name in (*names, "SharedMemory"))
 
 
 def configure(game: Any, vz: Any, size: int) -> None:

@@ -9,19 +9,20 @@ out/held_out/...
 A video exists when it is finished; a run that was stopped resumes with the others.
 """
 
+import os
 import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from tttvideo.data.text.corpus_workers import end_with_parent
 from tttvideo.data.tokens import MANIFEST, condition_path
 from tttvideo.files import read_json, replacing, write_json
 from tttvideo.progress import progress
@@ -94,36 +95,68 @@ def film_in_processes(
     out: Path, names: Sequence[str], options: MazeOptions, workers: int, advance: Any
 ) -> None:
     context = get_context("spawn")  # a fork may inherit locks that the progress bar holds
-    pool = ProcessPoolExecutor(min(workers, len(names)), context, start_worker)
-    with pool:
+    stop, others = context.Event(), active_children()
+    with ProcessPoolExecutor(min(workers, len(names)), context, Worker.start, (stop,)) as pool:
         try:
-            films = [pool.submit(film, out, name, options) for name in names]
+            films = [pool.submit(Worker.film, out, name, options) for name in names]
+            started = [process for process in active_children() if process not in others]
             for finished in as_completed(films):
                 finished.result()
                 advance(1)
         except BrokenProcessPool as error:
+            for process in started:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # also the engine of the dead one
             raise OSError(
                 "a worker process died, perhaps from lack of memory; run the command again, with "
                 "fewer --workers, to resume"
             ) from error
         finally:
+            stop.set()
             pool.shutdown(cancel_futures=True)
 
 
-def start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops the workers
-    threading.Thread(target=end_with_parent, daemon=True).start()
+class Worker:
+    """The state of a worker process."""
+
+    stop: ClassVar[Any]  # an event, set when another video failed, or the command was stopped
+    busy: ClassVar[threading.Lock]  # held while an engine runs
+
+    @classmethod
+    def start(cls, stop: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops the workers
+        os.setpgrp()  # a group of the worker and its engine
+        for name in os.listdir("/dev/fd"):  # an engine that held them would hide a dead worker
+            with suppress(OSError):
+                os.set_inheritable(int(name), int(name) < 3)
+        cls.stop, cls.busy = stop, threading.Lock()
+        threading.Thread(target=cls.end_with_parent, daemon=True).start()
+
+    @classmethod
+    def end_with_parent(cls) -> None:
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
+        cls.stop.set()
+        with cls.busy:  # the engine ends first
+            os._exit(1)
+
+    @classmethod
+    def film(cls, out: Path, name: str, options: MazeOptions) -> None:
+        with cls.busy:
+            film(out / name, options, cls.stop)
 
 
-def film(out: Path, name: str, options: MazeOptions) -> None:
+def film(path: Path, options: MazeOptions, stop: Any) -> None:
     """Write one video and what is known about its frames."""
-    path = out / name
     path.parent.mkdir(parents=True, exist_ok=True)
     seed = (options.seed, int(path.stem), path.parent.name == "held_out")
     actions, poses = [], []
     try:
         with video_writer(path, FPS, lossless=True) as writer:
             for shot in film_maze(options.frames, options.size, options.cells, seed):
+                if stop.is_set():
+                    raise InterruptedError("another video failed")
                 writer.write(shot.image)
                 actions.append(shot.action)
                 poses.append(shot.pose)
