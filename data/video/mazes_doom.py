@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
+from math import atan2, degrees
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ BSTONE1 CEMENT1 CEMENT9 COMPBLUE COMPSTA1 COMPSTA2 COMPTILE CRATE1 CRATE2 GRAY7 
 GRAYVINE GSTONE1 GSTVINE1 GSTLION ICKWALL1 MARBFACE MARBFAC2 MARBFAC3 METAL2 MODWALL3 PANBLUE
 PANRED PANBOOK PANEL1 PANEL5 PIPES REDWALL ROCK5 SILVER1 SILVER2 SILVER3 SKINFACE SKINMET1 SKSNAKE1
 SLADWALL SP_FACE2 SP_ROCK1 STONE STONE4 STONE6 TANROCK2 TEKBRON1 TEKGREN1 TEKWALL4 WOOD1 WOOD3
-WOOD10 WOOD12 YELMETAL ZIMMER5 ZIMMER7 ZZWOLF1 ZZWOLF9 ZZWOLF11 A-CAMO1 A-REDROK A-TILE A-VINES
+WOOD10 WOOD12 ZIMMER5 ZIMMER7 ZZWOLF1 ZZWOLF9 ZZWOLF11 A-CAMO1 A-REDROK A-TILE A-VINES
 AQBRIK01 AQBRIK02 AQTILE02 AQSECT01 LITEYEL3 MURAL1
 """  # none moves
 FLOORS = """
@@ -102,7 +103,8 @@ def view(screen: np.ndarray, size: int) -> np.ndarray:
     height, width, _ = screen.shape
     left = (width - height) // 2
     square = Image.fromarray(screen[:, left : left + height])
-    return np.asarray(square.resize((size, size), Image.Resampling.BOX))
+    box = Image.Resampling.BOX
+    return np.asarray(square.resize((size, size), box, reducing_gap=1))  # twice as fast by that
 
 
 def vizdoom() -> Any:
@@ -118,7 +120,7 @@ def vizdoom() -> Any:
 def open_game(
     maze: Maze, start: tuple[int, int], size: int, random: np.random.Generator
 ) -> Iterator[Any]:
-    """A running game whose player stands in the middle of a cell of the maze."""
+    """A running game whose player stands in the middle of a cell, facing a passage."""
     vz = vizdoom()
     game = vz.DoomGame()
     with TemporaryDirectory(prefix="tttvideo") as folder:
@@ -194,7 +196,8 @@ def udmf(maze: Maze, start: tuple[int, int], random: np.random.Generator) -> str
         lines.append(block("linedef", **line))
         sides.append(block("sidedef", sector=0, texturemiddle=f'"{texture}"'))
     x, y = ((place + 0.5) * UNIT for place in start)
-    angle = 90 * random.integers(4)
+    ahead = maze.around(start)[0]
+    angle = round(degrees(atan2(ahead[1] - start[1], ahead[0] - start[0]))) % 360
     skills = {f"skill{number}": "true" for number in range(1, 6)}
     thing = block("thing", x=x, y=y, angle=angle, type=1, single="true", **skills)
     textures = {"texturefloor": f'"{floor}"', "textureceiling": f'"{ceiling}"'}
