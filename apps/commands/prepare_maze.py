@@ -8,7 +8,7 @@ from .options import Parser, check_folder, refuse_unless
 
 
 PROGRAM = "tttvideo.apps.prepare.maze:run"
-LARGEST = 480  # pixels; half the height of the largest picture that the engine draws
+LARGEST, MOST_CELLS = 480, 100  # as in tttvideo.data.video.mazes_doom
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +43,7 @@ def check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         refuse_unless(value >= bound, name.replace("_", "-"), value, f"{bound} or more")
     refuse_unless(options.size <= LARGEST, "size", options.size, f"at most {LARGEST}")
-    refuse_unless(options.cells <= 100, "cells", options.cells, "at most 100")
+    refuse_unless(options.cells <= MOST_CELLS, "cells", options.cells, f"at most {MOST_CELLS}")
     refuse_unless(options.seed >= 0, "seed", options.seed, "0 or more")
     if find_spec("vizdoom") is None:
         raise ValueError("mazes need ViZDoom; use pip install 'tttvideo[doom]'")

@@ -29,6 +29,7 @@ SETTLED = 20  # tics after which the player obeys and the field of view is reach
 BUTTONS = (0, 0), (1, 0), (0, -TURN), (0, TURN)  # steps, and degrees clockwise, of each action
 HEIGHTS = 120, 192, 240, 300, 384, 480, 600, 768, 960  # pixels, of pictures of 4:3
 LARGEST = HEIGHTS[-1] // 2
+MOST_CELLS = 100  # a map of Doom has no room for 256
 HIDDEN = "hud", "weapon", "crosshair", "decals", "particles", "messages", "screen_flashes"
 
 WALLS = """
@@ -68,17 +69,21 @@ class Shot(NamedTuple):
 
 
 def film_maze(
-    frames: int, size: int = 64, cells: int = 5, seed: int | tuple[int, ...] = 0
+    frames: int, size: int = 64, cells: int = 4, seed: int | tuple[int, ...] = 0
 ) -> Iterator[Shot]:
     """Walk through a new maze; the same arguments give the same shots.
 
     Arguments:
         frames: their number; more of them continue the same walk.
-        size: S, height and width in pixels; the view is 90 degrees wide.
-        cells: along a side of the maze.
+        size: S, height and width in pixels, at most LARGEST; the view is 90 degrees wide.
+        cells: along a side of the maze, from 2 to MOST_CELLS.
         seed: chooses the maze, its textures and the walk.
     Raises: ValueError without ViZDoom; OSError if the engine ends early.
     """
+    if not (1 <= size <= LARGEST and 2 <= cells <= MOST_CELLS):
+        raise ValueError(
+            f"size is {size} and cells {cells}; they must be 1 to {LARGEST} and 2 to {MOST_CELLS}"
+        )
     random = np.random.default_rng(seed)
     maze = random_maze(cells, random)
     start = int(random.integers(cells)), int(random.integers(cells))

@@ -3,7 +3,8 @@
 out/manifest.json             the options; at the end also what each video shows again
 out/train/00000.mp4
 out/train/00000.actions.npy   (F,) what leads from a frame to the next, of mazes.ACTIONS
-out/train/00000.poses.npy     (F, 3) x and y in cells, and the angle in degrees
+out/train/00000.poses.npy     (F, 3) x and y in cells, and the angle in degrees: a walk, for
+                              tttvideo.video.address
 out/held_out/...
 
 A video exists when it is finished; a run that was stopped resumes with the others.
@@ -99,14 +100,14 @@ def film_in_processes(
     with ProcessPoolExecutor(min(workers, len(names)), context, Worker.start, (stop,)) as pool:
         try:
             films = [pool.submit(Worker.film, out, name, options) for name in names]
-            started = [process for process in active_children() if process not in others]
+            started = [p.pid for p in active_children() if p not in others and p.pid]
             for finished in as_completed(films):
                 finished.result()
                 advance(1)
         except BrokenProcessPool as error:
-            for process in started:
+            for group in started:
                 with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)  # also the engine of the dead one
+                    os.killpg(group, signal.SIGKILL)  # also the engine of the dead one
             raise OSError(
                 "a worker process died, perhaps from lack of memory; run the command again, with "
                 "fewer --workers, to resume"

@@ -37,7 +37,7 @@ from tttvideo.data.video.mazes import (
     route,
     wall_lines,
 )
-from tttvideo.data.video.mazes_doom import LARGEST, film_maze
+from tttvideo.data.video.mazes_doom import LARGEST, MOST_CELLS, film_maze
 from tttvideo.data.video.mazes_folder import MazeOptions, prepare_mazes
 from tttvideo.data.video.reader import VideoReader
 
@@ -287,4 +287,10 @@ def test_without_vizdoom_the_extra_is_named(monkeypatch, tmp_path):
 
 def test_headings_are_whole_parts_of_a_turn():
     assert HEADINGS * TURN == 360 and 90 % TURN == 0  # exact in the engine's binary angles
-    assert prepare_maze.LARGEST == LARGEST
+
+
+def test_the_command_refuses_what_the_engine_would():
+    assert (prepare_maze.LARGEST, prepare_maze.MOST_CELLS) == (LARGEST, MOST_CELLS)
+    for wrong in ({"size": LARGEST + 1}, {"cells": MOST_CELLS + 1}, {"cells": 1}):
+        with pytest.raises(ValueError, match="must be 1 to 480 and 2 to 100"):
+            next(film_maze(1, **wrong))
