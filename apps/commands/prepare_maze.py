@@ -17,8 +17,9 @@ def parser() -> argparse.ArgumentParser:
         description="Walk through mazes, each new and with walls of its own, drawn by Doom: a "
         "lossless mp4 for each, in the folders train and held_out. Beside clip.mp4 lie "
         "clip.actions.npy (0 stay, 1 step forward, 2 turn left, 3 turn right: what leads to the "
-        "next frame) and clip.poses.npy (x, y in cells, angle in degrees). The same seed gives the "
-        "same files. A run that was stopped resumes when it is started again.",
+        "next frame) and clip.poses.npy (x, y in cells, angle in degrees). sheet.png shows places "
+        "that return. The same seed gives the same files. A run that was stopped resumes when it "
+        "is started again.",
         epilog="example: tttvideo prepare maze --videos 100 --out out/mazes",
     )
     add = top.add_argument

@@ -161,14 +161,16 @@ class Walker:
         return actions
 
 
-def revisits(poses: np.ndarray, frames: int = 150) -> np.ndarray:
-    """Whether each pose was first met `frames` or more frames before, bool (F,).
+def first_met(poses: np.ndarray) -> np.ndarray:
+    """The frame in which the place of each pose (F, 3) was first met, int (F,).
 
-    Poses (F, 3) are equal within half a cell on each axis and a twelfth of a turn.
+    A place is half a cell on each axis and a twelfth of a turn.
     """
-    places = np.floor(2 * poses[:, :2])
-    sectors = np.round(poses[:, 2:] / 30) % 12
-    _, first, which = np.unique(
-        np.hstack((places, sectors)), axis=0, return_index=True, return_inverse=True
-    )
-    return np.arange(len(poses)) - first[which.reshape(-1)] >= frames
+    places = np.hstack((np.floor(2 * poses[:, :2]), np.round(poses[:, 2:] / 30) % 12))
+    _, first, place = np.unique(places, axis=0, return_index=True, return_inverse=True)
+    return first[place.reshape(-1)]
+
+
+def revisits(poses: np.ndarray, frames: int = 150) -> np.ndarray:
+    """Whether the place of each pose was first met `frames` or more frames before, bool (F,)."""
+    return np.arange(len(poses)) - first_met(poses) >= frames

@@ -17,9 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tttvideo.apps.cli import main
 from tttvideo.apps.commands import prepare_maze
+from tttvideo.apps.show.maze_sheet import best_return
 from tttvideo.data.video.mazes import (
     ACTIONS,
     FORWARD,
@@ -273,7 +275,21 @@ def test_the_command_prints_the_share_of_revisits(tmp_path, capsys):
     main(["prepare", "maze", "--out", str(tmp_path), *options])
     mean = json.loads((tmp_path / "manifest.json").read_text())["revisited"]
     assert 0 < mean < 0.5
-    assert f"300 frames each; {mean:.1%} of the frames show" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"300 frames each; {mean:.1%} of the frames show" in printed and "sheet.png" in printed
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 128 and sheet.height > 2 * 128
+    assert best_return(tmp_path / "train" / "00000.poses.npy")
+
+
+def test_the_sheet_shows_the_most_similar_pose_of_those_that_return(tmp_path):
+    poses = np.zeros((400, 3), np.float32)
+    poses[:, 0] = np.arange(400)  # a new place in each frame
+    poses[200], poses[390], poses[300] = (10, 0.2, 0), (10, 0, 350), (20, 0.01, 359)
+    np.save(tmp_path / "a.poses.npy", poses)
+    assert best_return(tmp_path / "a.poses.npy") == (20, 300)
+    np.save(tmp_path / "b.poses.npy", poses[:160])
+    assert best_return(tmp_path / "b.poses.npy") is None
 
 
 def test_without_vizdoom_the_extra_is_named(monkeypatch, tmp_path):
