@@ -33,6 +33,9 @@ from .mazes_doom import FPS, film_maze, vizdoom
 from .writer import video_writer
 
 
+VERSION = 1  # changes when the same options give other videos
+
+
 @dataclass(frozen=True)
 class MazeOptions:
     """Settings that fix the content of a folder, together with the version of ViZDoom."""
@@ -51,7 +54,7 @@ def prepare_mazes(out: Path, options: MazeOptions, workers: int) -> dict[str, An
     Raises: ValueError for a folder that was made with other options, or holds something else;
     OSError when the engine or a process ended early: the finished videos stay.
     """
-    plan = {"version": 1, "vizdoom": vizdoom().__version__, "options": asdict(options)}
+    plan = {"version": VERSION, "vizdoom": vizdoom().__version__, "options": asdict(options)}
     open_folder(out, plan)
     counts = {"train": options.videos, "held_out": options.held_out}
     names = [f"{part}/{number:05}.mp4" for part, count in counts.items() for number in range(count)]
@@ -84,7 +87,8 @@ def differences(before: Any, plan: dict[str, Any]) -> str:
     """What another run had set otherwise, in words; "" if nothing."""
     if not isinstance(before, dict) or not isinstance(before.get("options"), dict):
         return "another command"
-    old, new = ({"vizdoom": p.get("vizdoom")} | p["options"] for p in (before, plan))
+    made_by = "version", "vizdoom"
+    old, new = (p["options"] | {key: p.get(key) for key in made_by} for p in (before, plan))
     return ", ".join(
         f"{name.replace('_', '-')} {old.get(name)}, not {value}"
         for name, value in new.items()
@@ -97,10 +101,11 @@ def film_in_processes(
 ) -> None:
     context = get_context("spawn")  # a fork may inherit locks that the progress bar holds
     stop, others = context.Event(), active_children()
+    started: list[int] = []
     with ProcessPoolExecutor(min(workers, len(names)), context, Worker.start, (stop,)) as pool:
         try:
             films = [pool.submit(Worker.film, out, name, options) for name in names]
-            started = [p.pid for p in active_children() if p not in others and p.pid]
+            started += [p.pid for p in active_children() if p not in others and p.pid]
             for finished in as_completed(films):
                 finished.result()
                 advance(1)

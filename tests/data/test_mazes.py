@@ -22,6 +22,7 @@ from PIL import Image
 from tttvideo.apps.cli import main
 from tttvideo.apps.commands import prepare_maze
 from tttvideo.apps.show.maze_sheet import best_return
+from tttvideo.data.video import mazes_folder
 from tttvideo.data.video.mazes import (
     ACTIONS,
     FORWARD,
@@ -216,10 +217,13 @@ def test_what_is_finished_is_kept_and_what_is_missing_is_made_again(mazes):
 
 
 @needs_doom
-def test_a_folder_of_other_options_or_other_files_is_refused(mazes, tmp_path):
+def test_a_folder_of_other_options_or_other_files_is_refused(mazes, tmp_path, monkeypatch):
     folder, _ = mazes
     with pytest.raises(ValueError, match="prepared with frames 40, not 41, seed 5, not 6; name"):
         prepare_mazes(folder, replace(OPTIONS, frames=41, seed=6), workers=1)
+    monkeypatch.setattr(mazes_folder, "VERSION", 7)
+    with pytest.raises(ValueError, match="prepared with version 1, not 7; name"):
+        prepare_mazes(folder, OPTIONS, workers=1)
     (tmp_path / "manifest.json").write_text('{"plan": 1}')
     with pytest.raises(ValueError, match="prepared with another command"):
         prepare_mazes(tmp_path, OPTIONS, workers=1)
