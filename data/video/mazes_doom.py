@@ -156,8 +156,9 @@ def failures(vz: Any) -> tuple[type[Exception], ...]:
 
 
 def configure(game: Any, vz: Any, size: int) -> None:
-    """Only the world is drawn, at twice the size or more."""
-    height = next(height for height in HEIGHTS if height >= 2 * size)
+    """Only the world is drawn, at twice the size or more, if possible at a multiple of it."""
+    enough = (height for height in HEIGHTS if height >= 2 * size)
+    height = min(enough, key=lambda height: (height % size > 0, height))
     game.set_screen_resolution(getattr(vz.ScreenResolution, f"RES_{height * 4 // 3}X{height}"))
     game.set_screen_format(vz.ScreenFormat.RGB24)
     for name in HIDDEN:

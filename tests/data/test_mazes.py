@@ -40,7 +40,7 @@ from tttvideo.data.video.mazes import (
     route,
     wall_lines,
 )
-from tttvideo.data.video.mazes_doom import LARGEST, MOST_CELLS, film_maze
+from tttvideo.data.video.mazes_doom import LARGEST, MOST_CELLS, film_maze, view
 from tttvideo.data.video.mazes_folder import MazeOptions, prepare_mazes
 from tttvideo.data.video.reader import VideoReader
 
@@ -126,6 +126,12 @@ def test_a_revisit_is_a_pose_that_was_first_met_long_before():
     poses = np.array([here, there, here, turned, (0.4, 0.4, 10.0), turned])
     assert revisits(poses, frames=2).tolist() == [False, False, True, False, True, True]
     assert revisits(poses, frames=3).tolist() == [False, False, False, False, True, False]
+
+
+def test_a_view_is_the_mean_over_areas_of_the_middle_square():
+    screen = np.random.default_rng(0).integers(256, size=(192, 256, 3), dtype=np.uint8)
+    middle = screen[:, 32:-32].reshape(64, 3, 64, 3, 3).mean(axis=(1, 3))
+    assert np.abs(view(screen, 64) - middle).max() < 1
 
 
 @needs_doom
