@@ -261,13 +261,15 @@ def test_an_engine_that_is_killed_is_reported():
 
 
 @needs_doom
-def test_a_worker_that_is_killed_ends_the_command_and_leaves_no_engine(tmp_path):
-    running = []
+def test_a_worker_that_is_killed_ends_the_command_and_leaves_no_engine(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # of the worker, which cannot remove its folder
+    running, words = [], []
 
     def kill():
         while not running:
             time.sleep(0.05)
             running.extend(engines() if (tmp_path / "out/train/00000.mp4.partial").exists() else [])
+        words.extend(Path(f"/proc/{running[0]}/cmdline").read_text().split("\0"))
         os.kill(active_children()[0].pid, signal.SIGKILL)
 
     threading.Thread(target=kill, daemon=True).start()
@@ -277,6 +279,8 @@ def test_a_worker_that_is_killed_ends_the_command_and_leaves_no_engine(tmp_path)
     while any(Path(f"/proc/{pid}").exists() for pid in running) and time.monotonic() < until:
         time.sleep(0.05)
     assert running and not any(Path(f"/proc/{pid}").exists() for pid in running)
+    for shared in Path("/dev/shm").glob(f"ViZDoom*{words[words.index('+viz_instance_id') + 1]}"):
+        shared.unlink()  # an engine that is killed leaves its shared memory
 
 
 @needs_doom
