@@ -100,6 +100,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def printable(text: str) -> str:
+    """Text that can be printed, though names of files in it may be no Unicode."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def find_videos(inputs: Iterable[str | Path], fps: float | None = None) -> Found:
     """The videos that are named, and those in named folders and globs, in natural order.
 
