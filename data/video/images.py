@@ -243,6 +243,8 @@ def webp_durations(path: Path) -> list[int]:
 
 def is_animated(path: Path) -> bool:
     """Whether a .webp or .png file holds an animation, by its first bytes."""
+    if path.suffix.lower() not in (".png", ".webp"):
+        return False
     with open(path, "rb") as file:
         head = file.read(1 << 16)
     if head.startswith(b"\x89PNG"):

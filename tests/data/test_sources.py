@@ -92,7 +92,9 @@ def test_links_are_followed_once_and_loops_end(tmp_path):
 def test_a_file_that_is_named_twice_comes_once_and_a_glob_is_searched(tmp_path):
     for name in ("a.mp4", "b.mp4"):
         write_video(tmp_path / name, clip(2), 10)
-    (tmp_path / "c.txt").touch()
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "d.txt").touch()
+    assert find_videos([tmp_path / "**"]).passed_over == {".txt": 1}
     found = find_videos([tmp_path / "b.mp4", tmp_path / "*", tmp_path])
     assert [video.path.name for video in found.videos] == ["b.mp4", "a.mp4"]
     assert find_videos([tmp_path / "*.mp4"]).passed_over == {}
