@@ -16,16 +16,16 @@ def parser() -> argparse.ArgumentParser:
         "line of JSON with its hash, frames, times, rate, size, rotation, codec, flags, reader and "
         "status (ok, bad, hang or crash), and the reason. A decoder that hangs or crashes costs "
         "one video. An index that was stopped is continued, and one whose videos changed is "
-        "renewed: what did not change is not read again.",
+        "renewed: what did not change is not read again. Remove the index to read all again.",
         epilog="example: tttvideo index clips --out out/clips.jsonl",
     )
     add = top.add_argument
     help = "video files, folders of pictures, .npy or .npz arrays, or folders of all these"
     add("inputs", nargs="+", metavar="INPUT", help=help)
-    add(
-        "--out", metavar="FILE", help="index to write (default: out/NAME.jsonl, of the first INPUT)"
-    )
-    help = "end the reading of a video whose next frame takes longer (default: 60)"
+    help = "index to write (default: out/NAME.jsonl, with the name of the first INPUT)"
+    add("--out", metavar="FILE", help=help)
+    help = "end the reading of a video whose next frame takes longer; its first may take a second "
+    help += "more for each 20 MB of the file (default: 60)"
     add("--limit", type=float, default=60.0, metavar="SECONDS", help=help)
     help = "frames per second of pictures and arrays, which have no rate of their own (default: 25)"
     add("--fps", type=float, metavar="RATE", help=help)
@@ -41,8 +41,8 @@ def check(options: argparse.Namespace) -> None:
     refuse_unless(fps is None or 0 < fps < 1e6, "fps", fps, "above 0 frames per second")
     refuse_unless(workers is None or workers >= 1, "workers", workers, "1 or more")
     refuse_unless(bad is None or bad >= 0, "max-bad", bad, "0 or more")
-    name = Path(options.inputs[0]).resolve().name or "root"
-    options.out = options.out or f"out/{name}.jsonl"
+    first = Path(options.inputs[0]).resolve()
+    options.out = options.out or f"out/{first.name if first.is_dir() else first.stem}.jsonl"
     check_output(options.out)
     check_inputs(options)
 

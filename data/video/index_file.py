@@ -17,6 +17,9 @@ from .sources import VideoSource, counted
 from .survey import Survey, known, survey
 
 
+SHOWN = 20  # videos that cannot serve, in a summary
+
+
 def index_videos(
     sources: Sequence[VideoSource], out: Path, limit: float, workers: int | None = None
 ) -> list[Survey]:
@@ -93,7 +96,10 @@ def summary(surveys: Sequence[Survey]) -> str:
     if copies := len(good) - len({(s.sha256, s.number) for s in good}):
         lines.append(f"with the content of another: {copies}")
     bad = [survey for survey in surveys if survey.status != "ok"]
-    return "\n".join([*lines, *(f"{survey.status}: {survey.reason}" for survey in bad)])
+    lines += [f"{survey.status}: {survey.reason}" for survey in bad[:SHOWN]]
+    if len(bad) > SHOWN:
+        lines.append(f"... and {len(bad) - SHOWN:,} more")
+    return "\n".join(lines)
 
 
 def tally(counts: Counter[str], most: int = 6) -> str:

@@ -37,7 +37,10 @@ UNSTEADY = (
 )
 TICK = 0.002  # seconds; Matroska rounds stamps to 1 ms, two of which bound a frame
 
-Alive = Callable[[], None]  # to be called at every frame
+DISK = 20e6  # bytes per second of the slowest disk; an index may be anywhere in a file
+
+Alive = Callable[[int], None]
+"""To be called at every frame, with 0, and before a file of that many bytes is read."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def survey(
     once more for each video that ends a child.
 
     size: pixels to which frames are resized.
-    limit: seconds until a video's first, and its next, frame.
+    limit: seconds until a video's next frame; until its first, more by the bytes of its file.
     workers: children; None: one per core.
     """
     waiting = iter(sources)
@@ -184,33 +187,35 @@ def serve(pipe: Connection, size: int, limit: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its children
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process without Python's help
 
-    def alive() -> None:
-        signal.setitimer(signal.ITIMER_REAL, limit)
+    def alive(size: int) -> None:
+        signal.setitimer(signal.ITIMER_REAL, limit + size / DISK)
 
     while True:
         try:
             source = pipe.recv()
         except EOFError:
             return
-        alive()
         found = examine(source, size, alive)
         signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send(found)
 
 
 def examine(source: VideoSource, size: int, alive: Alive) -> Survey:
-    """Read every frame of a video; `alive` is called at each."""
+    """Read every frame of a video."""
+    alive(0)
     start, tally = known(source), Tally()
+    *_, bytes_, changed = start
     facts: dict[str, Any] = {}
     status, reason = "ok", ""
     try:
-        facts |= {"sha256": content_hash(source.path, start[-1])}
-        alive()
+        alive(bytes_)
+        facts |= {"sha256": content_hash(source.path, changed)}
+        alive(bytes_)
         reader = source.open(size)
         facts |= facts_of(reader.info) | facts_of_reading(source, reader)
         for frame in reader:
             tally.add(frame)
-            alive()
+            alive(0)
         if not tally.frames:
             raise VideoError(f"{source.path} has no frame; leave it out")
     except Exception as error:  # whatever a decoder raises costs this video only

@@ -20,7 +20,7 @@ from tttvideo.data.video.doctor import explain
 from tttvideo.data.video.drawn import bouncing_glyphs
 from tttvideo.data.video.index_file import index_videos, read_surveys, summary
 from tttvideo.data.video.reader import VideoReader
-from tttvideo.data.video.sources import VideoSource, find_videos
+from tttvideo.data.video.sources import VideoSource, find_videos, printable
 from tttvideo.data.video.survey import Survey, examine, survey
 from tttvideo.data.video.writer import write_video
 
@@ -40,7 +40,7 @@ def clips(tmp_path_factory):
 
 def look(source: VideoSource) -> Survey:
     """A survey in this process."""
-    return examine(source, 32, lambda: None)
+    return examine(source, 32, lambda size: None)
 
 
 def test_a_decoder_that_hangs_or_crashes_costs_one_video(clips):
@@ -237,6 +237,14 @@ def is_running(pid: str) -> bool:
         return False
 
 
+def test_a_name_that_is_no_unicode_is_indexed_and_printed(clips, tmp_path):
+    odd = os.fsencode(tmp_path) + b"/a\xff.mp4"
+    Path(os.fsdecode(odd)).write_bytes((clips / "0.mp4").read_bytes()[:99])
+    (line,) = index(tmp_path, tmp_path / "out.jsonl")
+    assert read_surveys(tmp_path / "out.jsonl") == [line]
+    assert r"a\udcff.mp4" in printable(summary([line]))
+
+
 def test_a_summary_counts_every_kind_and_names_what_cannot_serve(clips):
     good = [look(source) for source in find_videos([clips]).videos]
     bad = replace(good[0], status="hang", reason="x.mp4: no further frame came")
@@ -251,6 +259,7 @@ def test_a_summary_counts_every_kind_and_names_what_cannot_serve(clips):
         "hang: x.mp4: no further frame came",
     ):
         assert words in shown.splitlines()
+    assert summary([bad] * 50).splitlines()[-1] == "... and 30 more"
 
 
 # --- the doctor
