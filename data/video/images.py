@@ -165,7 +165,10 @@ def natural(path: Path) -> list[tuple[list[str | int], str]]:
 
 
 def load_picture(path: Path) -> Image.Image:
-    """A picture, turned upright, in RGB. Raises VideoError for one that cannot be read exactly."""
+    """A picture, turned upright, in RGB without transparency: what is transparent shows its colour.
+
+    Raises: VideoError for one that cannot be read exactly.
+    """
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.mode in DEEP:
