@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tttvideo.data.inputs import VIDEO_SUFFIXES
+from tttvideo.data.modules import read_evenly
 from tttvideo.data.video.probe import VideoError
 from tttvideo.data.video.sources import VideoSource, find_videos
 from tttvideo.data.video.writer import write_video
@@ -278,6 +279,18 @@ def test_a_source_and_its_reader_may_be_passed_to_other_processes(tmp_path):
         list(reader)
         again = pickle.loads(pickle.dumps(reader))
         assert all(np.array_equal(a.image, b.image) for a, b in zip(reader, again, strict=True))
+
+
+def test_a_frame_tokenizer_learns_from_files_pictures_and_arrays(tmp_path, caplog):
+    write_video(tmp_path / "a.mp4", clip(2), 10, lossless=True)
+    np.save(tmp_path / "b.npy", clip(3))
+    save_pictures(tmp_path / "c", clip(4))
+    (tmp_path / "notes.txt").touch()
+    with caplog.at_level("INFO", "tttvideo"):
+        frames = read_evenly([str(tmp_path)], 48, None, 100)
+    expected = np.concatenate([middle(clip(n)) for n in (2, 3, 4)])
+    assert np.array_equal(frames.numpy(), expected)
+    assert "1 other file passed over: .txt 1" in caplog.text
 
 
 # --- what cannot be read says how to proceed
