@@ -71,6 +71,10 @@ class ImageReader:
             )
             yield Frame(crop(frame.to_ndarray(), self.size), time)
 
+    def expected(self) -> int:
+        """The number of frames that must come."""
+        return len(self.index.times)
+
 
 def shown(height: int, width: int) -> str:
     return f"{width}x{height}"
