@@ -7,7 +7,7 @@ import math
 import os
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,21 @@ import av
 import numpy as np
 from av.stream import Disposition
 
+from .ffmpeg_log import Report, ffmpeg_reports
+
 
 COUNTED_CODECS = ("h264", "hevc", "vp9", "av1")  # a packet shows one frame, unless it holds a field
 TEXT_ART = ("tty", "bin", "xbin", "adf", "idf")  # FFmpeg would draw any text as a picture
 CLOCK = 10  # times the guessed rate: an average above that is no rate of frames
 SLACK = 0.1  # seconds by which a file may be shorter than it declares
+WITNESSES = {"vp9": "libvpx-vp9"}  # it notices damage that FFmpeg's own decoder passes over
+STRICT = {"h264": {"err_detect": "aggressive"}}  # a slice must end where its data end
+TRANSPORT = "mpegts"
+CLOCK_WRAP = 2**33  # ticks after which the clock of MPEG-TS begins anew
+FAR = 500  # packets from a joint, in which lost frames are looked for
+HOLE = 30  # steps of time: a longer one is a pause, not some lost frames
+UNSTAMPED = np.iinfo(np.int64).min
+KEY, DISCARD = 1, 2  # flags of a packet
 
 Turn = tuple[int, int, int, int]
 """(a, b, c, d): the stored pixel (x, y) is shown at (ax + cy, bx + dy)."""
@@ -45,9 +55,15 @@ class VideoInfo:
     frames: int
     """as declared, which may be more than can be shown; 0 if the file does not declare it"""
     turn: Turn
+    aspect: float
+    """a stored pixel's width by its height"""
     interlaced: bool
     streams: int
     """video streams in the file, of which the best is read"""
+    start: int | None
+    """the stamp of the first frame that can be shown, in ticks"""
+    witness: str
+    """the decoder by which frames are checked"""
 
 
 @dataclass(frozen=True)
@@ -60,6 +76,10 @@ class Index:
     """frames that an edit list hides"""
     stamped: bool
     """every shown frame has a time stamp, and no two share one"""
+    lost: int = 0
+    """frames at the beginning that can never be shown: what they refer to was cut off"""
+    leading: range = range(0)
+    """the packets after the first key frame that are shown before it, if at all"""
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
@@ -68,12 +88,15 @@ def probe(path: str | os.PathLike) -> VideoInfo:
     Raises: VideoError for a file that is missing, empty, no video, or broken at its start.
     """
     with open_video(path) as (container, stream):
-        first = next(container.decode(stream), None)
+        frames = (
+            frame for packet in from_first_key(container.demux(stream)) for frame in packet.decode()
+        )
+        first = next(frames, None)
         if first is None:
             raise VideoError(f"{path} has no frame that can be decoded; leave it out")
         turn = turn_of(path, first)
-        stored = round(first.width * (stream.sample_aspect_ratio or 1)) or 1, first.height
-        width, height = stored if turn[0] else stored[::-1]
+        aspect = float(stream.sample_aspect_ratio or 1)
+        width, height = shown_size(first, aspect, turn)
         return VideoInfo(
             path=Path(path),
             container=container.format.name,
@@ -83,32 +106,105 @@ def probe(path: str | os.PathLike) -> VideoInfo:
             fps=declared_rate(stream),
             frames=stream.frames,
             turn=turn,
+            aspect=aspect,
             interlaced=first.interlaced_frame,
             streams=len(container.streams.video),
+            start=first.pts,
+            witness=witness_of(stream, first),
         )
 
 
 def read_index(info: VideoInfo) -> Index:
-    """Read all packets. Raises VideoError for a file that was cut short."""
-    stamps, unstamped, hidden, end = array("q"), 0, 0, -math.inf
-    with open_video(info.path) as (container, stream):
+    """Read all packets. Raises VideoError for a file that was cut short or lost a part."""
+    stamps, decoding, flags, end = array("q"), array("q"), bytearray(), -math.inf
+    with ffmpeg_reports() as reports, open_video(info.path) as (container, stream):
         for packet in container.demux(stream):
-            if packet.is_corrupt:
-                raise cut_short(info, len(stamps) + hidden)
-            if packet.is_discard:
-                hidden += 1
-            elif packet.size:
-                unstamped += packet.pts is None
-                stamps.append(packet.pts or 0)
-                end = max(end, stamps[-1] + (packet.duration or 0))
-        ticks = np.sort(np.frombuffer(stamps, dtype=np.int64))
-        tick = float(stream.time_base)
+            if packet.is_corrupt and info.container != TRANSPORT:
+                raise cut_short(info, len(stamps))
+            if packet.size:
+                stamps.append(UNSTAMPED if packet.pts is None else packet.pts)
+                decoding.append(UNSTAMPED if packet.dts is None else packet.dts)
+                flags.append(KEY * packet.is_keyframe + DISCARD * packet.is_discard)
+                if not packet.is_discard:
+                    end = max(end, (packet.pts or 0) + (packet.duration or 0))
+        number, tick = stream.index, float(stream.time_base)
         declared = declared_end(container, stream)
     if declared - end * tick > max(SLACK, 3 / (info.fps or 1.0)):
-        raise cut_short(info, len(stamps) + hidden)
-    distinct = not unstamped and bool((np.diff(ticks) > 0).all())
-    times = (ticks - ticks[:1]) * tick if distinct else np.arange(len(ticks)) / (info.fps or 1.0)
-    return Index(times, hidden, distinct)
+        raise cut_short(info, len(stamps))
+    ticks, kinds = np.array(stamps, np.int64), np.array(flags, np.uint8)
+    for stamp in incomplete(reports, number):
+        at = np.flatnonzero(np.array(decoding, np.int64) % CLOCK_WRAP == stamp % CLOCK_WRAP)
+        if not (at.size and at_joint(ticks, kinds, int(at[0]))):
+            raise damaged(info, int(at[:1].sum()), "packets of its transport stream are missing")
+    for report in reports:
+        if report.error and report.source == info.container:
+            raise VideoError(
+                f"{info.path} is damaged ({report.text}); fetch it again or leave it out"
+            )
+    return index_of(info, ticks, kinds, tick)
+
+
+def incomplete(reports: Iterable[Report], stream: int) -> set[int]:
+    """The decoding stamps of frames in whose packets of MPEG-TS the count breaks."""
+    text = re.compile(rf"Packet corrupt \(stream = {stream}, dts = (\S+)\)")
+    found = (text.match(report.text) for report in reports if report.source == TRANSPORT)
+    stamps = {match[1] for match in found if match}
+    return {UNSTAMPED if stamp == "NOPTS" else int(stamp) for stamp in stamps}
+
+
+def at_joint(ticks: np.ndarray, flags: np.ndarray, last: int) -> bool:
+    """Whether segments of MPEG-TS were joined behind a frame, which is no damage.
+
+    The count of packets begins anew there, so FFmpeg calls the last frame before it corrupt. The
+    next segment begins with a key frame, and no frame is missing before it.
+    """
+    keys = np.flatnonzero(flags[: last + 2] & KEY)
+    if last in keys or last + 1 not in keys:
+        return False
+    before, here = ticks[keys[-2:]][0], ticks[last + 1]
+    near = ticks[max(0, last - FAR) : last + FAR]
+    steps = np.diff(np.sort(near[(near >= before) & (near <= here)]))
+    usual = np.median(steps) if len(steps) else 1.0
+    return not ((steps > 1.5 * usual) & (steps < HOLE * usual)).any()
+
+
+def index_of(info: VideoInfo, ticks: np.ndarray, flags: np.ndarray, tick: float) -> Index:
+    """From the packets' stamps and flags, each (N,), in the file's order."""
+    start = int((flags & KEY > 0).argmax())  # 0 if none is a key frame
+    leading = leading_packets(ticks, flags, start)
+    shown = flags & DISCARD == 0
+    hidden = int((~shown[start:]).sum())
+    if info.start is not None:
+        shown[leading] &= ticks[leading] >= info.start
+    shown[:start] = False
+    times = np.sort(ticks[shown])
+    distinct = bool((times != UNSTAMPED).all() and (np.diff(times) > 0).all())
+    times = (times - times[:1]) * tick if distinct else np.arange(len(times)) / (info.fps or 1.0)
+    lost = len(ticks) - hidden - len(times)
+    return Index(times, hidden, distinct, lost, range(leading.start, leading.stop))
+
+
+def leading_packets(ticks: np.ndarray, flags: np.ndarray, start: int) -> slice:
+    """The packets that follow the first key frame and precede it in time."""
+    stop = start + 1
+    while stop < len(ticks) and not flags[stop] & KEY and ticks[stop] < ticks[start]:
+        stop += 1
+    return slice(start + 1, stop)
+
+
+def from_first_key(packets: Iterable[Any]) -> Iterator[Any]:
+    """The packets from the first key frame on, since none before it can be shown.
+
+    If none is a key frame, all.
+    """
+    packets, early = iter(packets), []
+    for packet in packets:
+        if packet.is_keyframe:
+            yield packet
+            yield from packets
+            return
+        early.append(packet)
+    yield from early
 
 
 @contextmanager
@@ -143,31 +239,62 @@ def check_file(path: Path) -> None:
         raise VideoError(f"{path} is empty (0 bytes); fetch it again or leave it out")
 
 
-def checked_frames(info: VideoInfo, expected: int, **options: str) -> Iterator[av.VideoFrame]:
+def checked_frames(
+    info: VideoInfo, index: Index, expected: int, **options: str
+) -> Iterator[av.VideoFrame]:
     """All frames, as PyAV decodes them.
 
     expected: the number of frames that must come; 0: unknown.
     options: for FFmpeg's decoder.
-    Raises: VideoError at a frame that is damaged, missing or of another size.
+    Raises: VideoError at a frame that is damaged or missing.
     """
-    good, shape = 0, None
+    good = 0
     with open_video(info.path) as (container, stream):
-        stream.codec_context.options = options
-        try:
-            for frame in container.decode(stream):
-                shape = shape or (frame.width, frame.height)
+        decode = decoder_of(info, stream, options)
+        packets = enumerate(from_first_key(container.demux(stream)), index.leading.start - 1)
+        for n, packet in packets:
+            try:
+                with ffmpeg_reports() as reports:
+                    frames = decode(packet)
+            except av.FFmpegError as error:
+                raise damaged(info, good, one_line(error)) from error
+            errors = [report.text for report in reports if report.error]
+            if errors and n not in index.leading:
+                raise damaged(info, good, errors[0])
+            for frame in frames:
                 if frame.is_corrupt:
                     raise damaged(info, good, "the next one does not decode cleanly")
                 if expected and good == expected:
                     raise damaged(info, good, "more follow than it has packets")
-                if (frame.width, frame.height) != shape:
-                    raise damaged(info, good, f"then their size changes from {shape}")
                 yield frame
                 good += 1
-        except av.FFmpegError as error:
-            raise damaged(info, good, one_line(error)) from error
     if good < expected:
         raise damaged(info, good, f"{expected} were expected")
+
+
+def decoder_of(info: VideoInfo, stream: Any, options: dict[str, str]) -> Callable[[Any], list]:
+    """From a packet to the frames that it completes."""
+    decoder = stream.codec_context
+    if info.witness != decoder.codec.name:
+        decoder = av.CodecContext.create(info.witness, "r")
+        decoder.thread_count = 1
+    decoder.options = STRICT.get(info.codec, {}) | options
+    return decoder.decode
+
+
+def shown_size(frame: av.VideoFrame, aspect: float, turn: Turn) -> tuple[int, int]:
+    """Width and height with square pixels, turned upright."""
+    stored = round(frame.width * aspect) or 1, frame.height
+    return stored if turn[0] else stored[::-1]
+
+
+def witness_of(stream: Any, first: av.VideoFrame) -> str:
+    own, other = (
+        stream.codec_context.codec.name,
+        WITNESSES.get(stream.codec_context.codec.canonical_name),
+    )
+    eight_bits = first.format.components[0].bits == 8  # libvpx may be built for no more
+    return other if other in av.codecs_available and eight_bits else own
 
 
 def turn_of(path: str | os.PathLike, frame: av.VideoFrame) -> Turn:
@@ -197,8 +324,10 @@ def declared_end(container: Any, stream: Any) -> float:
     """The second at which the video ends by its header; 0.0 if only other streams declare one.
 
     A stream's duration counts from its first stamp, but that of a fragmented mp4, which declares no
-    number of frames, counts from 0, as a container's does.
+    number of frames, counts from 0, as a container's does. MPEG-TS declares nothing.
     """
+    if container.format.name == TRANSPORT:
+        return 0.0
     if stream.duration:
         fragmented = "mp4" in container.format.name and not stream.frames
         first = 0 if fragmented else stream.start_time or 0

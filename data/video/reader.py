@@ -12,6 +12,7 @@ where a container keeps the order of decoding only (AVI). Where packets do not c
 VP8), a frame keeps its own stamp if that rises.
 """
 
+import logging
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -34,6 +35,7 @@ from .probe import (
     one_line,
     probe,
     read_index,
+    shown_size,
 )
 
 
@@ -78,17 +80,24 @@ class VideoReader:
         if backend not in BACKENDS:
             raise ValueError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
         self.info, self.size = probe(path), size
+        self.notes: list[str] = []
         self.index = read_index(self.info)
-        self.width, self.height = scaled_size(self.info, size)
+        self.width, self.height = scaled_size(self.info.width, self.info.height, size)
         obstacle = decord_obstacle(self.info, self.index, self.decord_bytes())
         if backend != "pyav":
             obstacle = obstacle or self.refusal()
         if backend == "decord" and obstacle:
             raise VideoError(f"{path}: decord cannot serve: {obstacle}; use backend='auto'")
+        self.decord_only = backend == "decord"
         self.backend = "pyav" if obstacle or backend == "pyav" else "decord"
         self.reason = obstacle or ("asked for" if backend == "pyav" else "decord reads it exactly")
 
     def __iter__(self) -> Iterator[Frame]:
+        if self.index.lost:
+            self.note(
+                f"{self.index.lost} frames at its beginning cannot be shown, because it was cut "
+                "between key frames"
+            )
         images = self.decord_images() if self.backend == "decord" else self.pyav_images()
         for image, time in images:
             yield Frame(crop(image, self.size), time)
@@ -96,8 +105,11 @@ class VideoReader:
     def decord_images(self) -> Iterator[tuple[np.ndarray, float]]:
         images = decord_frames(self.info.path, self.width, self.height)
         # the loop filter changes pixels only, and those of PyAV are not used here
-        checked = checked_frames(self.info, self.expected(), skip_loop_filter="all")
-        for good, (time, _) in enumerate(zip(self.index.times, checked, strict=True)):
+        checked = checked_frames(self.info, self.index, self.expected(), skip_loop_filter="all")
+        for good, (time, frame) in enumerate(zip(self.index.times, checked, strict=True)):
+            if self.resized(frame):
+                yield from self.leave_decord(good)
+                return
             try:
                 image = unpadded(next(images), self.width)
             except Exception as error:  # decord's own errors have no common base
@@ -107,13 +119,39 @@ class VideoReader:
                 ) from error
             yield image, float(time)
 
+    def leave_decord(self, good: int) -> Iterator[tuple[np.ndarray, float]]:
+        """The images from number `good` on by PyAV, which reads this file from now on."""
+        reason = f"the picture changes its size at frame {good}"
+        if self.decord_only:
+            raise VideoError(f"{self.info.path}: decord cannot serve: {reason}; use backend='auto'")
+        self.backend, self.reason = "pyav", reason
+        return islice(self.pyav_images(), good, None)
+
     def pyav_images(self) -> Iterator[tuple[np.ndarray, float]]:
-        upright = self.info.turn[0] != 0
-        width, height = (self.width, self.height) if upright else (self.height, self.width)
-        scaler = VideoReformatter()
-        for frame, time in self.timed(checked_frames(self.info, self.expected())):
+        scaler, last = VideoReformatter(), (self.info.width, self.info.height)
+        for frame, time in self.timed(checked_frames(self.info, self.index, self.expected())):
+            shown = shown_size(frame, self.info.aspect, self.info.turn)
+            if shown != last:
+                before, last = last, shown
+                self.note(
+                    f"the picture changes from {size_text(before)} to {size_text(shown)} at "
+                    f"{time:.2f} s; both are scaled to {self.size}x{self.size}"
+                )
+            width, height = scaled_size(*shown, self.size)
+            if not self.info.turn[0]:
+                width, height = height, width
             image = scaler.reformat(frame, width, height, "rgb24", interpolation="BILINEAR")
             yield turn_image(image.to_ndarray(), self.info.turn), time
+
+    def note(self, text: str) -> None:
+        """Say something that a user should know about this file, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+            logging.getLogger("tttvideo").warning("%s: %s", self.info.path, text)
+
+    def resized(self, frame: VideoFrame) -> bool:
+        shown = shown_size(frame, self.info.aspect, self.info.turn)
+        return shown != (self.info.width, self.info.height)
 
     def timed(self, frames: Iterator[VideoFrame]) -> Iterator[tuple[VideoFrame, float]]:
         """Frames with their seconds; their own stamps serve where packets do not count frames."""
@@ -156,6 +194,7 @@ def decord_obstacle(info: VideoInfo, index: Index, held: int) -> str:
         "the frames are interlaced": info.interlaced,
         "the picture is mirrored": a * d - b * c < 0,
         f"an edit list hides {index.hidden} frames": index.hidden > 0,
+        f"{index.lost} frames at its beginning cannot be shown": index.lost > 0,
         "frames share a time stamp": not index.stamped,
         f"decord may come to hold {held >> 20} MiB, above {MOST_BYTES >> 20}": held > MOST_BYTES,
     }
@@ -206,10 +245,14 @@ def unpadded(image: np.ndarray, width: int) -> np.ndarray:
     return image.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
 
 
-def scaled_size(info: VideoInfo, size: int) -> tuple[int, int]:
+def scaled_size(width: int, height: int, size: int) -> tuple[int, int]:
     """Width and height in proportion, with `size` as the shorter of them."""
-    short = min(info.width, info.height)
-    return max(size, round(info.width * size / short)), max(size, round(info.height * size / short))
+    short = min(width, height)
+    return max(size, round(width * size / short)), max(size, round(height * size / short))
+
+
+def size_text(size: tuple[int, int]) -> str:
+    return "{}x{}".format(*size)
 
 
 def crop(image: np.ndarray, size: int) -> np.ndarray:
