@@ -18,6 +18,7 @@ import numpy as np
 from av.stream import Disposition
 
 from .ffmpeg_log import Report, ffmpeg_reports
+from .hdr import TRANSFERS
 
 
 COUNTED_CODECS = ("h264", "hevc", "vp9", "av1")  # a packet shows one frame, unless it holds a field
@@ -58,6 +59,8 @@ class VideoInfo:
     aspect: float
     """a stored pixel's width by its height"""
     interlaced: bool
+    transfer: str
+    """PQ or HLG for high dynamic range, else empty"""
     streams: int
     """video streams in the file, of which the best is read"""
     start: int | None
@@ -108,6 +111,7 @@ def probe(path: str | os.PathLike) -> VideoInfo:
             turn=turn,
             aspect=aspect,
             interlaced=first.interlaced_frame,
+            transfer=TRANSFERS.get(stream.codec_context.color_trc, ""),
             streams=len(container.streams.video),
             start=first.pts,
             witness=witness_of(stream, first),

@@ -25,6 +25,7 @@ import numpy as np
 from av import VideoFrame
 from av.video.reformatter import VideoReformatter
 
+from .hdr import to_standard
 from .probe import (
     COUNTED_CODECS,
     Index,
@@ -98,6 +99,10 @@ class VideoReader:
                 f"{self.index.lost} frames at its beginning cannot be shown, because it was cut "
                 "between key frames"
             )
+        if self.info.transfer:
+            self.note(
+                f"its high dynamic range ({self.info.transfer}) is mapped to the standard range"
+            )
         images = self.decord_images() if self.backend == "decord" else self.pyav_images()
         for image, time in images:
             yield Frame(crop(image, self.size), time)
@@ -140,8 +145,12 @@ class VideoReader:
             width, height = scaled_size(*shown, self.size)
             if not self.info.turn[0]:
                 width, height = height, width
-            image = scaler.reformat(frame, width, height, "rgb24", interpolation="BILINEAR")
-            yield turn_image(image.to_ndarray(), self.info.turn), time
+            form = "rgb48le" if self.info.transfer else "rgb24"
+            scaled = scaler.reformat(frame, width, height, form, interpolation="BILINEAR")
+            image = scaled.to_ndarray()
+            if self.info.transfer:
+                image = to_standard(image, self.info.transfer)
+            yield turn_image(image, self.info.turn), time
 
     def note(self, text: str) -> None:
         """Say something that a user should know about this file, once."""
@@ -191,6 +200,7 @@ def decord_obstacle(info: VideoInfo, index: Index, held: int) -> str:
             info.container not in CONTAINERS or info.codec not in DECORD_CODECS
         ),
         f"the file has {info.streams} video streams": info.streams > 1,
+        f"the picture has a high dynamic range ({info.transfer})": info.transfer != "",
         "the frames are interlaced": info.interlaced,
         "the picture is mirrored": a * d - b * c < 0,
         f"an edit list hides {index.hidden} frames": index.hidden > 0,
