@@ -15,9 +15,11 @@ VP8), a frame keeps its own stamp if that rises.
 import logging
 import math
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
+from heapq import heappop, heappush
 from importlib.util import find_spec
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +45,7 @@ from .probe import (
 BACKENDS = ("auto", "decord", "pyav")
 CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # those with a true index
 DECORD_CODECS = ("h264", "hevc", "vp9")
+FARTHEST = 16  # frames between the orders of decoding and showing, the most that H.264 allows
 MOST_BYTES = 128 * 2**20  # that decord may hold, which decodes ahead as far as the file goes
 
 
@@ -166,7 +169,8 @@ class VideoReader:
         """Frames with their seconds; their own stamps serve where packets do not count frames."""
         if self.expected():
             return zip(frames, self.index.times.tolist(), strict=True)
-        return own_times(frames, 1 / (self.info.fps or 1.0))
+        ahead = FARTHEST if self.info.container == "avi" else 0
+        return own_times(in_order(frames, ahead), 1 / (self.info.fps or 1.0))
 
     def expected(self) -> int:
         """The number of frames that must come; 0 if packets do not show it (fields; VP8)."""
@@ -236,12 +240,29 @@ def decord_frames(path: Path, width: int, height: int) -> Iterator[np.ndarray]:
         yield image.asnumpy()
 
 
-def own_times(frames: Iterator[VideoFrame], step: float) -> Iterator[tuple[VideoFrame, float]]:
-    """Frames with the seconds of their stamps; `step` after the last where those do not rise."""
+def in_order(frames: Iterator[VideoFrame], ahead: int) -> Iterator[tuple[VideoFrame, float | None]]:
+    """Frames with the seconds of their stamps, sorted as far as `ahead` of them reach.
+
+    In a container that keeps the order of decoding only (AVI), frames carry each other's stamps.
+    """
+    waiting, stamps = deque[VideoFrame](), list[float]()
+    for frame in chain(frames, repeat(None, ahead)):
+        if frame is not None:
+            waiting.append(frame)
+            if frame.time is not None:
+                heappush(stamps, frame.time)
+        if len(waiting) > ahead or (frame is None and waiting):
+            yield waiting.popleft(), heappop(stamps) if stamps else None
+
+
+def own_times(
+    frames: Iterator[tuple[VideoFrame, float | None]], step: float
+) -> Iterator[tuple[VideoFrame, float]]:
+    """Frames with the seconds since the first; `step` after the last where stamps do not rise."""
     start, last = None, -step
-    for frame in frames:
-        start = frame.time or 0.0 if start is None else start
-        own = last if frame.time is None else frame.time - start
+    for frame, stamp in frames:
+        start = stamp or 0.0 if start is None else start
+        own = last if stamp is None else stamp - start
         last = own if own > last else last + step
         yield frame, last
 
