@@ -8,7 +8,7 @@ import os
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ TEXT_ART = ("tty", "bin", "xbin", "adf", "idf")  # FFmpeg would draw any text as
 CLOCK = 10  # times the guessed rate: an average above that is no rate of frames
 SLACK = 0.1  # seconds by which a file may be shorter than it declares
 WITNESSES = {"vp9": "libvpx-vp9"}  # it notices damage that FFmpeg's own decoder passes over
-STRICT = {"h264": {"err_detect": "aggressive"}}  # a slice must end where its data end
+CHECKSUM = re.compile(rb"\x50\x01\x84.\x00", re.DOTALL)  # of a picture, in a unit of HEVC's stream
 TRANSPORT = "mpegts"
 CLOCK_WRAP = 2**33  # ticks after which the clock of MPEG-TS begins anew
 FAR = 500  # packets from a joint, in which lost frames are looked for
@@ -67,6 +67,8 @@ class VideoInfo:
     """the stamp of the first frame that can be shown, in ticks"""
     witness: str
     """the decoder by which frames are checked"""
+    strict: str
+    """what it shall check beyond its usual, a value of FFmpeg's err_detect"""
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,13 @@ def probe(path: str | os.PathLike) -> VideoInfo:
     Raises: VideoError for a file that is missing, empty, no video, or broken at its start.
     """
     with open_video(path) as (container, stream):
-        frames = (
-            frame for packet in from_first_key(container.demux(stream)) for frame in packet.decode()
-        )
-        first = next(frames, None)
-        if first is None:
+        key = None
+        for packet in from_first_key(packets_of(container, stream)):
+            key = key or bytes(packet)
+            if frames := packet.decode():
+                first = frames[0]
+                break
+        else:
             raise VideoError(f"{path} has no frame that can be decoded; leave it out")
         turn = turn_of(path, first)
         aspect = float(stream.sample_aspect_ratio or 1)
@@ -115,6 +119,7 @@ def probe(path: str | os.PathLike) -> VideoInfo:
             streams=len(container.streams.video),
             start=first.pts,
             witness=witness_of(stream, first),
+            strict=strictness(stream.codec_context.codec.canonical_name, key or b""),
         )
 
 
@@ -122,7 +127,7 @@ def read_index(info: VideoInfo) -> Index:
     """Read all packets. Raises VideoError for a file that was cut short or lost a part."""
     stamps, decoding, flags, end = array("q"), array("q"), bytearray(), -math.inf
     with ffmpeg_reports() as reports, open_video(info.path) as (container, stream):
-        for packet in container.demux(stream):
+        for packet in packets_of(container, stream):
             if packet.is_corrupt and info.container != TRANSPORT:
                 raise cut_short(info, len(stamps))
             if packet.size:
@@ -133,11 +138,12 @@ def read_index(info: VideoInfo) -> Index:
                     end = max(end, (packet.pts or 0) + (packet.duration or 0))
         number, tick = stream.index, float(stream.time_base)
         declared = declared_end(container, stream)
-    if declared - end * tick > max(SLACK, 3 / (info.fps or 1.0)):
+    ticks, order, kinds = np.array(stamps), np.array(decoding), np.array(flags, np.uint8)
+    lacking = info.container == "avi" and len(order) < info.frames and (np.diff(order) == 1).all()
+    if lacking or declared - end * tick > max(SLACK, 3 / (info.fps or 1.0)):
         raise cut_short(info, len(stamps))
-    ticks, kinds = np.array(stamps, np.int64), np.array(flags, np.uint8)
     for stamp in incomplete(reports, number):
-        at = np.flatnonzero(np.array(decoding, np.int64) % CLOCK_WRAP == stamp % CLOCK_WRAP)
+        at = np.flatnonzero(order % CLOCK_WRAP == stamp % CLOCK_WRAP)
         if not (at.size and at_joint(ticks, kinds, int(at[0]))):
             raise damaged(info, int(at[:1].sum()), "packets of its transport stream are missing")
     for report in reports:
@@ -194,6 +200,15 @@ def leading_packets(ticks: np.ndarray, flags: np.ndarray, start: int) -> slice:
     while stop < len(ticks) and not flags[stop] & KEY and ticks[stop] < ticks[start]:
         stop += 1
     return slice(start + 1, stop)
+
+
+def packets_of(container: Any, stream: Any) -> Iterator[Any]:
+    """All packets, and the one that ends decoding.
+
+    At the end PyAV looks up streams that appeared after the beginning, and does not find them.
+    """
+    with suppress(IndexError):
+        yield from container.demux(stream)
 
 
 def from_first_key(packets: Iterable[Any]) -> Iterator[Any]:
@@ -255,7 +270,7 @@ def checked_frames(
     good = 0
     with open_video(info.path) as (container, stream):
         decode = decoder_of(info, stream, options)
-        packets = enumerate(from_first_key(container.demux(stream)), index.leading.start - 1)
+        packets = enumerate(from_first_key(packets_of(container, stream)), index.leading.start - 1)
         for n, packet in packets:
             try:
                 with ffmpeg_reports() as reports:
@@ -282,7 +297,7 @@ def decoder_of(info: VideoInfo, stream: Any, options: dict[str, str]) -> Callabl
     if info.witness != decoder.codec.name:
         decoder = av.CodecContext.create(info.witness, "r")
         decoder.thread_count = 1
-    decoder.options = STRICT.get(info.codec, {}) | options
+    decoder.options = ({"err_detect": info.strict} if info.strict else {}) | options
     return decoder.decode
 
 
@@ -290,6 +305,15 @@ def shown_size(frame: av.VideoFrame, aspect: float, turn: Turn) -> tuple[int, in
     """Width and height with square pixels, turned upright."""
     stored = round(frame.width * aspect) or 1, frame.height
     return stored if turn[0] else stored[::-1]
+
+
+def strictness(codec: str, key_frame: bytes) -> str:
+    """What a decoder checks besides: in H.264, that a slice ends where its data end; the MD5 of a
+    picture where an encoder of HEVC has added it.
+    """
+    if codec == "hevc" and CHECKSUM.search(key_frame):
+        return "crccheck"
+    return "aggressive" if codec == "h264" else ""
 
 
 def witness_of(stream: Any, first: av.VideoFrame) -> str:

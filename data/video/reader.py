@@ -99,8 +99,8 @@ class VideoReader:
     def __iter__(self) -> Iterator[Frame]:
         if self.index.lost:
             self.note(
-                f"{self.index.lost} frames at its beginning cannot be shown, because it was cut "
-                "between key frames"
+                f"{self.index.lost} frames at its beginning cannot be shown, because what they "
+                "refer to was cut off"
             )
         if self.info.transfer:
             self.note(
@@ -207,6 +207,7 @@ def decord_obstacle(info: VideoInfo, index: Index, held: int) -> str:
         f"the picture has a high dynamic range ({info.transfer})": info.transfer != "",
         "the frames are interlaced": info.interlaced,
         "the picture is mirrored": a * d - b * c < 0,
+        "decord does not check its frames' checksums": info.strict == "crccheck",
         f"an edit list hides {index.hidden} frames": index.hidden > 0,
         f"{index.lost} frames at its beginning cannot be shown": index.lost > 0,
         "frames share a time stamp": not index.stamped,

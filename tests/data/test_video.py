@@ -20,7 +20,7 @@ import pytest
 from tttvideo.data.video import reader as reader_room
 from tttvideo.data.video.drawn import bouncing_glyphs
 from tttvideo.data.video.ffmpeg_log import Report, ffmpeg_reports
-from tttvideo.data.video.probe import VideoError, probe
+from tttvideo.data.video.probe import VideoError, packets_of, probe
 from tttvideo.data.video.reader import VideoReader, open_decord
 from tttvideo.data.video.writer import video_writer, write_video
 
@@ -607,10 +607,29 @@ def test_a_lost_packet_of_mpeg_ts_gives_no_wrong_frame(tmp_path, options):
     assert refused > len(lost) / 2
 
 
+def test_a_lost_chunk_of_an_avi_is_noticed(tmp_path):
+    path = make(tmp_path / "a.avi", bf="2")
+    place, _ = packets(path)[20]
+    patch(path, place - 8, b"JUNK")  # FFmpeg goes on at the next chunk
+    with pytest.raises(VideoError, match="cut short or damaged: it has 39 frames of the 40"):
+        VideoReader(path, SIZE)
+
+
+def test_a_stream_that_appears_late_does_not_end_the_reading():
+    class Container:  # as PyAV does, which counts the streams anew at the end
+        def demux(self, stream):
+            yield from "packets"
+            raise IndexError("list index out of range")
+
+    assert "".join(packets_of(Container(), None)) == "packets"
+
+
+HASH = "log-level=none:hash=1"  # an MD5 for each picture
 WITNESSED = [
     pytest.param("a.webm", {"codec": "libvpx-vp9", "deadline": "realtime"}, 10, id="vp9"),
     pytest.param("a.mkv", {"codec": "ffv1", "level": "3", "slicecrc": "1"}, 10, id="ffv1"),
     pytest.param("a.mov", {"codec": "png", "pixels": "rgb24"}, 10, id="png"),
+    pytest.param("a.mp4", {"codec": "libx265", "x265-params": HASH}, 10, id="h265-with-md5"),
     pytest.param("a.ogv", {"codec": "libvpx", "deadline": "realtime"}, 10, id="ogg"),
     pytest.param("a.avi", {"codec": "mjpeg", "pixels": "yuvj420p"}, 3, id="mjpeg"),
     pytest.param("a.mp4", {"preset": "ultrafast"}, 8, id="h264-cavlc"),
