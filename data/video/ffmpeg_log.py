@@ -31,6 +31,8 @@ class Listeners:
     lock, count = Lock(), 0
     level: int | None = None
     skip_repeated = True
+    others: av.logging.Capture
+    """what threads say that do not listen: nobody would have heard it before"""
 
 
 @contextmanager
@@ -60,9 +62,12 @@ def listen(change: int) -> None:
         if not Listeners.count:
             Listeners.level = av.logging.get_level()
             Listeners.skip_repeated = av.logging.get_skip_repeated()
+            Listeners.others = av.logging.Capture(local=False)
+            Listeners.others.__enter__()
             av.logging.set_level(max(av.logging.WARNING, Listeners.level or 0))
             av.logging.set_skip_repeated(False)  # else the second reading of a file is silent
         Listeners.count += change
         if not Listeners.count:
             av.logging.set_level(Listeners.level)
             av.logging.set_skip_repeated(Listeners.skip_repeated)
+            Listeners.others.__exit__(None, None, None)

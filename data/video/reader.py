@@ -4,12 +4,12 @@ decord reads the files that it is known to read exactly: its frame order is righ
 container with a true index, it repeats frames that an edit list hides, and it cannot open AV1. PyAV
 reads all others, and those that decord refuses or counts otherwise. While decord reads, PyAV
 decodes the same file without making pictures and checks every frame, because decord returns
-concealed damage as a picture. Both resize bilinearly with FFmpeg's scaler: they agree to 40 dB or
-more, and exactly when nothing is resized.
+concealed damage as a picture. Where the picture changes its size, PyAV goes on alone. Both resize
+bilinearly with FFmpeg's scaler: they agree to 40 dB or more, and exactly when nothing is resized.
 
 The n-th frame has the n-th of the packets' sorted stamps, since a decoder's own stamp is wrong
 where a container keeps the order of decoding only (AVI). Where packets do not count frames (fields,
-VP8), a frame keeps its own stamp if that rises.
+VP8), a frame keeps its own stamp if that rises, sorted among its neighbours' in AVI.
 """
 
 import logging

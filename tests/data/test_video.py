@@ -683,6 +683,12 @@ def test_a_thread_hears_of_its_own_damage_only():
         assert list(threads.map(say, ["one", "two"])) == [["one"], ["two"]]
 
 
+def test_a_thread_that_does_not_listen_stays_as_silent_as_before(caplog):
+    with ThreadPoolExecutor(1) as threads, ffmpeg_reports() as reports:
+        threads.submit(av.logging.log, av.logging.ERROR, "h264", "elsewhere").result()
+    assert caplog.messages == [] and reports == []
+
+
 def test_the_options_of_decord_make_it_raise_instead_of_repeating_a_frame(tmp_path):
     path = trim(make(tmp_path / "a.mp4", bf="2", g="250"), first=11)
     reader, read = open_decord(path, SIZE, SIZE), []
