@@ -5,7 +5,7 @@ caller's where a decoder has one thread.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 from typing import NamedTuple
@@ -37,23 +37,37 @@ class Listeners:
 
 @contextmanager
 def ffmpeg_reports() -> Iterator[list[Report]]:
-    """A list that has, after the block, FFmpeg's errors and warnings in it.
+    """A list that has, after the block, what FFmpeg reports in it."""
+    reports: list[Report] = []
+    with listening():
+        try:
+            with av.logging.Capture() as logs:
+                yield reports
+        finally:
+            reports += reports_of(logs)
+
+
+def reports_of(logs: Iterable[tuple[int, str, str]]) -> list[Report]:
+    """FFmpeg's errors and warnings among what was captured.
 
     Those about other things than pictures are left out: supplemental information, the profile of
     the colours, references to be forgotten that are gone, an edit list.
     """
-    reports: list[Report] = []
+    return [
+        Report(level <= av.logging.ERROR, source, " ".join(text.split()))
+        for level, source, text in logs
+        if level <= av.logging.WARNING and not NO_PICTURE.search(text)
+    ]
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Let FFmpeg's log be captured in this block."""
     listen(1)
     try:
-        with av.logging.Capture() as logs:
-            yield reports
+        yield
     finally:
         listen(-1)
-        reports += (
-            Report(level <= av.logging.ERROR, source, " ".join(text.split()))
-            for level, source, text in logs
-            if level <= av.logging.WARNING and not NO_PICTURE.search(text)
-        )
 
 
 def listen(change: int) -> None:

@@ -19,7 +19,7 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from .ffmpeg_log import Report, ffmpeg_reports
+from .ffmpeg_log import Report, ffmpeg_reports, listening, reports_of
 from .hdr import TRANSFERS
 
 
@@ -270,16 +270,16 @@ def checked_frames(
     Raises: VideoError at a frame that is damaged or missing.
     """
     good = 0
-    with open_video(info.path) as (container, stream):
+    with open_video(info.path) as (container, stream), listening():
         decode = decoder_of(info, stream, options)
         packets = enumerate(from_first_key(packets_of(container, stream)), index.leading.start - 1)
         for n, packet in packets:
             try:
-                with ffmpeg_reports() as reports:
+                with av.logging.Capture() as logs:
                     frames = decode(packet)
             except av.FFmpegError as error:
                 raise damaged(info, good, one_line(error)) from error
-            errors = [report.text for report in reports if report.error]
+            errors = [report.text for report in reports_of(logs) if report.error]
             if errors and n not in index.leading:
                 raise damaged(info, good, errors[0])
             for frame in frames:

@@ -3,6 +3,7 @@
 A test's video counts its frames: twelve tiles of each picture are the bits of its number.
 """
 
+import gc
 import os
 import re
 import struct
@@ -660,6 +661,16 @@ def test_the_log_of_ffmpeg_is_left_as_it_was():
     av.logging.log(av.logging.ERROR, "h264", "after")
     assert (av.logging.get_level(), av.logging.get_skip_repeated()) == (None, True)
     assert reports == []
+
+
+def test_reading_leaves_the_log_of_ffmpeg_as_it_was_even_if_left_early(tmp_path):
+    for backend in BACKENDS:
+        frames = iter(VideoReader(make(tmp_path / "a.mp4"), SIZE, backend))
+        next(frames)
+        assert av.logging.get_level() == av.logging.WARNING
+        frames.close()
+        gc.collect()
+        assert av.logging.get_level() is None
 
 
 def test_reports_about_other_things_than_pictures_are_no_damage():
