@@ -53,7 +53,7 @@ class ImageReader:
             raise ValueError(f"size is {size!r}; it must be a whole number of pixels, at least 1")
         self.images, self.size, self.info = images, size, images.info()
         self.index = Index(images.times(), 0, True)
-        self.width, self.height = scaled_size(self.info, size)
+        self.width, self.height = scaled_size(self.info.width, self.info.height, size)
         self.backend, self.reason = images.library, "the frames are stored as images"
 
     def __iter__(self) -> Iterator[Frame]:

@@ -58,18 +58,18 @@ class VideoInfo:
     frames: int
     """as declared, which may be more than can be shown; 0 if the file does not declare it"""
     turn: Turn
-    aspect: float
-    """a stored pixel's width by its height"""
     interlaced: bool
-    transfer: str
-    """PQ or HLG for high dynamic range, else empty"""
     streams: int
     """video streams in the file, of which the best is read"""
-    start: int | None
+    aspect: float = 1.0
+    """a stored pixel's width by its height"""
+    transfer: str = ""
+    """PQ or HLG for high dynamic range, else empty"""
+    start: int | None = None
     """the stamp of the first frame that can be shown, in ticks"""
-    witness: str
+    witness: str = ""
     """the decoder by which frames are checked"""
-    strict: str
+    strict: str = ""
     """what it shall check beyond its usual, a value of FFmpeg's err_detect"""
 
 
