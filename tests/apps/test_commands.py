@@ -21,9 +21,10 @@ from scipy.ndimage import gaussian_filter
 from helpers.demos import small_demo
 from tttvideo.apps import fit
 from tttvideo.apps.cli import main
+from tttvideo.apps.commands import prepare_drawn
 from tttvideo.data.modules import FrameData, TokenData
 from tttvideo.data.tokens import TokenFile, open_tokens
-from tttvideo.data.video.drawn import bouncing_glyphs
+from tttvideo.data.video.drawn import WORLDS, bouncing_glyphs
 from tttvideo.data.video.reader import VideoReader
 from tttvideo.data.video.writer import write_video
 from tttvideo.weights.checkpoints import load_frame_tokenizer, load_tokens_model
@@ -155,8 +156,11 @@ def test_a_frame_model_learns_the_worlds_it_was_given(work):
     assert Path("pan_frames/samples/step_000002.mp4").is_file()
 
 
+FEW = ["--videos=2", "--held-out=1"]
+
+
 def test_glyphs_are_drawn_as_clips_that_differ(work):
-    main(["prepare", "glyphs", "--clips=2", "--held-out=1", "--frames=5", "--out=glyphs"])
+    main(["prepare", "drawn", "glyphs", *FEW, "--frames=5", "--out=glyphs"])
     paths = [f"glyphs/{name}.mp4" for name in ("train/00000", "train/00001", "held_out/00000")]
     clips = [np.stack([frame.image for frame in VideoReader(path, 64)]) for path in paths]
     assert {clip.shape for clip in clips} == {(5, 64, 64, 3)}
@@ -164,6 +168,23 @@ def test_glyphs_are_drawn_as_clips_that_differ(work):
     options = ["--frame-tokenizer", "frames/last.ckpt", "--out", "glyphs.bin"]
     main(["prepare", "video", "glyphs/train", *options])
     assert TokenFile("glyphs.bin").starts.tolist() == [0, 5 * 64]
+
+
+@pytest.mark.parametrize("world", ["pan", "flash", "code", "static"])
+def test_cells_of_a_drawn_world_are_its_tokens(work, world):
+    main(["prepare", "drawn", world, *FEW, "--frames=12", "--colours=4", "--out", world])
+    options = ["--frame-tokenizer", f"{world}/palette.ckpt", "--out", f"{world}.bin"]
+    main(["prepare", "video", f"{world}/train", *options])
+    kind, file = WORLDS[world], TokenFile(f"{world}.bin")
+    tokenizer = load_frame_tokenizer(f"{world}/palette.ckpt")
+    for number, tokens in enumerate(np.split(file.tokens, 2)):
+        video = kind.draw(12, kind.size, (0, number, False), tokenizer.palette.numpy())
+        frames = tokenizer.decode(torch.from_numpy(tokens.astype(int)).view(12, -1))
+        assert np.array_equal(np.stack(list(video.frames)), frames)
+
+
+def test_the_command_knows_every_drawn_world():
+    assert prepare_drawn.WORLDS.keys() == prepare_drawn.OWN.keys() == WORLDS.keys()
 
 
 def test_a_fit_writes_checkpoint_metrics_config_and_sample(work):
