@@ -26,13 +26,14 @@ def code_video(
         rng: draws shapes and colours.
         colours: colours of symbols, whose tokens begin at WHITE + 1.
         symbols: of a code; at least 1.
-        distractors: frames between a code and its repetition but for the empty one.
+        distractors: frames of grey symbols after each code.
     Returns: cells, and ages that are the frames since the code was shown where it is repeated.
     """
     cells, ages = video = still_video(frames, grid)
     inside, again = slice(1, grid - 1), symbols + distractors + 1
     for begin in range(0, frames, again + symbols):
-        code = [symbol(grid - 2, rng, WHITE + 1 + rng.integers(colours)) for _ in range(symbols)]
+        tokens = WHITE + 1 + rng.integers(colours, size=symbols)
+        code = [symbol(grid - 2, rng, int(token)) for token in tokens]
         others = [symbol(grid - 2, rng, GREY) for _ in range(distractors)]
         round_ = np.stack([*code, *others, np.full_like(code[0], GROUND), *code])
         new = np.repeat((NEVER, LAST, again), (again - 1, 1, symbols))

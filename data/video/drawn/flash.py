@@ -33,12 +33,12 @@ def flash_video(
     frame = 0
     while True:
         for _ in range(rng.integers(1, FLASHES + 1)):
-            flash = frame + rng.integers(1, wait + 1)
-            colour = WHITE + 1 + rng.integers(colours)
+            flash = frame + int(rng.integers(1, wait + 1))
+            colour = WHITE + 1 + int(rng.integers(colours))
             cells[flash : flash + 1, middle, middle] = colour
             ages[flash : flash + 1, middle, middle] = NEVER
             frame = flash + 1
-        question = frame + rng.integers(1, wait + 1)
+        question = frame + int(rng.integers(1, wait + 1))
         if question + 1 >= frames:
             break
         cells[question : question + 2, *edge] = WHITE
