@@ -14,13 +14,15 @@ WORLDS = {
     "static": "one still picture, to compare with",
 }
 OWN = {
-    "glyphs": {"glyphs": 0},
-    "pan": {"cells": 1, "texture": 0},
-    "flash": {"wait": 1},
-    "code": {"symbols": 1, "distractors": 0},
-    "static": {},
+    "colours": 1,
+    "glyphs": 0,
+    "cells": 1,
+    "texture": 0,
+    "wait": 1,
+    "symbols": 1,
+    "distractors": 0,
 }
-"""Options of each world that others have not, and their least values."""
+"""Options that not all worlds have, and their least values."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,10 +43,10 @@ def parser() -> argparse.ArgumentParser:
     add("--frames", type=int, default=64, metavar="N", help="frames of each (default: 64)")
     help = "height and width; a cell is 8 x 8 (default: 64, of pan 32)"
     add("--size", type=int, metavar="PIXELS", help=help)
-    help = "colours of cells, without greys (default: 8)"
-    add("--colours", type=int, default=8, metavar="N", help=help)
     add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers (default: 0)")
-    own = top.add_argument_group("options of one world").add_argument
+    own = top.add_argument_group("options of some worlds").add_argument
+    help = "all but glyphs: colours of cells, without greys (default: 8)"
+    own("--colours", type=int, metavar="N", help=help)
     own("--glyphs", type=int, metavar="N", help="glyphs: shapes in a video (default: 2)")
     help = "pan: cells along a side of the world, whose ends are joined (default: 8)"
     own("--cells", type=int, metavar="N", help=help)
@@ -60,29 +62,31 @@ def parser() -> argparse.ArgumentParser:
 
 def check(options: argparse.Namespace) -> None:
     check_folder(options.out)
-    for name, least in {"videos": 1, "held_out": 0, "frames": 1, "colours": 1, "seed": 0}.items():
+    for name, least in {"videos": 1, "held_out": 0, "frames": 1, "seed": 0, **OWN}.items():
         value = getattr(options, name)
-        refuse_unless(value >= least, name.replace("_", "-"), value, f"{least} or more")
-    for world, names in OWN.items():
-        for name, least in names.items():
-            value = getattr(options, name)
-            if value is None:
-                continue
-            if world != options.world:
-                raise ValueError(f"--{name} is an option of {world}, not of {options.world}")
-            refuse_unless(value >= least, name, value, f"{least} or more")
-    check_size(options)
+        if value is not None:
+            refuse_unless(value >= least, name.replace("_", "-"), value, f"{least} or more")
+    check_world(options)
 
 
-def check_size(options: argparse.Namespace) -> None:
+def check_world(options: argparse.Namespace) -> None:
+    """Refuse options of other worlds, and sizes that this one cannot have."""
     from tttvideo.data.video.drawn import WORLDS as KNOWN  # imports NumPy
 
-    world = KNOWN[options.world]
-    size, cells = options.size or world.size, options.cells or 8
-    refuse_unless(size >= world.least, "size", size, f"{world.least} or more for {options.world}")
-    if world.palette:
-        refuse_unless(size % 8 == 0, "size", size, f"a multiple of 8 for {options.world}")
-    if options.world == "pan":
+    name, world = options.world, KNOWN[options.world]
+    for option in OWN:
+        if getattr(options, option) is not None and option not in world.options:
+            has = ", ".join(f"--{own}" for own in world.options)
+            raise ValueError(f"--{option} is no option of {name}, which has {has}")
+    size = options.size or world.size
+    refuse_unless(size >= world.least, "size", size, f"{world.least} or more for {name}")
+    if "colours" in world.options:
+        refuse_unless(size % 8 == 0, "size", size, f"a multiple of 8 for {name}")
+    if name == "pan":
+        cells = options.cells or world.options["cells"]
         refuse_unless(size <= 8 * cells, "size", size, f"at most {8 * cells}, 8 times --cells")
         if options.texture:
             refuse_unless(cells >= 3, "cells", cells, "3 or more with --texture")
+            refuse_unless(
+                not options.colours, "colours", options.colours, "left out with --texture"
+            )

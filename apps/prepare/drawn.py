@@ -10,26 +10,25 @@ from tttvideo.weights.checkpoints import save_palette
 
 
 PALETTE = "palette.ckpt"
-OWN = "glyphs", "cells", "texture", "wait", "symbols", "distractors"  # options of one world
 
 
 def run(options: argparse.Namespace) -> None:
     out, world, size = Path(options.out), WORLDS[options.world], options.size
     size = size or world.size
-    own = {name: value for name in OWN if (value := getattr(options, name)) is not None}
+    given = {name: getattr(options, name) for name in world.options}
+    own = {n: default if given[n] is None else given[n] for n, default in world.options.items()}
     counts = {"train": options.videos, "held_out": options.held_out}
-    facts = ("world", "frames", "colours", "seed")
-    settings = {name: getattr(options, name) for name in facts} | {"size": size} | counts | own
-    claim_folder(out, settings)
-    colours = None
-    if world.palette:
-        palette = PaletteTokenizer(PaletteConfig(size, world.greys + options.colours, world.greys))
-        colours = palette.palette.numpy()
+    facts = {name: getattr(options, name) for name in ("world", "frames", "seed")}
+    claim_folder(out, facts | {"size": size} | own | counts)
+    colours, palette = own.pop("colours", None), None
+    if colours:
+        tokenizer = PaletteTokenizer(PaletteConfig(size, world.greys + colours, world.greys))
+        palette = tokenizer.palette.numpy()
         if not options.texture:
-            save_palette(palette, out / PALETTE)
+            save_palette(tokenizer, out / PALETTE)
 
     def draw(which: tuple[int, bool]) -> DrawnVideo:
-        return world.draw(options.frames, size, (options.seed, *which), colours, **own)
+        return world.draw(options.frames, size, (options.seed, *which), palette, **own)
 
     with progress("drawing", sum(counts.values()), "videos") as advance:
         draw_videos(out, counts, draw, world.fps, advance)

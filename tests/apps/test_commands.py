@@ -179,13 +179,16 @@ def test_cells_of_a_drawn_world_are_its_tokens(work, world):
     kind, file = WORLDS[world], TokenFile(f"{world}.bin")
     tokenizer = load_frame_tokenizer(f"{world}/palette.ckpt")
     for number, tokens in enumerate(np.split(file.tokens, 2)):
-        video = kind.draw(12, kind.size, (0, number, False), tokenizer.palette.numpy())
+        own = {name: value for name, value in kind.options.items() if name != "colours"}
+        palette = tokenizer.palette.numpy()
+        video = kind.draw(12, kind.size, (0, number, False), palette, **own)
         frames = tokenizer.decode(torch.from_numpy(tokens.astype(int)).view(12, -1))
         assert np.array_equal(np.stack(list(video.frames)), frames)
 
 
 def test_the_command_knows_every_drawn_world():
-    assert prepare_drawn.WORLDS.keys() == prepare_drawn.OWN.keys() == WORLDS.keys()
+    options = {name for world in WORLDS.values() for name in world.options}
+    assert prepare_drawn.WORLDS.keys() == WORLDS.keys() and prepare_drawn.OWN.keys() == options
 
 
 def test_a_fit_writes_checkpoint_metrics_config_and_sample(work):

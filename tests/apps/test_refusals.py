@@ -147,7 +147,7 @@ REFUSED = [
     ("prepare drawn flash --out x --size 60", "--size 60 must be a multiple of 8 for flash"),
     ("prepare drawn pan --out x --size 72", "--size 72 must be at most 64, 8 times --cells"),
     ("prepare drawn glyphs --out x --held-out -1", "--held-out -1 must be 0 or more"),
-    ("prepare drawn flash --out x --cells 9", "--cells is an option of pan, not of flash"),
+    ("prepare drawn flash --out x --cells 9", "--cells is no option of flash, which has --colours"),
     ("prepare drawn code --out x --symbols 0", "--symbols 0 must be 1 or more"),
     ("prepare recall --out x.txt", "--out x.txt must end in .jsonl"),
     ("prepare recall --out x.jsonl --size 0", "--size 0 must be 1 or more"),

@@ -14,9 +14,9 @@ def code_video(
     frames: int,
     grid: int,
     rng: np.random.Generator,
-    colours: int = 8,
-    symbols: int = 4,
-    distractors: int = 16,
+    colours: int,
+    symbols: int,
+    distractors: int,
 ) -> CellVideo:
     """Codes until the frames are over.
 

@@ -15,7 +15,7 @@ FLASHES = 3  # at most, before a question
 
 
 def flash_video(
-    frames: int, grid: int, rng: np.random.Generator, colours: int = 8, wait: int = 32
+    frames: int, grid: int, rng: np.random.Generator, colours: int, wait: int
 ) -> CellVideo:
     """Flashes, questions and answers until the frames are over.
 

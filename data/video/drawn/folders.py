@@ -20,10 +20,10 @@ def claim_folder(out: Path, settings: Mapping[str, Any]) -> None:
     path = out / SETTINGS
     if path.is_file():
         before = read_json(path, "delete the folder")
-        if found := [name for name in settings if before.get(name) != settings[name]]:
-            name = found[0]
+        names = [*settings, *before]
+        if name := next((n for n in names if before.get(n) != settings.get(n)), None):
             raise ValueError(
-                f"{out} holds videos whose {name} is {before.get(name)}, not {settings[name]}; "
+                f"{out} holds videos whose {name} is {before.get(name)}, not {settings.get(name)}; "
                 "name another folder, or delete it"
             )
     elif any((out / part).exists() for part in PARTS):

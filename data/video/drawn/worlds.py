@@ -31,19 +31,19 @@ class World:
     """A kind of drawn videos."""
 
     draw: Callable[..., DrawnVideo]
-    """of frames, size in pixels, seed, palette (colours, 3), and options of its own"""
+    """of frames, size in pixels, seed, palette (colours, 3), and its options but for colours"""
+    options: dict[str, int]
+    """with their defaults; with `colours` every 8 x 8 patch has a colour of a palette"""
     least: int
     """the least size, pixels"""
     size: int = 64
     fps: float = 30
-    palette: bool = True
-    """whether every 8 x 8 patch has one colour of a palette"""
     greys: int = 0
     """of the palette, before its colours"""
 
 
 def draw_glyphs(
-    frames: int, size: int, seed: Seed, palette: np.ndarray, glyphs: int = 2
+    frames: int, size: int, seed: Seed, palette: np.ndarray | None, glyphs: int
 ) -> DrawnVideo:
     return DrawnVideo(bouncing_glyphs(frames, size, glyphs, seed), {})
 
@@ -53,8 +53,8 @@ def draw_pan(
     size: int,
     seed: Seed,
     palette: np.ndarray,
-    cells: int = 8,
-    texture: bool = False,
+    cells: int,
+    texture: bool,
 ) -> DrawnVideo:
     """A window of size / 8 cells moves over a torus of `cells` x `cells`, of colours or texture."""
     view = size // PATCH
@@ -85,9 +85,15 @@ def static_video(frames: int, grid: int, rng: np.random.Generator, colours: int)
 
 
 WORLDS = {
-    "glyphs": World(draw_glyphs, least=24, palette=False),
-    "pan": World(draw_pan, least=PATCH, size=32, fps=10),
-    "flash": World(draw_cells(flash_video), least=4 * PATCH, greys=GREYS),
-    "code": World(draw_cells(code_video), least=8 * PATCH, fps=5, greys=GREYS),
-    "static": World(draw_cells(static_video), least=PATCH, greys=GREYS),
+    "glyphs": World(draw_glyphs, {"glyphs": 2}, least=24),
+    "pan": World(draw_pan, {"colours": 8, "cells": 8, "texture": False}, PATCH, size=32, fps=10),
+    "flash": World(draw_cells(flash_video), {"colours": 8, "wait": 32}, 4 * PATCH, greys=GREYS),
+    "code": World(
+        draw_cells(code_video),
+        {"colours": 8, "symbols": 4, "distractors": 16},
+        least=8 * PATCH,
+        fps=5,
+        greys=GREYS,
+    ),
+    "static": World(draw_cells(static_video), {"colours": 8}, PATCH, greys=GREYS),
 }
