@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     help = "all but glyphs: colours of cells, without greys (default: 8)"
     own("--colours", type=int, metavar="N", help=help)
     own("--glyphs", type=int, metavar="N", help="glyphs: shapes in a video (default: 2)")
-    help = "pan: cells along a side of the world, whose ends are joined (default: 8)"
+    help = "pan: cells along a side of the world, whose ends are joined (default: 6)"
     own("--cells", type=int, metavar="N", help=help)
     help = "pan: a drawn texture in place of cells of one colour; it needs a trained tokenizer"
     own("--texture", action="store_const", const=True, help=help)

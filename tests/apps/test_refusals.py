@@ -145,7 +145,7 @@ REFUSED = [
     ("prepare drawn fly --out x", "invalid choice: 'fly' (choose from"),
     ("prepare drawn glyphs --out x --size 20", "--size 20 must be 24 or more for glyphs"),
     ("prepare drawn flash --out x --size 60", "--size 60 must be a multiple of 8 for flash"),
-    ("prepare drawn pan --out x --size 72", "--size 72 must be at most 64, 8 times --cells"),
+    ("prepare drawn pan --out x --size 56", "--size 56 must be at most 48, 8 times --cells"),
     ("prepare drawn glyphs --out x --held-out -1", "--held-out -1 must be 0 or more"),
     ("prepare drawn flash --out x --cells 9", "--cells is no option of flash, which has --colours"),
     ("prepare drawn code --out x --symbols 0", "--symbols 0 must be 1 or more"),

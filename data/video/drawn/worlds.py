@@ -86,7 +86,7 @@ def static_video(frames: int, grid: int, rng: np.random.Generator, colours: int)
 
 WORLDS = {
     "glyphs": World(draw_glyphs, {"glyphs": 2}, least=24),
-    "pan": World(draw_pan, {"colours": 8, "cells": 8, "texture": False}, PATCH, size=32, fps=10),
+    "pan": World(draw_pan, {"colours": 8, "cells": 6, "texture": False}, PATCH, size=32, fps=10),
     "flash": World(draw_cells(flash_video), {"colours": 8, "wait": 32}, 4 * PATCH, greys=GREYS),
     "code": World(
         draw_cells(code_video),
