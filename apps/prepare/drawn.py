@@ -19,7 +19,7 @@ def run(options: argparse.Namespace) -> None:
     own = {n: default if given[n] is None else given[n] for n, default in world.options.items()}
     counts = {"train": options.videos, "held_out": options.held_out}
     facts = {name: getattr(options, name) for name in ("world", "frames", "seed")}
-    claim_folder(out, facts | {"size": size} | own | counts)
+    claim_folder(out, facts | {"size": size} | own, counts)
     colours, palette = own.pop("colours", None), None
     if colours:
         tokenizer = PaletteTokenizer(PaletteConfig(size, world.greys + colours, world.greys))
@@ -35,3 +35,5 @@ def run(options: argparse.Namespace) -> None:
     print(f"{out}: {options.videos:,} videos in train, {options.held_out:,} in held_out")
     if (out / PALETTE).is_file():
         print(f"{out}/{PALETTE}: the frame tokenizer, which loses nothing")
+    if cells := own.get("cells"):
+        print(f"for a model: --model.frame_model.address.periods '[{cells}, {cells}]'")

@@ -166,14 +166,18 @@ def test_a_folder_takes_the_videos_of_one_setting_and_draws_each_once(tmp_path):
         drawn.append(which)
         return video_of("static", 2, which, size=8)
 
+    settings = {"world": "static", "seed": 0}
     for counts in ({"train": 1}, {"train": 2, "held_out": 1}):
-        claim_folder(out, {"world": "static", "seed": 0})
+        claim_folder(out, settings, counts)
         draw_videos(out, counts, make, 30, lambda count: None)
     assert drawn == [(0, False), (1, False), (0, True)]
-    with pytest.raises(ValueError, match="out holds videos whose seed is 0, not 1; name another"):
-        claim_folder(out, {"world": "static", "seed": 1})
-    with pytest.raises(ValueError, match="out holds videos whose seed is 0, not None"):
-        claim_folder(out, {"world": "static"})
+    for other, count, message in (
+        (settings | {"seed": 1}, counts, "out was drawn with seed 0, not 1; name another folder"),
+        ({"world": "static"}, counts, "out was drawn with seed 0, not None; name another"),
+        (settings, {"train": 1}, "train holds more than 1 videos; name another"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            claim_folder(out, other, count)
     (out / "world.json").unlink()
     with pytest.raises(ValueError, match="out holds other videos; name another folder"):
-        claim_folder(out, {"world": "static", "seed": 0})
+        claim_folder(out, settings, counts)

@@ -15,20 +15,28 @@ PARTS = "train", "held_out"
 SETTINGS = "world.json"
 
 
-def claim_folder(out: Path, settings: Mapping[str, Any]) -> None:
-    """Write what will be drawn into a folder; ValueError if it holds videos of anything else."""
-    path = out / SETTINGS
+def claim_folder(out: Path, settings: Mapping[str, Any], counts: Mapping[str, int]) -> None:
+    """Write what will be drawn into a folder; ValueError if it holds videos of anything else.
+
+    counts: videos of each part; there may be fewer already.
+    """
+    path, remedy = out / SETTINGS, "name another folder, or delete it"
     if path.is_file():
         before = read_json(path, "delete the folder")
         names = [*settings, *before]
         if name := next((n for n in names if before.get(n) != settings.get(n)), None):
-            raise ValueError(
-                f"{out} holds videos whose {name} is {before.get(name)}, not {settings.get(name)}; "
-                "name another folder, or delete it"
-            )
+            was, now = before.get(name), settings.get(name)
+            raise ValueError(f"{out} was drawn with {name} {was}, not {now}; {remedy}")
     elif any((out / part).exists() for part in PARTS):
-        raise ValueError(f"{out} holds other videos; name another folder, or delete it")
+        raise ValueError(f"{out} holds other videos; {remedy}")
+    for part, count in counts.items():
+        if video_path(out, part, count).exists():
+            raise ValueError(f"{out / part} holds more than {count} videos; {remedy}")
     write_json(path, settings)
+
+
+def video_path(out: Path, part: str, number: int) -> Path:
+    return out / part / f"{number:05}.mp4"
 
 
 def draw_videos(
@@ -45,7 +53,7 @@ def draw_videos(
     for part, count in counts.items():
         (out / part).mkdir(parents=True, exist_ok=True)
         for number in range(count):
-            path = out / part / f"{number:05}.mp4"
+            path = video_path(out, part, number)
             if not path.exists():
                 video = draw((number, part == "held_out"))
                 write_conditions(path, **video.conditions)
