@@ -19,6 +19,9 @@ from tttvideo.data.tokens import CONDITIONS
 from tttvideo.files import replacing
 
 
+MOST = np.iinfo(np.int32).max
+
+
 def read_conditions(path: Path, number: int | None, frames: int) -> dict[str, np.ndarray]:
     """The conditions of a video by their names, one row for each of its `frames`; {} for none.
 
@@ -108,7 +111,7 @@ def rows_of_video(rows: np.ndarray, number: int, what: str) -> np.ndarray:
 
 
 def checked(rows: np.ndarray, name: str, where: str) -> np.ndarray:
-    """Rows in the form that CONDITIONS states, as int64 or float32.
+    """Rows in the form that CONDITIONS states, as int32 or float32.
 
     Raises: ValueError for rows of another form, and for values that the condition cannot have.
     """
@@ -123,7 +126,7 @@ def checked(rows: np.ndarray, name: str, where: str) -> np.ndarray:
     check_values(rows, name, where)
     if name == "actions" and rows.ndim == 1 and not whole:
         rows = rows[:, None]
-    return rows.astype(np.int64 if whole and name != "seconds" else np.float32)
+    return rows.astype(np.int32 if whole and name != "seconds" else np.float32)
 
 
 def check_values(rows: np.ndarray, name: str, where: str) -> None:
@@ -131,9 +134,10 @@ def check_values(rows: np.ndarray, name: str, where: str) -> None:
     bad, allowed = ~np.isfinite(rows), "finite"
     if name == "seconds":
         bad, allowed = bad | (rows <= 0), "finite and above 0"
-    elif name != "poses" and rows.dtype.kind == "i" and (rows.ndim == 1 or name == "ages"):
-        least = -1 if name == "ages" else 0
-        bad, allowed = rows < least, f"{least} or more"
+    elif rows.dtype.kind in "iu":
+        counted = rows.ndim == 1 or name == "ages"
+        least = -1 if name == "ages" else 0 if counted else -MOST
+        bad, allowed = (rows < least) | (rows > MOST), f"from {least} to {MOST}"
     if bad.any():
         row = int(np.argwhere(bad)[0][0])
         raise ValueError(f"{where}: {name} of frame {row} are {rows[row]}; they must be {allowed}")

@@ -16,11 +16,11 @@ from tttvideo.data.video.conditions import (
 
 RANDOM = np.random.default_rng(0)
 ARRAYS = {
-    "actions": RANDOM.integers(4, size=7),
+    "actions": RANDOM.integers(4, size=7, dtype=np.int32),
     "poses": RANDOM.normal(size=(7, 3)).astype(np.float32),
-    "ages": RANDOM.integers(-1, 9, size=(7, 16)),
+    "ages": RANDOM.integers(-1, 9, size=(7, 16), dtype=np.int32),
     "seconds": RANDOM.random(7).astype(np.float32),
-    "classes": np.full(7, 3),
+    "classes": np.full(7, 3, np.int32),
 }
 
 
@@ -55,7 +55,7 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path, rows, suffix):
     else:
         path.write_text("\n".join((["left,right"] if "names" in suffix else []) + cells))
     wanted = np.array(rows)
-    wanted = wanted.astype(np.int64 if wanted.dtype.kind == "i" else np.float32)
+    wanted = wanted.astype(np.int32 if wanted.dtype.kind == "i" else np.float32)
     assert equal(read_conditions(tmp_path / "clip.mp4", None, 3)["actions"], wanted)
 
 
@@ -92,7 +92,9 @@ def test_one_class_is_that_of_every_frame(tmp_path):
             [1, 2],
             "npy has 2 rows of actions for the 3 frames of .*clip.mp4",
         ),
-        ("actions", [1, 2, -1], "actions of frame 2 are -1; they must be 0 or more"),
+        ("actions", [1, 2, -1], "actions of frame 2 are -1; they must be from 0 to 2147483647"),
+        ("actions", [1, 2**32, 1], "actions of frame 1 are 4294967296; they must be from 0"),
+        ("ages", [[-1], [-2], [0]], r"ages of frame 1 are \[-2\]; they must be from -1"),
         ("actions", ["a", "b", "c"], r"type <U1; they must be \(frames,\) integers, or"),
         ("poses", [[0, 1], [2, np.nan], [3, 4]], r"poses of frame 1 are \[ 2. nan\].* finite"),
         ("poses", [0, 1, 2], r"poses of shape \(3,\).*must be \(frames, numbers\)"),

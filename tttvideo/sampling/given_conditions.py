@@ -51,7 +51,11 @@ class GivenConditions:
     """
 
     def __init__(self, rows: Mapping[str, np.ndarray]):
-        self.rows = {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in rows.items()}
+        arrays = {
+            name: x.astype(np.int64 if x.dtype.kind == "i" else np.float32)
+            for name, x in rows.items()
+        }
+        self.rows = {name: torch.from_numpy(x) for name, x in arrays.items()}
         self.begin = 0
 
     def read(self, frames: int) -> Conditions:
