@@ -94,8 +94,8 @@ def frame_conditions(
     """What the model reads of all frames that are read and predicted.
 
     Rows are those of the options, or else of the files beside the video; poses that are in neither
-    are estimated. Prints what is missing. Raises ValueError for what cannot be, and for rows that
-    are too few or not of the model's form.
+    are estimated. Prints where each is from. Raises ValueError where there is none, and for rows
+    that are too few or not of the model's form.
 
     times: seconds of the video's frames. counts: frames of the context and of the horizon.
     """
@@ -106,6 +106,7 @@ def frame_conditions(
             rows[name] = enough(read_condition(file, name), name, file, counts)
             check_fits(config, name, rows[name], file)
             about[name] = str(file)
+            print(f"{name} of each frame: {file}")
         elif name in reads:
             can_estimate = name == "poses" and config.address.poses == "shift"
             about[name] = "estimated" if can_estimate else "missing"

@@ -402,8 +402,9 @@ def steered(work):
     return Path("steered/train/00000.mp4")
 
 
-def test_actions_and_poses_beside_a_video_are_read_and_others_change_what_follows(steered):
-    bits, frames = predict("strict_model", str(steered), "beside")
+def test_actions_and_poses_beside_a_video_are_read_and_others_change_the_rest(steered, capsys):
+    bits, _ = predict("strict_model", str(steered), "beside")
+    assert "actions of each frame: steered/train/00000.actions.npy" in capsys.readouterr().out
     used = json.loads(Path("beside/metrics.json").read_text())["conditions"]
     assert used == {n: f"steered/train/00000.{n}.npy" for n in ("actions", "poses")}
     for name in used:
