@@ -28,8 +28,8 @@ from tttvideo.sampling.frame_streams import FrameReader, decode_frames, fork
 from tttvideo.sampling.saved_states import SavedState, load_state_file, save_state_file
 from tttvideo.weights.video_checkpoints import VideoCheckpoint, load_video_model
 
-from .camera_poses import CameraPoses
 from .device import best_device
+from .frame_conditions import FrameConditions, frame_conditions
 
 
 KEPT = 30  # the last context frames, which compare.mp4 shows before the prediction
@@ -55,8 +55,8 @@ def continue_video(model: VideoCheckpoint, options: argparse.Namespace) -> Predi
     choose = Chooser(options.temperature, options.top_k, options.top_p, options.seed)
     network, tokenizer = model.network.to(device), model.frame_tokenizer.to(device)
     source = VideoReader(video, tokenizer.config.size)
-    fps = source.info.fps or model.fps or 30.0
-    known, ahead = split_frames(source.index.times, fps, options.context, options.horizon)
+    fps, times = source.info.fps or model.fps or 30.0, source.index.times
+    known, ahead = split_frames(times, fps, options.context, options.horizon)
     if model.fps and abs(model.fps / fps - 1) > 0.1:
         print(
             f"note: the model was trained at {model.fps:g} frames per second, and {video} has "
@@ -64,25 +64,26 @@ def continue_video(model: VideoCheckpoint, options: argparse.Namespace) -> Predi
         )
     frames, reader = iter(source), FrameReader(network, tokenizer)
     saved = load_state_file(options.load_state, network) if options.load_state else None
+    conditions = frame_conditions(network, options, saved, times, fps, (known, ahead))
     if saved:
         reader.prefix = saved.prefix
     start = time.perf_counter()
-    poses = CameraPoses(network, saved.camera if saved else None)
-    last = read_context(reader, frames, known, poses)
+    last = read_context(reader, frames, known, conditions)
     copy = tokenizer.decode(tokenizer.encode(torch.from_numpy(last[-1][None]).to(device)))[0]
     context_seconds = time.perf_counter() - start
     if options.save_state:
         read = known * math.prod(tokenizer.config.grid) + (saved.tokens if saved else 0)
-        state = SavedState(reader.prefix, read, camera=poses.to_plain())
+        state = SavedState(reader.prefix, read, camera=conditions.to_plain())
         save_state_file(state, network, options.save_state)
-    prefix, moving = fork(reader.prefix, options.futures), poses.ahead(ahead, options.futures)
+    prefix = fork(reader.prefix, options.futures)
+    to_come = conditions.ahead(ahead, options.futures).to(device)
     with (
         PredictionReport(out, fps, last, copy.cpu().numpy(), ahead) as report,
         futures_writer(out, fps, options.futures) as write_futures,
         progress("predicting", ahead, "frames") as advance,
     ):
         start = time.perf_counter()
-        for tokens in decode_frames(network, prefix, ahead, choose, moving.to(device)):
+        for tokens in decode_frames(network, prefix, ahead, choose, to_come):
             futures = tokenizer.decode(tokens).cpu()
             write_futures(futures)
             prediction = futures[0].numpy()
@@ -90,7 +91,7 @@ def continue_video(model: VideoCheckpoint, options: argparse.Namespace) -> Predi
             if truth is None:
                 report.add(prediction)
             else:
-                tokens = reader.read(truth.image[None], poses.read([truth.image]))
+                tokens = reader.read(truth.image[None], conditions.read([truth.image]))
                 tokenised = tokenizer.decode(tokens)[0].cpu().numpy()
                 report.add(prediction, (truth.image, tokenised))
             advance(1)
@@ -104,6 +105,7 @@ def continue_video(model: VideoCheckpoint, options: argparse.Namespace) -> Predi
         "fps": fps,
         "context_frames": known,
         "horizon_frames": ahead,
+        "conditions": conditions.about,
         "reader": f"{source.backend}: {source.reason}",
     }
     return report
@@ -125,13 +127,13 @@ def futures_writer(out: Path, fps: float, count: int) -> Iterator[Callable[[Tens
 
 
 def read_context(
-    reader: FrameReader, frames: Iterator[Frame], known: int, poses: CameraPoses
+    reader: FrameReader, frames: Iterator[Frame], known: int, conditions: FrameConditions
 ) -> list[np.ndarray]:
     """Read the first `known` frames; returns the last few of them, (S, S, 3) uint8 each."""
     last: deque[np.ndarray] = deque(maxlen=KEPT)
     with progress("reading the context", known, "frames") as advance:
-        for images in stack_images(islice(frames, known), poses.batch):
-            reader.read(images, poses.read(images))
+        for images in stack_images(islice(frames, known), conditions.batch):
+            reader.read(images, conditions.read(images))
             last.extend(images)
             advance(len(images))
     return list(last)

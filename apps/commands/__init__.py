@@ -20,7 +20,7 @@ COMMANDS = {
     "prepare text": ("prepare_text", "documents of .txt, .jsonl and .parquet files to tokens"),
     "prepare video": ("prepare_video", "every frame of video files to tokens"),
     "prepare pan": ("prepare_pan", "draw worlds seen through a moving window, as tokens"),
-    "prepare glyphs": ("prepare_glyphs", "draw clips of bouncing shapes"),
+    "prepare drawn": ("prepare_drawn", "draw videos: glyphs, pan, flash, code or static"),
     "prepare maze": ("prepare_maze", "walk through mazes of Doom, with actions and poses"),
     "prepare recall": ("prepare_recall", "generate text with facts and questions about them"),
     "index": ("index", "read every frame of videos and write what each is: frames, times, faults"),

@@ -1,6 +1,7 @@
 """`tttvideo predict CKPT VIDEO --out DIR`: the options."""
 
 import argparse
+from pathlib import Path
 
 from .options import (
     Parser,
@@ -33,6 +34,13 @@ def parser() -> argparse.ArgumentParser:
     add("--context", type=float, metavar="SECONDS", help=help)
     help = "predict this much (default: 1)"
     add("--horizon", type=float, default=1.0, metavar="SECONDS", help=help)
+    help = "what leads from each frame to the next, for a model that reads it: .npy, .npz, .csv or "
+    help += ".jsonl with a row for each frame of the context and of the horizon, so that it steers "
+    help += "the prediction (default: VIDEO's name with .actions.npy or another suffix)"
+    add("--actions", metavar="FILE", help=help)
+    help = "where each frame was taken from, the same way (default: VIDEO's name with .poses.npy; "
+    help += "else estimated, for a model of shifts)"
+    add("--poses", metavar="FILE", help=help)
     help = "write the state after the context, to continue from it later"
     add("--save-state", metavar="FILE", help=help)
     help = "begin with a saved state; the context is read after it"
@@ -51,6 +59,7 @@ def check(options: argparse.Namespace) -> None:
     if options.context is not None:
         refuse_unless(options.context > 0, "context", options.context, "above 0 seconds")
     refuse_unless(options.futures > 0, "futures", options.futures, "1 or more")
+    check_conditions(options)
     if options.load_state:
         source = "`--save-state`, or not a whole one; save it again"
         check_checkpoint(options.load_state, "saved state", source)
@@ -59,6 +68,15 @@ def check(options: argparse.Namespace) -> None:
     check_folder(options.out)
     check_checkpoint(options.checkpoint)
     check_horizon(options.horizon, check_rate(options.video))
+
+
+def check_conditions(options: argparse.Namespace) -> None:
+    """Refuse a file of actions or poses that cannot be read."""
+    from tttvideo.data.video.conditions import read_condition  # imports NumPy
+
+    for name in ("actions", "poses"):
+        if file := getattr(options, name):
+            read_condition(Path(file), name)
 
 
 def check_horizon(horizon: float, fps: float) -> None:

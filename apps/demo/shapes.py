@@ -65,8 +65,8 @@ class Shapes:
         )
 
     def draw(self) -> None:
-        counts = ["--clips", str(CLIPS), "--held-out", str(HELD_OUT), "--frames", str(FRAMES)]
-        invoke("prepare glyphs", ["--out", str(self.clips), *counts])
+        counts = ["--videos", str(CLIPS), "--held-out", str(HELD_OUT), "--frames", str(FRAMES)]
+        invoke("prepare drawn", ["glyphs", "--out", str(self.clips), *counts])
 
     def train_tokenizer(self) -> None:
         parts = {"videos": "train", "validation": "held_out"}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tttvideo.apps.commands import invoke
 from tttvideo.apps.show.demo_sheets import OTHER, PREDICTION, TRUTH, Memory, draw_world, write_world
-from tttvideo.data.video.pan import Pan, pan_worlds
+from tttvideo.data.video.drawn.pan import Pan, pan_worlds
 from tttvideo.measures.memory import remember, state_swap
 from tttvideo.sampling.choose import Chooser
 from tttvideo.sampling.frame_streams import sample_frames, score_frames

@@ -1,1 +1,1 @@
-"""`tttvideo prepare text | video | recall`."""
+"""`tttvideo prepare text | video | drawn | pan | recall`."""

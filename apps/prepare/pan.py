@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from tttvideo.data.tokens import Header, token_writer
-from tttvideo.data.video.pan import STEPS, pan_worlds
+from tttvideo.data.video.drawn.pan import STEPS, pan_worlds
 from tttvideo.progress import progress
 from tttvideo.video.frame_codec import PATCH
 from tttvideo.video.palette import PaletteConfig, PaletteTokenizer

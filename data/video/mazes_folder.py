@@ -25,9 +25,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tttvideo.data.tokens import MANIFEST, condition_path
-from tttvideo.files import read_json, replacing, write_json
+from tttvideo.files import read_json, write_json
 from tttvideo.progress import progress
 
+from .conditions import write_conditions
 from .mazes import ACTIONS, revisits
 from .mazes_doom import FPS, film_maze, vizdoom
 from .writer import video_writer
@@ -169,13 +170,6 @@ def film(path: Path, options: MazeOptions, stop: Any) -> None:
             write_conditions(path, actions=np.array(actions, "<i4"), poses=np.array(poses, "<f4"))
     except OSError as error:
         raise OSError(f"{path}: {error}; run the command again to resume") from error
-
-
-def write_conditions(path: Path, **arrays: np.ndarray) -> None:
-    """Write arrays beside a video: clip.actions.npy and so on."""
-    for name, rows in arrays.items():
-        with replacing(condition_path(path, name)) as partial, open(partial, "wb") as file:
-            np.save(file, rows)
 
 
 def revisited(path: Path) -> float:

@@ -9,8 +9,8 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from tttvideo.data.inputs import VIDEO_SUFFIXES, unique
-from tttvideo.data.tokens import CONDITIONS
 
+from .conditions import is_condition
 from .images import (
     ARRAY_SUFFIXES,
     PICTURE_SUFFIXES,
@@ -34,7 +34,6 @@ from .reader import VideoReader
 
 RATE = 25.0
 """Frames per second of pictures and arrays, which have none of their own; FFmpeg's choice too."""
-CONDITION_SUFFIXES = (".csv", ".jsonl", ".npy", ".npz")
 TYPESCRIPT = (".ts", ".mts")  # suffixes of MPEG transport streams and of program text
 
 
@@ -247,11 +246,6 @@ def videos_among(
     frames = pictures_of(stills) if pictures and not videos and len(stills) > 1 else []
     found.passed_over.update(file.suffix.lower() for file in set(stills) - set(frames))
     return videos or ([VideoSource(frames[0].parent, None, fps)] if frames else [])
-
-
-def is_condition(file: Path) -> bool:
-    """Whether a file has conditions of the video beside it, such as clip.actions.npy."""
-    return Path(file.stem).suffix[1:] in CONDITIONS and file.suffix in CONDITION_SUFFIXES
 
 
 def kind_passed_over(file: Path) -> str:

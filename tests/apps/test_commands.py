@@ -21,9 +21,11 @@ from scipy.ndimage import gaussian_filter
 from helpers.demos import small_demo
 from tttvideo.apps import fit
 from tttvideo.apps.cli import main
+from tttvideo.apps.commands import prepare_drawn
 from tttvideo.data.modules import FrameData, TokenData
 from tttvideo.data.tokens import TokenFile, open_tokens
-from tttvideo.data.video.drawn import bouncing_glyphs
+from tttvideo.data.video.conditions import read_conditions, write_conditions
+from tttvideo.data.video.drawn import WORLDS, bouncing_glyphs
 from tttvideo.data.video.reader import VideoReader
 from tttvideo.data.video.writer import write_video
 from tttvideo.weights.checkpoints import load_frame_tokenizer, load_tokens_model
@@ -155,8 +157,11 @@ def test_a_frame_model_learns_the_worlds_it_was_given(work):
     assert Path("pan_frames/samples/step_000002.mp4").is_file()
 
 
+FEW = ["--videos=2", "--held-out=1"]
+
+
 def test_glyphs_are_drawn_as_clips_that_differ(work):
-    main(["prepare", "glyphs", "--clips=2", "--held-out=1", "--frames=5", "--out=glyphs"])
+    main(["prepare", "drawn", "glyphs", *FEW, "--frames=5", "--out=glyphs"])
     paths = [f"glyphs/{name}.mp4" for name in ("train/00000", "train/00001", "held_out/00000")]
     clips = [np.stack([frame.image for frame in VideoReader(path, 64)]) for path in paths]
     assert {clip.shape for clip in clips} == {(5, 64, 64, 3)}
@@ -164,6 +169,26 @@ def test_glyphs_are_drawn_as_clips_that_differ(work):
     options = ["--frame-tokenizer", "frames/last.ckpt", "--out", "glyphs.bin"]
     main(["prepare", "video", "glyphs/train", *options])
     assert TokenFile("glyphs.bin").starts.tolist() == [0, 5 * 64]
+
+
+@pytest.mark.parametrize("world", ["pan", "flash", "code", "static"])
+def test_cells_of_a_drawn_world_are_its_tokens(work, world):
+    main(["prepare", "drawn", world, *FEW, "--frames=12", "--colours=4", "--out", world])
+    options = ["--frame-tokenizer", f"{world}/palette.ckpt", "--out", f"{world}.bin"]
+    main(["prepare", "video", f"{world}/train", *options])
+    kind, file = WORLDS[world], TokenFile(f"{world}.bin")
+    tokenizer = load_frame_tokenizer(f"{world}/palette.ckpt")
+    for number, tokens in enumerate(np.split(file.tokens, 2)):
+        own = {name: value for name, value in kind.options.items() if name != "colours"}
+        palette = tokenizer.palette.numpy()
+        video = kind.draw(12, kind.size, (0, number, False), palette, **own)
+        frames = tokenizer.decode(torch.from_numpy(tokens.astype(int)).view(12, -1))
+        assert np.array_equal(np.stack(list(video.frames)), frames)
+
+
+def test_the_command_knows_every_drawn_world():
+    options = {name for world in WORLDS.values() for name in world.options}
+    assert prepare_drawn.WORLDS.keys() == WORLDS.keys() and prepare_drawn.OWN.keys() == options
 
 
 def test_a_fit_writes_checkpoint_metrics_config_and_sample(work):
@@ -359,6 +384,81 @@ def test_a_model_of_a_panning_camera_predicts_with_estimated_poses(work):
     data = [*VIDEO_DATA, "--data.train=panned.bin"]
     fit_two_steps("video_frames_tiny", "panned", *data, *SMALL_FRAMES, *address)
     assert_a_saved_state_continues("panned", "pan.mp4", cut=12)
+
+
+@pytest.fixture(scope="session")
+def steered(work):
+    """A model of the pan world, and a video of it with actions and poses beside it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(work)
+        options = ["--cells=5", "--size=16", "--videos=1", "--held-out=0", "--frames=20"]
+        main(["prepare", "drawn", "pan", *options, "--out", "steered"])
+        main(["prepare", "pan", "--worlds=3", "--frames=9", "--size=5", "--view=2", "--out=tiles"])
+        data = ["--data.train=tiles/tokens.bin", "--data.window=16", "--data.batch_size=2"]
+        data += ["--model.frame_tokenizer=tiles/palette.ckpt", "--data.holdout=0.4"]
+        fit_two_steps("video_pan", "steered_model", *data, *SMALL_FRAMES)
+        always = "--model.frame_model.conditions.dropout=0"
+        fit_two_steps("video_pan", "strict_model", *data, *SMALL_FRAMES, always)
+    return Path("steered/train/00000.mp4")
+
+
+def test_actions_and_poses_beside_a_video_are_read_and_others_change_the_rest(steered, capsys):
+    bits, _ = predict("strict_model", str(steered), "beside")
+    assert "actions of each frame: steered/train/00000.actions.npy" in capsys.readouterr().out
+    used = json.loads(Path("beside/metrics.json").read_text())["conditions"]
+    assert used == {n: f"steered/train/00000.{n}.npy" for n in ("actions", "poses")}
+    for name in used:
+        rows = np.load(steered.with_suffix(f".{name}.npy"))
+        rows[17:] = (rows[17:] + 1) % 4  # frame 18 is the first that is predicted by it
+        np.savetxt(f"other.{name}.csv", rows, "%d", ",")
+    for name in used:
+        other, _ = predict("strict_model", str(steered), "other", f"--{name}=other.{name}.csv")
+        assert other[:17] == bits[:17] and other[18:] != bits[18:]
+
+
+def test_a_state_of_given_poses_is_continued_with_given_poses(steered):
+    frames = [frame.image for frame in VideoReader(steered, 16)]
+    known = read_conditions(steered, None, 20)
+    for name, first, last in (("start", 0, 9), ("end", 9, 20)):
+        write_video(Path(f"{name}.mp4"), frames[first:last], 10, lossless=True)
+        rows = {key: rows[first : last + 4] for key, rows in known.items()}
+        write_conditions(Path(f"{name}.mp4"), **rows)
+    bits, ahead = predict("strict_model", str(steered), "uncut")
+    save, load = "--save-state=given.state", "--load-state=given.state"
+    first, _ = predict("strict_model", "start.mp4", "start", "--context=0.9", save)
+    second, later = predict("strict_model", "end.mp4", "end", load)
+    assert np.allclose([*first, *second], bits, rtol=1e-4) and np.array_equal(ahead, later)
+    shutil.copy("end.mp4", "bare.mp4")
+    shutil.copy("end.actions.npy", "bare.actions.npy")
+    with pytest.raises(SystemExit, match="the poses before it were given, and .* are estimated"):
+        predict("strict_model", "bare.mp4", "bare", load)
+
+
+def test_missing_conditions_are_told_or_refused_before_the_video_is_read(steered, capsys):
+    shutil.copy(steered, "bare.mp4")
+    Path("bare.actions.npy").unlink(missing_ok=True)
+    predict("steered_model", "bare.mp4", "bare")
+    told = capsys.readouterr().out
+    assert "no actions beside bare.mp4, so they are missing" in told
+    assert "no poses beside bare.mp4, so they are estimated" in told
+    np.save("short.npy", [0] * 19)
+    np.save("eight.npy", [8] * 20)
+    np.save("flat.npy", np.zeros((20, 3)))
+    for model, options, message in (
+        (
+            "strict",
+            [],
+            "reads actions: give --actions FILE, or put bare.actions.npy beside bare.mp4",
+        ),
+        ("strict", ["--actions=short.npy"], "19 rows of actions, and 16 frames of context and 4"),
+        ("strict", ["--actions=eight.npy"], "integers up to 8; the model reads an integer below 4"),
+        ("steered", ["--poses=flat.npy"], "poses of 3 numbers; the model reads 2 numbers of each"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            predict(f"{model}_model", "bare.mp4", "refused", *options)
+        assert not Path("refused").exists()
+    with pytest.raises(SystemExit, match="--actions short.npy: whole/last.ckpt reads no actions"):
+        predict("whole", "clip.mp4", "refused", "--actions=short.npy")
 
 
 def test_exported_weights_are_imported_unchanged(work, tmp_path):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from tttvideo.data.video.pan import NEVER, STEPS, pan_worlds
+from tttvideo.data.video.drawn.cells import NEVER
+from tttvideo.data.video.drawn.pan import STEPS, pan_worlds
 
 
 PAN = pan_worlds(worlds=5, frames=40, size=6, colours=4, view=3, seed=1)

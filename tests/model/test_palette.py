@@ -17,6 +17,12 @@ def test_every_token_becomes_a_patch_of_its_own_colour_and_itself_again(colours)
     assert len(tokenizer.palette.unique(dim=0)) == colours == tokenizer.config.vocab_size
 
 
+def test_greys_come_first_from_dark_to_white_and_take_no_colour_away():
+    greys = PaletteTokenizer(PaletteConfig(8, 11, greys=3)).palette
+    assert greys[:3].tolist() == [[20] * 3, [138] * 3, [255] * 3]
+    assert torch.equal(greys[3:], PaletteTokenizer(PaletteConfig(8, 8)).palette)
+
+
 def test_frames_that_it_cannot_give_back_are_refused():
     tokenizer = PaletteTokenizer(PaletteConfig(16, 3))
     frames = tokenizer.decode(torch.tensor([[0, 1, 2, 1]]))

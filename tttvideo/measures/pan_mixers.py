@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tttvideo.data.video.pan import STEPS, pan_worlds
+from tttvideo.data.video.drawn.pan import STEPS, pan_worlds
 from tttvideo.mixers.linear_attention import LinearAttentionConfig
 from tttvideo.mixers.ttt import TTTConfig
 from tttvideo.states import state_bytes, tree_map

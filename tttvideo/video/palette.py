@@ -18,7 +18,9 @@ class PaletteConfig:
     size: int = 32
     """Height and width of a frame in pixels, a multiple of 8; every 8 x 8 patch is a token."""
     colours: int = 8
-    """The number of colours, which is the vocabulary."""
+    """The number of colours, greys included, which is the vocabulary."""
+    greys: int = 0
+    """The first so many of the colours are greys, from nearly black to white."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -41,8 +43,11 @@ class PaletteTokenizer(FrameCodec):
                 f"frame size {config.size} must be a multiple of 8, and there must be a colour, "
                 f"not {config.colours}"
             )
+        assert 0 <= config.greys <= config.colours
         self.config = config
-        self.register_buffer("palette", distinct_colours(config.colours), persistent=False)
+        bright = distinct_colours(config.colours - config.greys)
+        palette = torch.cat((distinct_greys(config.greys), bright))
+        self.register_buffer("palette", palette, persistent=False)
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (N, S, S, 3) uint8 to tokens (N, P). Raises ValueError for other colours."""
@@ -69,8 +74,13 @@ class PaletteTokenizer(FrameCodec):
         return (self.config.colours,)
 
 
+def distinct_greys(count: int) -> Tensor:
+    """Greys (count, 3) uint8, from nearly black to white."""
+    return torch.linspace(20, 255, count).round().to(torch.uint8)[:, None].expand(-1, 3)
+
+
 def distinct_colours(count: int) -> Tensor:
     """Colours (count, 3) uint8 around the colour circle, from bright to dark by turns."""
     hues = ((n / count, 0.75, (1.0, 0.6)[n % 2]) for n in range(count))
-    colours = torch.tensor([colorsys.hsv_to_rgb(*hue) for hue in hues])
+    colours = torch.tensor([colorsys.hsv_to_rgb(*hue) for hue in hues]).view(-1, 3)
     return (colours * 255).round().to(torch.uint8)

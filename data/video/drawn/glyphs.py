@@ -1,4 +1,4 @@
-"""Drawn videos that need memory: one frame does not determine the next.
+"""The glyphs world: shapes that bounce; one frame does not determine the next.
 
 A glyph is drawn from the signed distance to its outline, in pixels and negative inside.
 """
@@ -116,13 +116,17 @@ def draw(scene: list[Glyph], frame: int, size: int) -> np.ndarray:
     canvas = background(size).copy()
     for glyph in scene:
         x, y = glyph.centre(frame, size)
-        column, row = round(x), round(y)
-        distance = glyph.shape(WINDOW + (column - x), (WINDOW + (row - y))[:, None], glyph.radius)
-        cover = np.clip(0.5 - distance, 0, 1).astype(np.float32)[..., None]  # one soft pixel
-        top, left = (int(MARGIN + place + WINDOW[0]) for place in (row, column))
+        cover = coverage(glyph.shape, x, y, glyph.radius)
+        top, left = (int(MARGIN + round(place) + WINDOW[0]) for place in (y, x))
         window = canvas[top : top + len(WINDOW), left : left + len(WINDOW)]
         window += cover * (glyph.colour - window)
     return (canvas[MARGIN:-MARGIN, MARGIN:-MARGIN] + 0.5).astype(np.uint8)
+
+
+def coverage(shape: Callable[..., np.ndarray], x: float, y: float, r: float) -> np.ndarray:
+    """How much of each pixel a shape covers, (22, 22, 1), in the WINDOW around its centre."""
+    distance = shape(WINDOW + (round(x) - x), (WINDOW + (round(y) - y))[:, None], r)
+    return np.clip(0.5 - distance, 0, 1).astype(np.float32)[..., None]  # one soft pixel
 
 
 @cache

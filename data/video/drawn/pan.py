@@ -8,16 +8,19 @@ N worlds, F frames, K cells around the torus, C colours, S cells along a side of
 tokens per frame.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+
+from .cells import NEVER, PATCH
+from .glyphs import COLOURS, RADIUS, SHAPES, WINDOW, coverage
 
 
 STEPS = np.array([(0, 1), (1, 0), (0, -1), (-1, 0)])
 """(rows, columns) that each action moves the window by: right, down, left, up."""
 TURN = 0.35  # chance of another action; else the last one is repeated
-NEVER = -1
-"""The age of a cell that was not seen before."""
+DENSITY = 0.2  # glyphs of a drawn texture, per cell
 
 
 class Pan(NamedTuple):
@@ -94,3 +97,25 @@ def ages(cells: np.ndarray, count: int) -> np.ndarray:
         found[:, frame] = np.where(before == NEVER, NEVER, frame - before)
         np.put_along_axis(last, cells[:, frame], frame, axis=1)
     return found
+
+
+def torus_picture(size: int, rng: np.random.Generator) -> np.ndarray:
+    """A picture of glyphs over K x K cells, (8 K, 8 K, 3) uint8, whose ends are joined; K >= 3."""
+    side = PATCH * size
+    waves = 1 + np.cos(2 * np.pi * np.arange(side) / side)
+    picture = np.array((14, 16, 26), np.float32) + 12 * (waves + waves[:, None])[..., None]
+    picture = picture.astype(np.float32)
+    for _ in range(round(DENSITY * size**2)):
+        shape, colour = SHAPES[rng.integers(len(SHAPES))], COLOURS[rng.integers(len(COLOURS))]
+        x, y = rng.uniform(0, side, 2)
+        window = np.ix_(*((round(place) + WINDOW.astype(int)) % side for place in (y, x)))
+        cover = coverage(shape, x, y, rng.uniform(*RADIUS))
+        picture[window] += cover * (colour - picture[window])
+    return (picture + 0.5).astype(np.uint8)
+
+
+def views(picture: np.ndarray, poses: np.ndarray, view: int) -> Iterator[np.ndarray]:
+    """Frames (8 S, 8 S, 3) of a torus picture, at poses (F, 2) in cells."""
+    along = np.arange(PATCH * view)
+    for pose in poses:
+        yield picture[np.ix_(*((PATCH * place + along) % len(picture) for place in pose))]

@@ -1,0 +1,61 @@
+"""Folders of drawn videos: DIR/train and DIR/held_out, with conditions beside each video."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tttvideo.data.video.conditions import write_conditions
+from tttvideo.data.video.writer import write_video
+from tttvideo.files import read_json, write_json
+
+from .worlds import DrawnVideo
+
+
+PARTS = "train", "held_out"
+SETTINGS = "world.json"
+
+
+def claim_folder(out: Path, settings: Mapping[str, Any], counts: Mapping[str, int]) -> None:
+    """Write what will be drawn into a folder; ValueError if it holds videos of anything else.
+
+    counts: videos of each part; there may be fewer already.
+    """
+    path, remedy = out / SETTINGS, "name another folder, or delete it"
+    if path.is_file():
+        before = read_json(path, "delete the folder")
+        names = [*settings, *before]
+        if name := next((n for n in names if before.get(n) != settings.get(n)), None):
+            was, now = before.get(name), settings.get(name)
+            raise ValueError(f"{out} was drawn with {name} {was}, not {now}; {remedy}")
+    elif any((out / part).exists() for part in PARTS):
+        raise ValueError(f"{out} holds other videos; {remedy}")
+    for part, count in counts.items():
+        if video_path(out, part, count).exists():
+            raise ValueError(f"{out / part} holds more than {count} videos; {remedy}")
+    write_json(path, settings)
+
+
+def video_path(out: Path, part: str, number: int) -> Path:
+    return out / part / f"{number:05}.mp4"
+
+
+def draw_videos(
+    out: Path,
+    counts: Mapping[str, int],
+    draw: Callable[[tuple[int, bool]], DrawnVideo],
+    fps: float,
+    advance: Callable[[int], None],
+) -> None:
+    """Draw what the folders do not hold yet, so that a stopped run resumes.
+
+    draw: a video by its number, and whether it is held out.
+    """
+    for part, count in counts.items():
+        (out / part).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            path = video_path(out, part, number)
+            if not path.exists():
+                video = draw((number, part == "held_out"))
+                write_conditions(path, **video.conditions)
+                write_video(path, video.frames, fps, lossless=True)
+            advance(1)
