@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -249,26 +250,32 @@ def token_writer(path: str | Path, header: Header) -> Iterator[TokenWriter]:
         out.write(tokens, poses=poses)
     """
     path = Path(path)
-    with replacing(path) as partial, open(partial, "wb") as file:
+    with ExitStack() as stack:
+        names = (path, *(condition_path(path, name) for name in header.conditions))
+        partial = [stack.enter_context(replacing(name)) for name in names]
+        file, *arrays = (stack.enter_context(open(name, "w+b")) for name in partial)
         file.write(bytes(HEADER_BYTES))
-        writer = TokenWriter(file, header)
+        beside = dict(zip(header.conditions, map(ArrayWriter, arrays), strict=True))
+        writer = TokenWriter(file, header, beside)
         yield writer
         file.write(np.array(writer.starts, "<i8").tobytes())
         file.seek(0)
-        file.write(replace(header, tokens=writer.count, documents=len(writer.starts)).pack())
-        for name, rows in writer.conditions.items():
-            with replacing(condition_path(path, name)) as array, open(array, "wb") as beside:
-                np.save(beside, np.concatenate(rows))
+        count, documents = writer.count, len(writer.starts)
+        file.write(replace(writer.header, tokens=count, documents=documents).pack())
+        for array in beside.values():
+            array.finish()
 
 
 class TokenWriter:
-    """Appends documents to an open token file."""
+    """Appends documents to an open token file.
 
-    def __init__(self, file: BinaryIO, header: Header):
-        self.file, self.header = file, header
+    header: may be replaced until the file is closed.
+    """
+
+    def __init__(self, file: BinaryIO, header: Header, conditions: Mapping[str, ArrayWriter]):
+        self.file, self.header, self.conditions = file, header, conditions
         self.count = 0
         self.starts: list[int] = []
-        self.conditions: dict[str, list[np.ndarray]] = {name: [] for name in header.conditions}
 
     def start_document(self) -> None:
         self.starts.append(self.count)
@@ -281,4 +288,56 @@ class TokenWriter:
         self.count += tokens.size
         for name, rows in conditions.items():
             assert len(rows) * self.header.frame == tokens.size
-            self.conditions[name].append(rows)
+            self.conditions[name].write(rows)
+
+    def cut_back(self, documents: int) -> None:
+        """Take back all documents after the first `documents`."""
+        if documents == len(self.starts):
+            return
+        self.count = self.starts[documents]
+        del self.starts[documents:]
+        truncate(self.file, HEADER_BYTES + self.count * self.header.dtype.itemsize)
+        for array in self.conditions.values():
+            array.cut_back(self.count // self.header.frame)
+
+
+class ArrayWriter:
+    """Appends rows to an open .npy file, whose type is that of the first rows."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.count = file, 0
+        self.row: np.ndarray | None = None
+
+    def write(self, rows: np.ndarray) -> None:
+        if self.row is None:
+            self.row = np.zeros_like(rows[:0])
+            self.write_header()
+        assert (rows.dtype, rows.shape[1:]) == (self.row.dtype, self.row.shape[1:])
+        self.file.write(rows.tobytes())
+        self.count += len(rows)
+
+    def write_header(self) -> None:
+        """The header for the present number of rows; numpy leaves room for any other number."""
+        assert self.row is not None
+        facts = np.lib.format.header_data_from_array_1_0(self.row)
+        self.file.seek(0)
+        np.lib.format.write_array_header_1_0(
+            self.file, facts | {"shape": (self.count, *self.row.shape[1:])}
+        )
+
+    def cut_back(self, count: int) -> None:
+        """Keep the first `count` rows."""
+        if self.row is not None:
+            size = self.row.dtype.itemsize * math.prod(self.row.shape[1:])
+            truncate(self.file, self.file.tell() - (self.count - count) * size)
+            self.count = count
+
+    def finish(self) -> None:
+        if self.row is None:
+            raise ValueError("no frame was written, so that its conditions have no type")
+        self.write_header()
+
+
+def truncate(file: BinaryIO, size: int) -> None:
+    file.seek(size)
+    file.truncate()

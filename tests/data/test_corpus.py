@@ -17,9 +17,10 @@ import pytest
 import zstandard
 
 from tttvideo.apps.cli import main
+from tttvideo.data import corpus as skeleton
+from tttvideo.data import work_items as workers
 from tttvideo.data.inputs import find_files
 from tttvideo.data.text import corpus, python_corpus
-from tttvideo.data.text import corpus_workers as workers
 from tttvideo.data.text.tokenizer import train_bpe
 from tttvideo.data.tokens import open_tokens
 
@@ -258,7 +259,7 @@ def test_a_run_that_is_killed_while_it_moves_shards_resumes_to_the_same_bits(mon
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(corpus.os, "replace", move_then_die)
+        patch.setattr(skeleton.os, "replace", move_then_die)
         with pytest.raises(Killed):
             prepare(line, "cut")
     if moves:
@@ -325,7 +326,8 @@ KILLS_ITSELF = """
 import os, signal, sys
 from multiprocessing import active_children
 from tttvideo.apps.cli import main
-from tttvideo.data.text import corpus, corpus_workers as workers
+from tttvideo.data import work_items as workers
+from tttvideo.data.text import corpus
 
 corpus.ITEM_BYTES = 600
 
