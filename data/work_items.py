@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -43,18 +43,21 @@ class EmptyShard(Exception):
     """Ends the writing of a shard so that no file is left."""
 
 
-class Shards(ExitStack):
+class Shards(AbstractContextManager):
     """The shards of one part of a work item; a shard with enough tokens is followed by another.
 
     unit: what `size` counts in a shard, such as bytes.
     """
 
     def __init__(self, folder: Path, name: str, header: Header, most_tokens: int, unit: str):
-        super().__init__()
+        self.files = ExitStack()
         self.folder, self.name, self.header = folder, name, header
         self.most_tokens, self.unit, self.size = most_tokens, unit, 0
         self.records: list[dict[str, Any]] = []
         self.writer: TokenWriter | None = None
+
+    def __exit__(self, *error: Any) -> None:
+        self.files.__exit__(*error)
 
     def next_writer(self) -> TokenWriter:
         """The writer of the shard that the next document belongs to."""
@@ -62,16 +65,16 @@ class Shards(ExitStack):
             self.end_shard()
         if not self.writer:
             self.path = self.folder / f"{self.name}.{len(self.records):05}.bin"
-            self.writer = self.enter_context(token_writer(self.path, self.header))
+            self.writer = self.files.enter_context(token_writer(self.path, self.header))
         return self.writer
 
     def end_shard(self) -> None:
         """Close the open shard, if there is one; it is kept and recorded if it has a document."""
         if self.writer and not self.writer.starts:
-            with suppress(EmptyShard), self.pop_all():
+            with suppress(EmptyShard), self.files.pop_all():
                 raise EmptyShard
         elif self.writer:
-            self.close()
+            self.files.close()
             tokens, documents = self.writer.count, len(self.writer.starts)
             facts = {"file": self.path.name, "tokens": tokens, "documents": documents}
             self.records.append(facts | {self.unit: self.size, "sha256": file_hash(self.path)})
