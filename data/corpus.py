@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from tttvideo.files import read_json, replacing, write_json
 from tttvideo.progress import counting_progress
 
 from .tokens import MANIFEST, WORKING
-from .work_items import PARTS, Job, is_finished, prepare_items, record_path, shard_files
+from .work_items import PARTS, Job, WorkerDied, is_finished, prepare_items, record_path, shard_files
 
 
 MOST_ITEMS = 1 << 10
@@ -186,8 +186,19 @@ def prepare_sources(job: Job, items: Items, run: Run, unit: str) -> list[dict[st
     total = sum(source.size for item in rest.values() for source in item)
     if rest:
         with counting_progress("preparing", total, unit) as advance:
-            prepare_items(job, rest, run.workers, advance)
+            prepare_surviving(job, rest, run.workers, advance)
     return read_records(job.folder, items)
+
+
+def prepare_surviving(job: Job, items: Items, workers: int, advance: Callable[..., None]) -> None:
+    """Prepare work items, without the sources that end the process which reads them."""
+    while items:
+        try:
+            return prepare_items(job, items, workers, advance)
+        except WorkerDied as error:
+            if not job.exclude(error.suspects):
+                raise
+            items = {n: item for n, item in items.items() if not is_finished(job.folder, n)}
 
 
 def read_records(work: Path, items: Items) -> list[dict[str, Any]]:

@@ -197,13 +197,13 @@ def open_tokens(path: str | Path) -> Tokens:
     those in the manifest of the corpus.
     """
     path = Path(path)
+    if not path.is_file():
+        check_finished(path.parent)
     if not path.is_dir():
         return Tokens(path, [TokenFile(path)])
     parts = [str(path / name) for name in ("train", "validation") if (path / name).is_dir()]
     if parts:
         raise ValueError(f"{path} is a corpus; name a part of it: {' or '.join(parts)}")
-    if (path.parent / WORKING).exists() and not (path.parent / MANIFEST).exists():
-        raise ValueError(f"{path.parent} is not finished; run the `tttvideo prepare` again")
     shards = sorted(path.glob("*.bin"))
     if not shards:
         raise ValueError(f"the folder {path} has no token file; make some with `tttvideo prepare`")
@@ -213,6 +213,14 @@ def open_tokens(path: str | Path) -> Tokens:
         if found := difference(files[0].header, file.header, same):
             raise ValueError(f"{shards[0]} and {file.path} do not belong in one folder: {found}")
     return Tokens(path, files, listed_hashes(path, files))
+
+
+def check_finished(corpus: Path) -> None:
+    if (corpus / WORKING).exists() and not (corpus / MANIFEST).exists():
+        raise ValueError(
+            f"{corpus} is not finished; run the `tttvideo prepare` again, or with --merge when all "
+            "of its parts are done"
+        )
 
 
 def difference(one: Header, other: Header, names: Sequence[str] = SAME_TOKENS) -> str:

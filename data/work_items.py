@@ -7,7 +7,8 @@ sources and the options alone, not on the process or the time.
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -23,7 +24,7 @@ from .tokens import Header, TokenWriter, condition_path, file_hash, token_writer
 
 PARTS = ("train", "validation")
 
-Prepare = Callable[[int, Sequence[Any], Advance], dict[str, Any]]
+Prepare = Callable[[int, Iterable[Any], Advance], dict[str, Any]]
 """Turns the sources of a numbered work item into shards; returns its record, whose "shards" are
 lists by part."""
 
@@ -35,8 +36,16 @@ class Job(Protocol):
     def folder(self) -> Path:
         """The folder to write to."""
 
+    @property
+    def patience(self) -> float | None:
+        """Seconds after which a process that does not get on with a source has failed; None: any
+        number."""
+
     def open(self) -> Prepare:
         """Load what a process needs once."""
+
+    def exclude(self, suspects: Sequence[Any]) -> bool:
+        """Leave out those of the sources that end the process; returns whether there are any."""
 
 
 class EmptyShard(Exception):
@@ -96,7 +105,7 @@ def record_path(folder: Path, number: int) -> Path:
 
 
 def prepare_item(
-    job: Job, prepare: Prepare, number: int, sources: Sequence[Any], advance: Advance
+    job: Job, prepare: Prepare, number: int, sources: Iterable[Any], advance: Advance
 ) -> None:
     """Turn the sources of a work item into shards, then write its record."""
     write_json(record_path(job.folder, number), prepare(number, sources, advance))
@@ -116,13 +125,24 @@ def is_finished(folder: Path, number: int) -> bool:
     return all(file_hash(file) == sha256 for file, sha256 in files if file.exists())
 
 
+class WorkerDied(OSError):
+    """A worker process ended within a work item; `suspects` are the sources that were read then."""
+
+    def __init__(self, suspects: Sequence[Any]):
+        super().__init__(
+            "a worker process died, perhaps from lack of memory; run the command again with "
+            "fewer --workers to resume"
+        )
+        self.suspects = suspects
+
+
 def prepare_items(
     job: Job, items: Mapping[int, Sequence[Any]], workers: int, advance: Callable[..., None]
 ) -> None:
     """Prepare work items by number, in this process if one worker is enough, else in several.
 
     advance: gets the bytes read since the last call, and how many units they held.
-    Raises the error of a work item, and OSError when a process died.
+    Raises the error of a work item, and WorkerDied.
     """
     if min(workers, len(items)) > 1:
         prepare_in_processes(job, items, workers, advance)
@@ -136,28 +156,53 @@ def prepare_in_processes(
     job: Job, items: Mapping[int, Sequence[Any]], workers: int, advance: Callable[..., None]
 ) -> None:
     context = get_context("spawn")  # a fork may inherit locks that the progress bar holds
-    counts, stop = context.Array("q", 2), context.Event()
-    arguments = (job, counts, stop)
-    pool = ProcessPoolExecutor(min(workers, len(items)), context, Worker.start, arguments)
+    board = Board(context, min(workers, len(items)))
+    pool = ProcessPoolExecutor(board.workers, context, Worker.start, (job, board))
     with pool:
         try:
             waiting = {pool.submit(Worker.prepare, *item) for item in items.items()}
             reported = [0, 0]
             while waiting:
                 done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                now = counts[:]
+                now = board.counts[:]
                 advance(*(new - old for new, old in zip(now, reported, strict=True)))
                 reported = now
                 for item in done:
                     item.result()
+                board.end_hanging(job.patience)
         except BrokenProcessPool as error:
-            raise OSError(
-                "a worker process died, perhaps from lack of memory; run the command again with "
-                "fewer --workers to resume"
-            ) from error
+            raise WorkerDied([items[n][place] for n, place in board.being_read()]) from error
         finally:
-            stop.set()
+            board.stop.set()
             pool.shutdown(cancel_futures=True)
+
+
+PID, ITEM, SOURCE, SECONDS = range(4)
+"""Columns of a worker's row on the board: its process, what it reads, and when it last got on."""
+IDLE = -1  # of ITEM
+
+
+class Board:
+    """What the workers tell, in memory that all processes share."""
+
+    def __init__(self, context: Any, workers: int):
+        self.workers = workers
+        self.counts = context.Array("q", 2)  # bytes and units read
+        self.stop = context.Event()  # set when a work item failed
+        self.started = context.Value("q")
+        self.rows = context.Array("q", [IDLE] * (4 * workers))
+
+    def being_read(self) -> list[tuple[int, int]]:
+        """(item, place) of the sources that workers are at, or were at when they ended."""
+        rows = [self.rows[at : at + 4] for at in range(0, 4 * self.workers, 4)]
+        return [(row[ITEM], row[SOURCE]) for row in rows if row[ITEM] != IDLE]
+
+    def end_hanging(self, patience: float | None) -> None:
+        """Kill the workers that have not got on with a source for `patience` seconds."""
+        for at in range(0, 4 * self.workers, 4):
+            pid, item, _, seconds = self.rows[at : at + 4]
+            if patience and item != IDLE and time.monotonic() - seconds > patience:
+                os.kill(pid, signal.SIGKILL)
 
 
 class Worker:
@@ -165,28 +210,44 @@ class Worker:
 
     job: ClassVar[Job]
     run: ClassVar[Prepare]
-    counts: ClassVar[Any]  # bytes and units read, which all workers share, with their lock
-    stop: ClassVar[Any]  # an event, set when another work item failed
+    board: ClassVar[Board]
+    row: ClassVar[int]  # where its row begins
 
     @classmethod
-    def start(cls, job: Job, counts: Any, stop: Any) -> None:
+    def start(cls, job: Job, board: Board) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process stops the workers
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
         threading.Thread(target=end_with_parent, daemon=True).start()
-        cls.job, cls.counts, cls.stop = job, counts, stop
+        with board.started.get_lock():
+            cls.row = 4 * board.started.value
+            board.started.value += 1
+        cls.job, cls.board = job, board
         cls.run = staticmethod(job.open())
 
     @classmethod
     def prepare(cls, number: int, sources: Sequence[Any]) -> None:
-        prepare_item(cls.job, cls.run, number, sources, cls.advance)
+        prepare_item(cls.job, cls.run, number, cls.noted(number, sources), cls.advance)
+        cls.note(IDLE, 0)
+
+    @classmethod
+    def noted(cls, number: int, sources: Sequence[Any]) -> Iterator[Any]:
+        for place, source in enumerate(sources):
+            cls.note(number, place)
+            yield source
+
+    @classmethod
+    def note(cls, number: int, place: int) -> None:
+        facts = os.getpid(), number, place, int(time.monotonic())
+        cls.board.rows[cls.row : cls.row + 4] = facts
 
     @classmethod
     def advance(cls, size: int, units: int = 0) -> None:
-        if cls.stop.is_set():
+        if cls.board.stop.is_set():
             raise InterruptedError("another work item failed")
-        with cls.counts.get_lock():
-            cls.counts[0] += size
-            cls.counts[1] += units
+        cls.board.rows[cls.row + SECONDS] = int(time.monotonic())
+        with cls.board.counts.get_lock():
+            cls.board.counts[0] += size
+            cls.board.counts[1] += units
 
 
 def end_with_parent() -> None:

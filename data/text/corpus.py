@@ -206,13 +206,17 @@ class TextJob:
     options: Options
     tokenizer: str
     tokenizer_json: str | None
+    patience = None
 
     def open(self) -> Prepare:
         return partial(prepare_files, self, load_tokenizer(self.tokenizer, self.tokenizer_json))
 
+    def exclude(self, suspects: Sequence[Source]) -> bool:
+        return False  # no text ends a process
+
 
 def prepare_files(
-    job: TextJob, tokenizer: Tokenizer, number: int, sources: Sequence[Source], advance: Advance
+    job: TextJob, tokenizer: Tokenizer, number: int, sources: Iterable[Source], advance: Advance
 ) -> dict[str, Any]:
     """Turn the files of a work item into shards; returns its record."""
     counts = Counts()

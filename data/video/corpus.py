@@ -6,10 +6,11 @@ whole, and listed in the manifest.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import dropwhile, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,20 @@ from tttvideo.data.corpus import (
 )
 from tttvideo.data.inputs import VIDEO_SUFFIXES, find_files
 from tttvideo.data.tokens import WORKING, Header
-from tttvideo.data.work_items import PARTS, Prepare, Shards
+from tttvideo.data.work_items import PARTS, Prepare, Shards, WorkerDied, prepare_in_processes
+from tttvideo.files import read_json, write_json
 
 from .camera import CameraPose
 from .probe import VideoError
 from .reader import Frame, VideoReader
-from .views import Copy, copies
+from .views import AT_ONCE, Copy, copies
 from .writer import check_rate
 
 
 VERSION = 1  # changes when the same inputs and options give another corpus
 ITEM_BYTES = 1 << 20
+PATIENCE = 300  # seconds without AT_ONCE more frames after which a process is taken to hang
+EXCLUDED = "excluded.json"
 ENDS = 1 << 16  # bytes at both ends of a file by which it is assigned to a part
 SAME_RATE = 3  # decimals of frames per second in which the videos of a shard agree
 
@@ -172,8 +176,30 @@ class VideoJob:
     codec: Codec
     options: Options
 
+    patience = PATIENCE
+
     def open(self) -> Prepare:
-        return partial(prepare_clips, self, self.codec.load())
+        return partial(prepare_clips, self, self.codec.load(), self.excluded())
+
+    def excluded(self) -> dict[str, str]:
+        """The names of videos that ended the process which read them, and what happened."""
+        path = self.folder / EXCLUDED
+        return read_json(path, f"delete {path}") if path.exists() else {}
+
+    def exclude(self, suspects: Sequence[Clip]) -> bool:
+        """Read each video alone in a process, and leave out those that end it."""
+        found = {}
+        for clip in suspects:
+            alone = replace(self, folder=self.folder / "alone")
+            try:
+                prepare_in_processes(alone, {0: [clip]}, 1, lambda *_: None)
+            except WorkerDied:
+                found[clip.name] = (
+                    f"{clip.name} ends the process that reads it, or takes more than "
+                    f"{PATIENCE} s for a few frames; leave it out or re-encode it"
+                )
+        write_json(self.folder / EXCLUDED, self.excluded() | found)
+        return bool(found)
 
     def header(self, part: str) -> Header:
         return Header(
@@ -187,14 +213,22 @@ class VideoJob:
 
 
 def prepare_clips(
-    job: VideoJob, encode: Encode, number: int, clips: Sequence[Clip], advance: Count
+    job: VideoJob,
+    encode: Encode,
+    excluded: Mapping[str, str],
+    number: int,
+    clips: Iterable[Clip],
+    advance: Count,
 ) -> dict[str, Any]:
     """Turn the videos of a work item into shards; returns its record."""
     shards = {part: VideoShards(job, f"{number:05}.{part}", part) for part in PARTS}
-    empty, bad = 0, []
+    videos, empty, bad = 0, 0, []
     with shards["train"], shards["validation"]:
         for clip in clips:
+            videos += 1
             try:
+                if reason := excluded.get(clip.name):
+                    raise VideoError(reason)
                 part = clip.part(job.options)
                 empty += not write_clip(job, encode, clip, part, shards[part], advance)
             except ValueError as error:
@@ -202,7 +236,7 @@ def prepare_clips(
         for written in shards.values():
             written.end_shard()
     records = {part: written.records for part, written in shards.items()}
-    return {"shards": records, "videos": len(clips), "empty": empty, "bad": bad}
+    return {"shards": records, "videos": videos, "empty": empty, "bad": bad}
 
 
 class VideoShards(Shards):
@@ -248,7 +282,7 @@ def write_clip(
             writer.start_document()
             pose = CameraPose() if options.camera_shift else None
             share = copy.stride / max(1, len(reader.index.times)) / len(seen)
-            for images in copy.images(between(reader, options), job.codec.size):
+            for images in copy.images(between(reader, options, advance), job.codec.size):
                 writer.write(encode(images), **poses(pose, images, job.codec))
                 meter.add(len(images), share)
     except ValueError:
@@ -280,11 +314,14 @@ class Meter:
         self.advance(self.left, 0)
 
 
-def between(frames: Iterable[Frame], options: Options) -> Iterator[Frame]:
+def between(frames: Iterable[Frame], options: Options, advance: Count) -> Iterator[Frame]:
     """The frames from `start` to `end`."""
-    end = options.end
-    early = frames if end is None else takewhile(lambda frame: frame.time < end, frames)
-    return dropwhile(lambda frame: frame.time < options.start, early)
+    end = math.inf if options.end is None else options.end
+    for number, frame in enumerate(takewhile(lambda frame: frame.time < end, frames)):
+        if frame.time >= options.start:
+            yield frame
+        elif number % AT_ONCE == 0:
+            advance(0, 0)  # the process gets on
 
 
 def poses(pose: CameraPose | None, images: np.ndarray, codec: Codec) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ VP8), a frame keeps its own stamp if that rises.
 
 import math
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from itertools import islice
@@ -97,12 +98,13 @@ class VideoReader:
         images = decord_frames(self.info.path, self.width, self.height)
         # the loop filter changes pixels only, and those of PyAV are not used here
         checked = checked_frames(self.info, self.expected(), skip_loop_filter="all")
-        for good, (time, _) in enumerate(zip(self.index.times, checked, strict=True)):
+        for time, _ in zip(self.index.times, checked, strict=True):
             try:
                 image = unpadded(next(images), self.width)
             except Exception as error:  # decord's own errors have no common base
+                deque(checked, maxlen=0)  # decord decodes ahead: PyAV finds where the damage is
                 raise VideoError(
-                    f"{self.info.path} is damaged: decord stops after {good} frames "
+                    f"{self.info.path} is damaged: decord cannot read all frames "
                     f"({one_line(error)}); re-encode the file or leave it out"
                 ) from error
             yield image, float(time)

@@ -4,19 +4,25 @@ N frames, S pixels of height and width. A view is made from frames that are WIDE
 it is, so that its crops are as sharp as the whole frame. Every frame of a clip has the same view.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from .reader import Frame, stack_images
 
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
 WIDER = 1.25
 LEAST = 1 / WIDER  # side of the smallest crop, as a share of the larger frame
+AT_ONCE = 64  # frames
 COLOURS = 0.8, 1.25  # factors of brightness, contrast and saturation
 
 
@@ -47,6 +53,12 @@ class View:
         x = transforms.adjust_brightness(x, self.brightness)
         x = transforms.adjust_contrast(x, self.contrast)
         return transforms.adjust_saturation(x, self.saturation).movedim(1, 3).contiguous()
+
+    def of_images(self, images: np.ndarray, size: int) -> np.ndarray:
+        """The same for an array."""
+        import torch  # not needed by a process that makes no copies
+
+        return self.of(torch.from_numpy(images), size).numpy()
 
 
 def random_view(random: np.random.Generator) -> View:
@@ -93,9 +105,9 @@ class Copy:
         return larger(size) if self.view else size
 
     def images(self, frames: Iterable[Frame], size: int) -> Iterator[np.ndarray]:
-        """The copy (N, size, size, 3) uint8 of consecutive frames, at most 64 at a time."""
-        for images in stack_images(islice(frames, 0, None, self.stride), 64):
-            yield self.view.of(torch.from_numpy(images), size).numpy() if self.view else images
+        """The copy (N, size, size, 3) uint8 of consecutive frames, at most AT_ONCE at a time."""
+        for images in stack_images(islice(frames, 0, None, self.stride), AT_ONCE):
+            yield self.view.of_images(images, size) if self.view else images
 
 
 def copies(place: int, more: int, seed: int) -> list[Copy]:
