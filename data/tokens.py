@@ -207,12 +207,25 @@ def open_tokens(path: str | Path) -> Tokens:
     shards = sorted(path.glob("*.bin"))
     if not shards:
         raise ValueError(f"the folder {path} has no token file; make some with `tttvideo prepare`")
+    allow_open_files(len(shards) * (1 + len(CONDITIONS)))
     files = [TokenFile(shard) for shard in shards]
     for file in files[1:]:
         same = (*SAME_TOKENS, *SAME_CONDITIONS, "bos", "eos")
         if found := difference(files[0].header, file.header, same):
             raise ValueError(f"{shards[0]} and {file.path} do not belong in one folder: {found}")
     return Tokens(path, files, listed_hashes(path, files))
+
+
+def allow_open_files(more: int) -> None:
+    """Raise this process's limit, often 1,024: each mapped array keeps its file open."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        most = soft + more if hard == resource.RLIM_INFINITY else hard
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft + more, most), hard))
 
 
 def check_finished(corpus: Path) -> None:
