@@ -209,11 +209,16 @@ def open_tokens(path: str | Path) -> Tokens:
         raise ValueError(f"the folder {path} has no token file; make some with `tttvideo prepare`")
     allow_open_files(len(shards) * (1 + len(CONDITIONS)))
     files = [TokenFile(shard) for shard in shards]
+    manifest = read_manifest(path.parent)
+    if manifest and "action_kinds" in manifest:  # a shard may lack some kinds
+        for file in files:
+            file.header = replace(file.header, action_kinds=manifest["action_kinds"])
     for file in files[1:]:
         same = (*SAME_TOKENS, *SAME_CONDITIONS, "bos", "eos")
         if found := difference(files[0].header, file.header, same):
             raise ValueError(f"{shards[0]} and {file.path} do not belong in one folder: {found}")
-    return Tokens(path, files, listed_hashes(path, files))
+    hashes = listed_hashes(path, files, manifest) if manifest else None
+    return Tokens(path, files, hashes)
 
 
 def allow_open_files(more: int) -> None:
@@ -242,19 +247,24 @@ def difference(one: Header, other: Header, names: Sequence[str] = SAME_TOKENS) -
     return next((f"{name} is {a} and {b}" for name, a, b in facts if a != b), "")
 
 
-def listed_hashes(path: Path, files: Sequence[TokenFile]) -> list[str] | None:
-    """Hashes of a folder's shards from the manifest of its corpus; None without a manifest.
+def read_manifest(corpus: Path) -> dict[str, Any] | None:
+    """The manifest of a corpus; None without one. Raises ValueError for a damaged one."""
+    try:
+        manifest = read_json(corpus / MANIFEST, "prepare it again")
+    except FileNotFoundError:
+        return None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("shards"), list):
+        raise ValueError(f"{corpus / MANIFEST} is damaged; prepare it again")
+    return manifest
+
+
+def listed_hashes(path: Path, files: Sequence[TokenFile], manifest: Mapping[str, Any]) -> list[str]:
+    """Hashes of a folder's shards from the manifest of its corpus.
 
     Raises: ValueError for shards that are missing, were added, or have another size.
     """
-    try:
-        listed = read_json(path.parent / MANIFEST, "prepare it again")["shards"]
-    except FileNotFoundError:
-        return None
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path.parent / MANIFEST} is damaged; prepare it again") from error
     facts = [(f"{path.name}/{f.path.name}", f.header.tokens, f.header.documents) for f in files]
-    listed = [shard for shard in listed if shard["file"].startswith(f"{path.name}/")]
+    listed = [shard for shard in manifest["shards"] if shard["file"].startswith(f"{path.name}/")]
     if facts != [(shard["file"], shard["tokens"], shard["documents"]) for shard in listed]:
         raise ValueError(
             f"{path} does not hold the shards that {path.parent / MANIFEST} lists; prepare it again"

@@ -1,9 +1,10 @@
 """`tttvideo prepare video INPUT... --frame-tokenizer CKPT --out DIR`: the options."""
 
 import argparse
+from typing import Any
 
 from .corpus_options import add_corpus, check_corpus
-from .options import Parser, check_checkpoint, check_rate, refuse_unless
+from .options import Parser, check_checkpoint, refuse_unless
 
 
 PROGRAM = "tttvideo.apps.prepare.video:run"
@@ -21,7 +22,8 @@ def parser() -> argparse.ArgumentParser:
         "out/frame_tokenizer_tiny/last.ckpt --out out/video --validation 0.05",
     )
     add = top.add_argument
-    add("inputs", nargs="+", metavar="INPUT", help="video files, folders or globs of them")
+    help = "video files, folders of pictures, .npy or .npz arrays, or folders or globs of all these"
+    add("inputs", nargs="+", metavar="INPUT", help=help)
     add("--out", required=True, metavar="DIR", help="folder to write")
     help = "trained by `tttvideo fit`"
     add("--frame-tokenizer", required=True, metavar="CKPT", help=help)
@@ -29,6 +31,8 @@ def parser() -> argparse.ArgumentParser:
     add("--start", type=float, default=0.0, metavar="SECONDS", help=help)
     help = "leave out the frames from this time on (default: none)"
     add("--end", type=float, metavar="SECONDS", help=help)
+    help = "frames per second of pictures and arrays, which have no rate of their own (default: 25)"
+    add("--fps", type=float, metavar="RATE", help=help)
     help = "add N more copies of each video to train on, seen in other crops, colours, speeds or "
     help += "mirrored; hold out others with --validation (default: 0)"
     add("--augment", type=int, default=0, metavar="N", help=help)
@@ -43,20 +47,23 @@ def check(options: argparse.Namespace) -> None:
     refuse_unless(options.start >= 0, "start", options.start, "0 seconds or more")
     refuse_unless(end is None or end > options.start, "end", end, "above --start")
     refuse_unless(options.augment >= 0, "augment", options.augment, "0 or more")
+    fps = options.fps
+    refuse_unless(fps is None or 0 < fps < 1e6, "fps", fps, "above 0 frames per second")
     check_corpus(options)
     check_checkpoint(options.frame_tokenizer)
-    check_videos(options.inputs)
+    options.found = found_videos(options)
 
 
-def check_videos(inputs: list[str]) -> None:
-    """Refuse inputs whose first videos all fail, for the reason of the first."""
-    from tttvideo.data.inputs import VIDEO_SUFFIXES, find_files
+def found_videos(options: argparse.Namespace) -> Any:
+    """The videos of the inputs; refuses those whose first ones all fail, for the first's reason."""
+    from tttvideo.data.video.sources import find_videos
+    from tttvideo.data.video.writer import check_rate
 
-    errors = []
-    for path in find_files(inputs, VIDEO_SUFFIXES)[:TRIED]:
+    found, errors = find_videos(options.inputs, options.fps), []
+    for source in found.videos[:TRIED]:
         try:
-            check_rate(path)
-            return
+            check_rate(source.name, source.info().fps)
+            return found
         except ValueError as error:
             errors.append(error)
     raise errors[0]

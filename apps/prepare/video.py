@@ -23,6 +23,7 @@ def run(options: argparse.Namespace) -> None:
     try:
         manifest, before = corpus.prepare_video(
             options.inputs,
+            options.found,
             Path(options.out),
             new_codec(options.frame_tokenizer),
             new_options(options),

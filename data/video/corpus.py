@@ -5,7 +5,8 @@ all its altered copies left out of validation. A video that cannot be read to it
 whole, and listed in the manifest.
 """
 
-import hashlib
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,28 +24,26 @@ from tttvideo.data.corpus import (
     group_sources,
     merged_records,
     open_folder,
-    part_of,
     prepare_sources,
     publish,
     removed_after_an_error,
 )
-from tttvideo.data.inputs import VIDEO_SUFFIXES, find_files
-from tttvideo.data.tokens import WORKING, Header
+from tttvideo.data.tokens import WORKING, Header, TokenWriter
 from tttvideo.data.work_items import PARTS, Prepare, Shards, WorkerDied, prepare_in_processes
 from tttvideo.files import read_json, write_json
 
 from .camera import CameraPose
+from .clips import Clip, Form, condition_forms, new_clips
 from .probe import VideoError
-from .reader import Frame, VideoReader
+from .reader import Frame
+from .sources import Found
 from .views import AT_ONCE, Copy, copies
-from .writer import check_rate
 
 
 VERSION = 1  # changes when the same inputs and options give another corpus
 ITEM_BYTES = 1 << 20
 PATIENCE = 300  # seconds without AT_ONCE more frames after which a process is taken to hang
 EXCLUDED = "excluded.json"
-ENDS = 1 << 16  # bytes at both ends of a file by which it is assigned to a part
 SAME_RATE = 3  # decimals of frames per second in which the videos of a shard agree
 
 Encode = Callable[[np.ndarray], np.ndarray]
@@ -85,51 +84,20 @@ class Options:
     """write where the camera points, as poses"""
 
 
-@dataclass(frozen=True)
-class Clip:
-    """A video to read."""
-
-    path: Path
-    size: int  # bytes
-    changed: int  # time of the last change in nanoseconds: a changed file may keep its size
-    place: int  # among all videos
-
-    @property
-    def name(self) -> str:
-        return str(self.path)
-
-    def open(self, size: int) -> VideoReader:
-        """Its frames. Raises VideoError for a file that cannot serve."""
-        reader = VideoReader(self.path, size)
-        check_rate(self.path, reader.info.fps)
-        return reader
-
-    def part(self, options: Options) -> str:
-        """Its part of the corpus, chosen by the content of the file and the seed alone."""
-        if not options.validation:
-            return "train"
-        try:
-            with open(self.path, "rb") as file:
-                head = file.read(ENDS)
-                file.seek(max(ENDS, self.size - ENDS))
-                key = hashlib.sha256(f"{self.size} ".encode() + head + file.read(ENDS)).digest()
-        except OSError as error:
-            raise VideoError(f"{self.path} cannot be read ({error.strerror})") from error
-        return part_of(key, options.validation, options.seed)
-
-
 def prepare_video(
-    inputs: Sequence[str], out: Path, codec: Codec, options: Options, run: Run
+    inputs: Sequence[str], found: Found, out: Path, codec: Codec, options: Options, run: Run
 ) -> tuple[dict[str, Any], bool]:
     """Prepare a corpus, or resume it; returns its manifest, and whether it was finished before.
 
-    inputs: files, folders or globs.
+    inputs: files, folders or globs as a person named them; found: the videos in them.
     Of a part of a corpus the counts are returned alone, without a hash.
     Raises: ValueError for input that cannot serve, and for an `out` that holds something else.
     """
     check_split(options.validation, options.shard_tokens)
     run.check()
-    clips = find_clips(inputs)
+    clips = new_clips(found.videos)
+    forms = condition_forms(clips)
+    check_conditions(forms, codec, options)
     described = {
         "version": VERSION,
         "kind": "video",
@@ -137,15 +105,17 @@ def prepare_video(
         "tokenizer": codec.name,
         "size": codec.size,
         **asdict(options),
+        "conditions": {name: [whole, list(row)] for name, (whole, row) in forms.items()},
     }
-    plan = described | {"files": [[str(c.path), c.size, c.changed] for c in clips]}
+    plan = described | {"files": [clip.facts() for clip in clips]}
     if manifest := open_folder(out, plan, run, "video", ("videos", "bad")):
         check_bad(manifest, run)
         return manifest, True
+    print(found.sentence, flush=True)
     items = group_sources(clips, ITEM_BYTES)
     with removed_after_an_error(out, run):
         if run.merge is None:
-            job = VideoJob(out / WORKING, codec, options)
+            job = VideoJob(out / WORKING, codec, options, forms)
             records = prepare_sources(job, items, run, "frames")
         else:
             records = merged_records(out, plan, items, run.merge)
@@ -159,13 +129,21 @@ def prepare_video(
     return publish(out, about, facts, records), False
 
 
-def find_clips(inputs: Sequence[str]) -> list[Clip]:
-    """The videos of all inputs, each once."""
-    clips = []
-    for place, path in enumerate(find_files(inputs, VIDEO_SUFFIXES)):
-        facts = path.stat()
-        clips.append(Clip(path, facts.st_size, facts.st_mtime_ns, place))
-    return clips
+def check_conditions(forms: Mapping[str, Form], codec: Codec, options: Options) -> None:
+    """Raises ValueError for conditions of videos that the options, or the codec, do not fit."""
+    moving = ", ".join(name for name in forms if name != "classes")
+    if options.augment and moving:
+        raise ValueError(
+            f"the videos have {moving}, which altered copies would not fit; leave --augment out"
+        )
+    if options.camera_shift and "poses" in forms:
+        raise ValueError("the videos have poses; leave --camera-shift out")
+    tokens = math.prod(codec.grid)
+    if "ages" in forms and forms["ages"][1] != (tokens,):
+        raise ValueError(
+            f"the videos have ages of shape {forms['ages'][1]} a frame, and a frame has {tokens} "
+            "tokens; make them anew for this frame tokenizer, or remove them"
+        )
 
 
 @dataclass(frozen=True)
@@ -175,7 +153,7 @@ class VideoJob:
     folder: Path
     codec: Codec
     options: Options
-
+    conditions: Mapping[str, Form]
     patience = PATIENCE
 
     def open(self) -> Prepare:
@@ -207,7 +185,7 @@ class VideoJob:
             tokenizer=self.codec.name,
             vocab_size=self.codec.vocab_size,
             grid=self.codec.grid,
-            conditions=("poses",) if self.options.camera_shift else (),
+            conditions=(*self.conditions, *(["poses"] if self.options.camera_shift else [])),
             copies=part == "train" and self.options.augment > 0,
         )
 
@@ -229,14 +207,16 @@ def prepare_clips(
             try:
                 if reason := excluded.get(clip.name):
                     raise VideoError(reason)
-                part = clip.part(job.options)
+                part = clip.part(job.options.validation, job.options.seed)
                 empty += not write_clip(job, encode, clip, part, shards[part], advance)
             except ValueError as error:
                 bad.append({"file": clip.name, "reason": str(error)})
         for written in shards.values():
             written.end_shard()
     records = {part: written.records for part, written in shards.items()}
-    return {"shards": records, "videos": videos, "empty": empty, "bad": bad}
+    kinds = max(written.kinds for written in shards.values())
+    counts = {"videos": videos, "empty": empty, "bad": bad, "action_kinds": kinds}
+    return {"shards": records, **counts}
 
 
 class VideoShards(Shards):
@@ -246,56 +226,96 @@ class VideoShards(Shards):
         most = job.options.shard_tokens
         super().__init__(job.folder, name, job.header(part), most, "frames")
         self.rates: list[float] = []  # of the open shard, each once
+        self.kinds = 0  # of actions, in the work item
 
-    def add(self, frames: int, fps: float) -> None:
+    def add(self, frames: int, fps: float, kinds: int) -> None:
         """Count a video that was written."""
         self.size += frames
+        self.kinds = max(self.kinds, kinds)
         if all(round(fps, SAME_RATE) != round(rate, SAME_RATE) for rate in self.rates):
             self.rates = [*self.rates, fps][:2]
 
     def end_shard(self) -> None:
         if self.writer:
             fps = self.rates[0] if len(self.rates) == 1 else None
-            self.writer.header = replace(self.writer.header, fps=fps)
+            header, kinds = self.writer.header, self.kinds or None
+            self.writer.header = replace(header, fps=fps, action_kinds=kinds)
         super().end_shard()
         self.rates = []
 
 
 def write_clip(
-    job: VideoJob,
-    encode: Encode,
-    clip: Clip,
-    part: str,
-    shards: VideoShards,
-    advance: Count,
+    job: VideoJob, encode: Encode, clip: Clip, part: str, shards: VideoShards, advance: Count
 ) -> bool:
     """Append a video and its copies to a part, or nothing; returns whether it had a frame.
 
     Raises: ValueError for a video that cannot be read to its end.
     """
     options, writer, meter = job.options, shards.next_writer(), Meter(clip.size, advance)
-    documents, frames = len(writer.starts), writer.count
+    documents, tokens = len(writer.starts), writer.count
     seen = copies(clip.place, options.augment, options.seed) if part == "train" else [Copy()]
     try:
         for copy in seen:
-            reader = clip.open(copy.source_size(job.codec.size))
-            writer.start_document()
-            pose = CameraPose() if options.camera_shift else None
-            share = copy.stride / max(1, len(reader.index.times)) / len(seen)
-            for images in copy.images(between(reader, options, advance), job.codec.size):
-                writer.write(encode(images), **poses(pose, images, job.codec))
-                meter.add(len(images), share)
+            written = write_copy(job, encode, clip, copy, writer, meter, 1 / len(seen))
     except ValueError:
         writer.cut_back(documents)
         raise
     finally:
         meter.finish()
-    frames = (writer.count - frames) // writer.header.frame
-    if frames:
-        shards.add(frames, reader.info.fps)
-    else:
+    if writer.count == tokens:
         writer.cut_back(documents)
-    return frames > 0
+        return False
+    shards.add((writer.count - tokens) // writer.header.frame, *written)
+    return True
+
+
+def write_copy(
+    job: VideoJob,
+    encode: Encode,
+    clip: Clip,
+    copy: Copy,
+    writer: TokenWriter,
+    meter: Meter,
+    share: float,
+) -> tuple[float, int]:
+    """Append a video, or a copy of it, as a document; returns its rate and kinds of actions.
+
+    share: of the work on the video.
+    """
+    options, size = job.options, job.codec.size
+    reader = clip.open(copy.source_size(size))
+    times = reader.index.times
+    end = math.inf if options.end is None else options.end
+    first, last = np.searchsorted(times, (options.start, end))
+    rows = clip.conditions(len(times), job.conditions)
+    rows = {name: array[first : last : copy.stride] for name, array in rows.items()}
+    pose, at = CameraPose() if options.camera_shift else None, 0
+    writer.start_document()
+    for images in copy.images(between(reader, options.start, end, meter), size):
+        known = {name: array[at : at + len(images)] for name, array in rows.items()}
+        at += len(images)
+        check_rows(clip, known, len(images))
+        writer.write(encode(images), **known, **poses(pose, images, job.codec))
+        meter.add(len(images), share * copy.stride / len(times))
+    check_rows(clip, rows, at)
+    return reader.info.fps, action_kinds(rows)
+
+
+def check_rows(clip: Clip, rows: Mapping[str, np.ndarray], frames: int) -> None:
+    """Raises VideoError where a video shows other frames than its file counts."""
+    for name, array in rows.items():
+        if len(array) != frames:
+            raise VideoError(
+                f"{clip.name} does not show the frames that its file counts, so that nobody knows "
+                f"which {name} are whose; re-encode it"
+            )
+
+
+def action_kinds(rows: Mapping[str, np.ndarray]) -> int:
+    """One more than the greatest of actions that are integers; 0 without."""
+    actions = rows.get("actions")
+    whole = actions is not None and actions.ndim == 1 and len(actions)
+    return int(actions.max()) + 1 if actions is not None and whole else 0
 
 
 class Meter:
@@ -314,26 +334,29 @@ class Meter:
         self.advance(self.left, 0)
 
 
-def between(frames: Iterable[Frame], options: Options, advance: Count) -> Iterator[Frame]:
-    """The frames from `start` to `end`."""
-    end = math.inf if options.end is None else options.end
+def between(frames: Iterable[Frame], start: float, end: float, meter: Meter) -> Iterator[Frame]:
+    """The frames from `start` to `end` seconds."""
     for number, frame in enumerate(takewhile(lambda frame: frame.time < end, frames)):
-        if frame.time >= options.start:
+        if frame.time >= start:
             yield frame
         elif number % AT_ONCE == 0:
-            advance(0, 0)  # the process gets on
+            meter.add(0, 0.0)  # the process gets on
 
 
 def poses(pose: CameraPose | None, images: np.ndarray, codec: Codec) -> dict[str, np.ndarray]:
     """The poses (N, 2) of images, in patches, if they are wanted."""
+    if pose is None:
+        return {}
     patch = codec.size / codec.grid[0]
-    return {"poses": np.stack([pose(image) for image in images]) / patch} if pose else {}
+    return {"poses": (np.stack([pose(image) for image in images]) / patch).astype("<f4")}
 
 
 def total_counts(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The counts of all work items, and their bad videos."""
     totals: dict[str, Any] = {name: sum(r[name] for r in records) for name in ("videos", "empty")}
-    return totals | {"bad": [clip for record in records for clip in record["bad"]]}
+    totals["bad"] = [clip for record in records for clip in record["bad"]]
+    kinds = max((record["action_kinds"] for record in records), default=0)
+    return totals | ({"action_kinds": kinds} if kinds else {})
 
 
 def check_parts(

@@ -29,8 +29,8 @@ def check_rate(path: str | os.PathLike, fps: float) -> None:
     if fps and not writable(fps):
         raise ValueError(
             f"{path} has {fps:.4g} frames per second, and videos are written at {SLOWEST} to "
-            f"{FASTEST}; give it another rate: ffmpeg -i {shlex.quote(str(path))} "
-            "-vf 'setpts=N/(25*TB)' -r 25 NEW.mp4"
+            f"{FASTEST}; give it another rate: ffmpeg -r 25 -i "
+            f"{shlex.quote(str(path))} NEW.mp4"
         )
 
 

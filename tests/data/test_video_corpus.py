@@ -13,10 +13,12 @@ from helpers.codecs import DANGEROUS, ENDS, HANGS, MEANS, SIZE, means
 from tttvideo.data import work_items as workers
 from tttvideo.data.corpus import Run
 from tttvideo.data.tokens import open_tokens
-from tttvideo.data.video import corpus
+from tttvideo.data.video import clips, corpus
+from tttvideo.data.video.conditions import write_conditions
 from tttvideo.data.video.corpus import Options, VideoJob, prepare_video
 from tttvideo.data.video.drawn import bouncing_glyphs
 from tttvideo.data.video.reader import VideoReader
+from tttvideo.data.video.sources import find_videos
 from tttvideo.data.video.writer import write_video
 
 
@@ -41,7 +43,9 @@ def write_clip(path, frames, fps=10):
 
 
 def prepare(out="out", options=None, run=ONE, codec=MEANS):
-    manifest, _ = prepare_video(["clips"], Path(out), codec, options or Options(), run)
+    manifest, _ = prepare_video(
+        ["clips"], find_videos(["clips"]), Path(out), codec, options or Options(), run
+    )
     return manifest
 
 
@@ -135,6 +139,76 @@ def test_where_the_camera_points_lies_beside_every_shard():
     manifest = prepare(options=Options(camera_shift=True, shard_tokens=100))
     assert open_tokens("out/train").conditions["poses"][:].shape == (sum(LENGTHS), 2)
     assert all(len(shard["arrays"]["poses"]) == 64 for shard in manifest["shards"])
+
+
+def test_conditions_beside_a_video_lie_beside_its_shards():
+    random, known = np.random.default_rng(0), []
+    for number, length in enumerate([5, 9, 70]):
+        write_clip(f"clips/{number}.mp4", bouncing_glyphs(length, SIZE, seed=number))
+        actions = random.integers(0, 2 + number, length)
+        known.append((actions, random.normal(size=(length, 2)).astype(np.float32)))
+        write_conditions(Path(f"clips/{number}.mp4"), actions=actions, poses=known[-1][1])
+    manifest = prepare(options=Options(shard_tokens=40))
+    tokens = open_tokens("out/train")
+    assert len(manifest["shards"]) == 3 and manifest["action_kinds"] == tokens.header.action_kinds
+    assert tokens.header.action_kinds == 1 + max(int(actions.max()) for actions, _ in known)
+    for name, rows in zip(("actions", "poses"), zip(*known, strict=True), strict=True):
+        assert np.array_equal(tokens.conditions[name][:], np.concatenate(rows))
+    prepare("span", Options(start=0.25, end=0.75))
+    part = open_tokens("span/train").conditions["actions"][:]
+    assert part.tolist() == [n for actions, _ in known for n in actions[3:8]]
+
+
+def test_the_kinds_of_actions_are_those_of_the_whole_corpus():
+    for number in range(6):
+        write_clip(f"clips/{number}.mp4", bouncing_glyphs(3, SIZE, seed=number))
+        write_conditions(Path(f"clips/{number}.mp4"), actions=np.array([0, 0, number]))
+    prepare(options=Options(validation=0.5))
+    headers = [open_tokens(f"out/{part}").header for part in ("train", "validation")]
+    assert [header.action_kinds for header in headers] == [6, 6]
+
+
+def test_a_video_with_other_conditions_than_the_first_is_left_out():
+    write_clips([3, 3, 3, 3, 3])
+    for number, actions in enumerate([[0, 1, 0], [0, 1], [0.5, 1, 2], [1, 1, 2]]):
+        np.save(f"clips/{number}.actions.npy", np.array(actions))
+    manifest = prepare(run=replace(ONE, max_bad=0.9))
+    assert open_tokens("out/train").conditions["actions"][:].tolist() == [0, 1, 0, 1, 1, 2]
+    reasons = [clip["reason"] for clip in manifest["bad"]]
+    assert "clips/1.actions.npy has 2 rows of actions for the 3 frames" in reasons[0]
+    assert "clips/2.mp4 has numbers of shape (1,) a frame as actions, and the corpus" in reasons[1]
+    assert "clips/4.mp4 has no actions, and the corpus integers" in reasons[2]
+
+
+def test_a_changed_file_of_conditions_is_noticed():
+    write_clips([3])
+    write_conditions(Path("clips/0.mp4"), actions=np.array([0, 1, 0]))
+    prepare("out")
+    clips.condition_files.cache_clear()
+    write_conditions(Path("clips/0.mp4"), actions=np.array([0, 1, 1]))
+    with pytest.raises(ValueError, match="files were added, removed or changed since"):
+        prepare("out")
+
+
+def test_conditions_that_copies_would_not_fit_are_refused():
+    write_clips([3])
+    write_conditions(Path("clips/0.mp4"), poses=np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="have poses, which altered copies would not fit; leave"):
+        prepare(options=Options(augment=1))
+    with pytest.raises(ValueError, match="the videos have poses; leave --camera-shift out"):
+        prepare(options=Options(camera_shift=True))
+    assert not Path("out").exists()
+
+
+def test_pictures_and_arrays_are_videos_too():
+    frames = np.stack([np.stack(list(bouncing_glyphs(6, SIZE, seed=n))) for n in range(3)])
+    np.save("clips/a.npy", frames)
+    np.save("clips/a.actions.npy", np.arange(18).reshape(3, 6) % 3)
+    manifest = prepare()
+    assert read_back() == [means(video).ravel().tolist() for video in frames]
+    tokens = open_tokens("out/train")
+    assert tokens.conditions["actions"][:].tolist() == [0, 1, 2] * 6
+    assert (manifest["videos"], tokens.header.fps) == (3, 25)
 
 
 def damage(path, clip):
