@@ -86,6 +86,8 @@ class Clip:
 
 
 def new_clips(videos: Sequence[VideoSource]) -> list[Clip]:
+    stamp.cache_clear()
+    condition_files.cache_clear()
     return [Clip(source, *stamp(source.path), place) for place, source in enumerate(videos)]
 
 

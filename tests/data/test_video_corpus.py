@@ -13,7 +13,7 @@ from helpers.codecs import DANGEROUS, ENDS, HANGS, MEANS, SIZE, means
 from tttvideo.data import work_items as workers
 from tttvideo.data.corpus import Run
 from tttvideo.data.tokens import open_tokens
-from tttvideo.data.video import clips, corpus
+from tttvideo.data.video import corpus
 from tttvideo.data.video.conditions import write_conditions
 from tttvideo.data.video.corpus import Options, VideoJob, prepare_video
 from tttvideo.data.video.drawn import bouncing_glyphs
@@ -184,7 +184,6 @@ def test_a_changed_file_of_conditions_is_noticed():
     write_clips([3])
     write_conditions(Path("clips/0.mp4"), actions=np.array([0, 1, 0]))
     prepare("out")
-    clips.condition_files.cache_clear()
     write_conditions(Path("clips/0.mp4"), actions=np.array([0, 1, 1]))
     with pytest.raises(ValueError, match="files were added, removed or changed since"):
         prepare("out")
