@@ -19,12 +19,17 @@ def add_corpus(parser: argparse.ArgumentParser, held_out: str, bad: str, max_bad
     help = f"share of {bad} that is accepted (default: {max_bad})"
     add("--max-bad", type=float, default=max_bad, metavar="SHARE", help=help)
     help = "processes (default: one per core)"
-    add("--workers", type=int, default=os.cpu_count(), metavar="N", help=help)
+    add("--workers", type=int, default=cores(), metavar="N", help=help)
     help = "prepare the I-th of N equal parts alone, so that several machines share the work, in "
     help += "one --out or in one each; then run the same command with --merge"
     add("--part", type=part_of_all, metavar="I/N", help=help)
     help = "make the corpus from what --part prepared in --out, and in these folders"
     add("--merge", nargs="*", metavar="DIR", help=help)
+
+
+def cores() -> int:
+    """Cores that this process may use: of a job on a shared machine, its own."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def part_of_all(text: str) -> tuple[int, int]:

@@ -15,9 +15,10 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="tttvideo prepare video",
         description="Turn every frame of video files into tokens: a folder with shards of tokens "
-        "for training and validation, where each file is a document, and a manifest. A file that "
-        "cannot be read to its end is left out whole, and listed. A run that was stopped resumes "
-        "when it is started again.",
+        "for training and validation, where each video is a document, and a manifest. Files of "
+        "actions, poses, ages, seconds and classes beside a video (clip.actions.npy, .csv, .jsonl) "
+        "become arrays beside the shards. A video that cannot be read to its end is left out "
+        "whole, and listed. A run that was stopped resumes when it is started again.",
         epilog="example: tttvideo prepare video clips --frame-tokenizer "
         "out/frame_tokenizer_tiny/last.ckpt --out out/video --validation 0.05",
     )
