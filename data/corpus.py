@@ -44,13 +44,6 @@ class Run:
     merge: Sequence[Path] | None = None
     """prepare nothing and publish what was prepared in `out` and in these folders"""
 
-    def check(self) -> None:
-        """Raises ValueError for numbers out of their range."""
-        if not 0 <= self.max_bad <= 1:
-            raise ValueError(f"--max-bad {self.max_bad} must be from 0 to 1")
-        if self.workers < 1:
-            raise ValueError(f"--workers {self.workers} must be 1 or more")
-
     def check_bad(self, bad: int, total: int, what: str, first: Sequence[str]) -> None:
         """Raises ValueError if the share of bad sources is larger than `max_bad`."""
         if bad > self.max_bad * total:
@@ -59,14 +52,6 @@ class Run:
                 f"{'; '.join(first[:3])}; the finished work is kept, and a larger --max-bad "
                 "resumes it"
             )
-
-
-def check_split(validation: float, shard_tokens: int) -> None:
-    """Raises ValueError for options that both kinds of corpus have."""
-    if not 0 <= validation < 1:
-        raise ValueError(f"--validation {validation} must be 0 or more and less than 1")
-    if shard_tokens < 1:
-        raise ValueError(f"--shard-tokens {shard_tokens} must be 1 or more")
 
 
 def part_of(key: bytes, validation: float, seed: int) -> str:

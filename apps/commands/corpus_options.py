@@ -43,6 +43,12 @@ def part_of_all(text: str) -> tuple[int, int]:
 
 def check_corpus(options: argparse.Namespace) -> None:
     check_folder(options.out)
-    refuse_unless(options.seed >= 0, "seed", options.seed, "0 or more")
+    validation, bad, seed = options.validation, options.max_bad, options.seed
+    refuse_unless(0 <= validation < 1, "validation", validation, "0 or more and less than 1")
+    refuse_unless(0 <= bad <= 1, "max-bad", bad, "from 0 to 1")
+    refuse_unless(seed >= 0, "seed", seed, "0 or more")
+    for name in ("shard_tokens", "workers"):
+        value = getattr(options, name)
+        refuse_unless(value >= 1, name.replace("_", "-"), value, "1 or more")
     if options.part and options.merge is not None:
         raise ValueError("--part prepares and --merge joins; give one of them")

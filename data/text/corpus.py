@@ -14,7 +14,6 @@ import numpy as np
 
 from tttvideo.data.corpus import (
     Run,
-    check_split,
     digest,
     group_sources,
     merged_records,
@@ -110,7 +109,8 @@ def prepare_text(
     Of a part of a corpus the counts are returned alone, without a hash.
     Raises: ValueError for input that cannot serve, and for an `out` that holds something else.
     """
-    check_options(inputs, options, run)
+    if options.validation and set(inputs) == {STDLIB}:
+        raise ValueError(f"{STDLIB} has its own validation documents; leave --validation out")
     tokenizer = given_tokenizer(vocabulary)
     sources = find_sources(inputs)
     described = {
@@ -141,13 +141,6 @@ def prepare_text(
     facts = {"tokenizer": tokenizer.name, "vocab_size": tokenizer.vocab_size}
     about = {"plan": digest(plan), "options": described, **totals}
     return publish(out, about, facts, records), False
-
-
-def check_options(inputs: Sequence[str], options: Options, run: Run) -> None:
-    check_split(options.validation, options.shard_tokens)
-    run.check()
-    if options.validation and set(inputs) == {STDLIB}:
-        raise ValueError(f"{STDLIB} has its own validation documents; leave --validation out")
 
 
 def given_tokenizer(vocabulary: str | int) -> Tokenizer | None:

@@ -19,7 +19,6 @@ import numpy as np
 
 from tttvideo.data.corpus import (
     Run,
-    check_split,
     digest,
     group_sources,
     merged_records,
@@ -93,8 +92,6 @@ def prepare_video(
     Of a part of a corpus the counts are returned alone, without a hash.
     Raises: ValueError for input that cannot serve, and for an `out` that holds something else.
     """
-    check_split(options.validation, options.shard_tokens)
-    run.check()
     clips = new_clips(found.videos)
     forms = condition_forms(clips)
     check_conditions(forms, codec, options)
