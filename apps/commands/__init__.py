@@ -21,6 +21,7 @@ COMMANDS = {
     "prepare video": ("prepare_video", "every frame of video files to tokens"),
     "prepare pan": ("prepare_pan", "draw worlds seen through a moving window, as tokens"),
     "prepare glyphs": ("prepare_glyphs", "draw clips of bouncing shapes"),
+    "prepare maze": ("prepare_maze", "walk through mazes of Doom, with actions and poses"),
     "prepare recall": ("prepare_recall", "generate text with facts and questions about them"),
     "fit": ("fit", "train a model, or resume its training: --config NAME|FILE"),
     "validate": ("validate", "measure a model on its validation data"),

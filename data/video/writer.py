@@ -95,12 +95,14 @@ class VideoWriter:
         self.container.mux(self.stream.encode(picture))
 
     def new_stream(self, height: int, width: int) -> Any:
-        """Lossless: short closed GOPs without B-frames, which every reader gets right.
+        """Lossless: short closed GOPs without B-frames, which every reader gets right, and without
+        CABAC, which takes ten times as long to write for a fifth of the bytes.
 
         Otherwise without x264's macroblock tree, which gives other bits at each run.
         """
         if self.lossless:
-            codec, pixels, options = "libx264rgb", "rgb24", {"qp": "0", "bf": "0", "g": "30"}
+            options = {"preset": "ultrafast", "qp": "0", "bf": "0", "g": "30"}
+            codec, pixels = "libx264rgb", "rgb24"
         else:
             codec, pixels, options = "libx264", "yuv420p", {"crf": "16", "x264-params": "mbtree=0"}
         stream: Any = self.container.add_stream(codec, rate=self.rate, options=options)
