@@ -1,0 +1,409 @@
+"""Videos that are stored as images: pictures in a folder, NumPy arrays, animated WebP.
+
+They are read as VideoReader reads a file: every frame once and in order, the short side resized
+bilinearly by FFmpeg's scaler, cropped around its centre, exact where nothing is resized.
+
+T frames, N videos, H height, W width, C colours (1 grey, 3 RGB).
+"""
+
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Protocol
+
+import numpy as np
+from av import VideoFrame
+from av.video.reformatter import VideoReformatter
+from PIL import Image, ImageOps
+
+from .probe import UPRIGHT, Index, VideoError, VideoInfo, one_line
+from .reader import Frame, crop, scaled_size
+
+
+PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+ARRAY_SUFFIXES = (".npy", ".npz")
+FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others of Pillow start programs
+DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of more than 8 bits
+FRAMES_KEYS = ("frames", "video", "image")  # of the arrays in an .npz
+MOVING_MNIST = (20, 64, 64)  # T, H, W of an array (T, N, H, W)
+
+
+class Images(Protocol):
+    """The stored images of one video, uint8 (H, W, 3), with its facts."""
+
+    library: str
+
+    def info(self) -> VideoInfo: ...
+    def times(self) -> np.ndarray: ...
+    def __iter__(self) -> Iterator[np.ndarray]: ...
+
+
+class ImageReader:
+    """All frames of a video that is stored as images, each once and in order; see VideoReader.
+
+    Raises: VideoError for images that cannot serve, and during an iteration for damage.
+    """
+
+    def __init__(self, images: Images, size: int) -> None:
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"size is {size!r}; it must be a whole number of pixels, at least 1")
+        self.images, self.size, self.info = images, size, images.info()
+        self.index = Index(images.times(), 0, True)
+        self.width, self.height = scaled_size(self.info, size)
+        self.backend, self.reason = images.library, "the frames are stored as images"
+
+    def __iter__(self) -> Iterator[Frame]:
+        scaler = VideoReformatter()
+        for image, time in zip(self.images, self.index.times.tolist(), strict=True):
+            if image.shape[:2] != (self.info.height, self.info.width):
+                size, first = shown(*image.shape[:2]), shown(self.info.height, self.info.width)
+                raise VideoError(
+                    f"{self.info.path} has an image of {size} at {time:g} s, and its first is of "
+                    f"{first}; make all of one size, or put them into folders by size"
+                )
+            frame = VideoFrame.from_ndarray(image, format="rgb24")
+            frame = scaler.reformat(
+                frame, self.width, self.height, "rgb24", interpolation="BILINEAR"
+            )
+            yield Frame(crop(frame.to_ndarray(), self.size), time)
+
+
+def shown(height: int, width: int) -> str:
+    return f"{width}x{height}"
+
+
+def image_info(
+    path: Path, container: str, codec: str, size: tuple[int, int], fps: float, frames: int
+) -> VideoInfo:
+    """The facts of a video of images; size: (width, height)."""
+    width, height = size
+    return VideoInfo(
+        path=path,
+        container=container,
+        codec=codec,
+        width=width,
+        height=height,
+        fps=fps,
+        frames=frames,
+        turn=UPRIGHT,
+        interlaced=False,
+        streams=1,
+    )
+
+
+# --- a folder of pictures
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a folder, in natural order, as the frames of a video of `fps`."""
+
+    path: Path
+    fps: float
+
+    library = "pillow"
+
+    @cached_property
+    def files(self) -> list[Path]:
+        files = pictures_of([file for file in self.path.iterdir() if file.is_file()])
+        if not files:
+            raise VideoError(f"the folder {self.path} has no pictures; leave it out")
+        return files
+
+    def info(self) -> VideoInfo:
+        size = load_picture(self.files[0]).size
+        codec = kind_of(self.files[0]).removeprefix(".")
+        return image_info(self.path, "pictures", codec, size, self.fps, len(self.files))
+
+    def times(self) -> np.ndarray:
+        return np.arange(len(self.files)) / self.fps
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for file in self.files:
+            yield np.asarray(load_picture(file))
+
+
+def pictures_of(files: list[Path]) -> list[Path]:
+    """Of the files of a folder, the pictures of the most frequent kind, in natural order.
+
+    Raises VideoError for two kinds that are equally frequent.
+    """
+    kinds: dict[str, list[Path]] = {}
+    for file in files:
+        if is_picture(file):
+            kinds.setdefault(kind_of(file), []).append(file)
+    most = sorted(kinds, key=lambda kind: len(kinds[kind]))
+    if len(most) > 1 and len(kinds[most[-1]]) == len(kinds[most[-2]]):
+        raise VideoError(
+            f"the folder {files[0].parent} has as many pictures {most[-1]} as {most[-2]}, of which "
+            "only one kind can be the frames of a video; move the others"
+        )
+    return sorted(kinds[most[-1]], key=natural) if most else []
+
+
+def is_picture(file: Path) -> bool:
+    """Whether a file's name is that of a picture, and it is not hidden."""
+    return file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".")
+
+
+def kind_of(picture: Path) -> str:
+    """The suffix, in its short spelling."""
+    suffix = picture.suffix.lower()
+    return {".jpeg": ".jpg", ".tiff": ".tif"}.get(suffix, suffix)
+
+
+def natural(path: Path) -> list[tuple[list[str | int], str]]:
+    """A key that sorts 2 before 10, folder by folder."""
+    return [
+        ([int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", part.casefold())], part)
+        for part in path.parts
+    ]
+
+
+def load_picture(path: Path) -> Image.Image:
+    """A picture, turned upright, in RGB. Raises VideoError for one that cannot be read exactly."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.mode in DEEP:
+                raise VideoError(f"{path} has more than 8 bits a colour; convert it to 8 bits")
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise VideoError(
+            f"{path} cannot be read as a picture ({one_line(error)}); make it anew or move it"
+        ) from error
+
+
+# --- animated WebP, which FFmpeg does not read
+
+
+@dataclass(frozen=True)
+class WebP:
+    path: Path
+
+    library = "pillow"
+
+    @cached_property
+    def durations(self) -> np.ndarray:
+        """Seconds of every frame; 0 is shown for 0.1 s, as browsers do."""
+        found = [ms / 1000 or 0.1 for ms in webp_durations(self.path)]
+        if not found:
+            raise VideoError(f"{self.path} is one picture; name its folder to read its pictures")
+        return np.array(found)
+
+    def info(self) -> VideoInfo:
+        count, seconds = len(self.durations), float(self.durations.sum())
+        with self.opened() as image:
+            return image_info(self.path, "webp", "webp", image.size, count / seconds, count)
+
+    def times(self) -> np.ndarray:
+        return np.cumsum(self.durations) - self.durations
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        with self.opened() as image:
+            for number in range(len(self.durations)):
+                try:
+                    image.seek(number)
+                    yield np.asarray(image.convert("RGB"))
+                except (OSError, EOFError) as error:
+                    raise VideoError(
+                        f"{self.path} is damaged after {number} good frames: {one_line(error)}; "
+                        "fetch it again or leave it out"
+                    ) from error
+
+    def opened(self) -> Image.Image:
+        try:
+            return Image.open(self.path, formats=("WEBP",))
+        except OSError as error:
+            raise VideoError(
+                f"{self.path} cannot be read as WebP ({one_line(error)}); fetch it again or leave "
+                "it out"
+            ) from error
+
+
+def webp_durations(path: Path) -> list[int]:
+    """Milliseconds of every frame, of the ANMF chunks of the RIFF container.
+
+    See https://developers.google.com/speed/webp/docs/riff_container; none in a still picture.
+    """
+    found = []
+    with open(path, "rb") as file:
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            size = int.from_bytes(head[4:], "little")
+            start = file.tell()
+            if head[:4] == b"ANMF":
+                found.append(int.from_bytes(file.read(15)[12:], "little"))
+            file.seek(start + size + size % 2)
+    return found
+
+
+def is_animated(path: Path) -> bool:
+    """Whether a .webp or .png file holds an animation, by its first bytes."""
+    with open(path, "rb") as file:
+        head = file.read(1 << 16)
+    if head.startswith(b"\x89PNG"):
+        return b"acTL" in head.partition(b"IDAT")[0]
+    return head[:4] == b"RIFF" and head[12:16] == b"VP8X" and bool(head[20] & 2)
+
+
+# --- NumPy arrays
+
+
+@dataclass(frozen=True)
+class ArrayHeader:
+    """The array of frames in a file."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    fortran: bool
+    key: str | None
+    """its name in an .npz"""
+
+
+@dataclass(frozen=True)
+class ArrayVideo:
+    """One video of an array file: (T, H, W), (T, H, W, C), number of (N, T, H, W, C), Moving MNIST.
+
+    Memory is bounded: an .npy is mapped, an .npz is read frame by frame. Nothing is unpickled.
+    """
+
+    path: Path
+    number: int | None
+    fps: float
+
+    library = "numpy"
+
+    @cached_property
+    def header(self) -> ArrayHeader:
+        return read_header(self.path)
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(T, H, W, C)"""
+        count = count_videos(self.path, self.header)
+        if (self.number is None) != (count is None) or (self.number or 0) >= (count or 1):
+            raise VideoError(f"{self.path} has no video {self.number}; it has {count or 1}")
+        shape = self.header.shape
+        if is_moving_mnist(shape):
+            return *MOVING_MNIST, 1
+        T, H, W, C = shape[-4:] if len(shape) > 3 else (*shape, 1)
+        return T, H, W, C
+
+    def info(self) -> VideoInfo:
+        T, H, W, _ = self.shape
+        container = self.path.suffix.lower().removeprefix(".")
+        return image_info(self.path, container, "uint8", (W, H), self.fps, T)
+
+    def times(self) -> np.ndarray:
+        return np.arange(self.shape[0]) / self.fps
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        _, H, W, C = self.shape
+        for image in self.mapped() if self.header.key is None else self.streamed():
+            yield np.ascontiguousarray(np.broadcast_to(image.reshape(H, W, C), (H, W, 3)))
+
+    def mapped(self) -> np.ndarray:
+        try:
+            array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError) as error:
+            raise unreadable(self.path, error) from error
+        if self.number is None:
+            return array
+        return array[:, self.number] if is_moving_mnist(array.shape) else array[self.number]
+
+    def streamed(self) -> Iterator[np.ndarray]:
+        T, H, W, C = self.shape
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.header.key}.npy") as f:
+                read_npy_header(f)
+                for _ in range(T):
+                    if len(data := f.read(H * W * C)) < H * W * C:
+                        raise EOFError("it ends early")
+                    yield np.frombuffer(data, np.uint8)
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise unreadable(self.path, error) from error
+
+
+def read_header(path: Path) -> ArrayHeader:
+    """The header of the array of frames in an .npy or .npz. Raises VideoError without one."""
+    try:
+        if path.suffix.lower() == ".npy":
+            with open(path, "rb") as file:
+                return ArrayHeader(*read_npy_header(file), key=None)
+        with zipfile.ZipFile(path) as archive:
+            keys = [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
+            key = next((key for key in FRAMES_KEYS if key in keys), None)
+            if key is None and len(keys) != 1:
+                raise VideoError(
+                    f"{path} has the arrays {', '.join(keys) or '(none)'}; name that of its frames "
+                    f"{' or '.join(FRAMES_KEYS)}"
+                )
+            key = key or keys[0]
+            with archive.open(f"{key}.npy") as file:
+                return ArrayHeader(*read_npy_header(file), key=key)
+    except VideoError:
+        raise
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise unreadable(path, error) from error
+
+
+def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype, bool]:
+    """Shape, type and whether the order is Fortran's; the file is then at the first number."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise ValueError(f"its format is {version}, of arrays with named fields")
+    return shape, dtype, fortran
+
+
+def count_videos(path: Path, header: ArrayHeader) -> int | None:
+    """The number of videos N in an array that has an axis of them; None for a single video.
+
+    Raises: VideoError for an array that is no video, with the way to make it one.
+    """
+    shape, name = header.shape, f"the array {header.key}" if header.key else "its array"
+    layouts = "(T, H, W), (T, H, W, 1 or 3) or (N, T, H, W, 1 or 3)"
+    if header.dtype != np.uint8:
+        raise VideoError(
+            f"{path}: {name} is {header.dtype} {shape}; frames must be uint8 from 0 to 255: "
+            "x.astype('uint8'), after 255 * x if it is from 0 to 1"
+        )
+    moving = is_moving_mnist(shape)
+    if 0 in shape or not (
+        moving or len(shape) == 3 or (len(shape) in (4, 5) and shape[-1] in (1, 3))
+    ):
+        raise VideoError(
+            f"{path}: {name} is {shape}; it must be {layouts}, or Moving MNIST's (20, N, 64, 64): "
+            "x[..., None] adds an axis of colour, np.moveaxis(x, -3, -1) puts it last"
+        )
+    count = shape[1] if moving else shape[0] if len(shape) == 5 else None
+    if header.key and (count is not None or header.fortran):
+        part = f"np.ascontiguousarray(np.load('{path.name}')['{header.key}'])"
+        raise VideoError(
+            f"{path}: {name} is {shape}, which cannot be read in parts from an .npz; save it as "
+            f"an .npy: np.save('{path.stem}.npy', {part})"
+        )
+    return count
+
+
+def is_moving_mnist(shape: tuple[int, ...]) -> bool:
+    """Whether an array is (20, N, 64, 64), N videos of 20 grey frames."""
+    return len(shape) == 4 and (shape[0], *shape[2:]) == MOVING_MNIST
+
+
+def could_be_video(header: ArrayHeader) -> bool:
+    """Whether an array that is found in a folder is worth a complaint if it is no video."""
+    return len(header.shape) > 3 or (len(header.shape) == 3 and header.dtype == np.uint8)
+
+
+def unreadable(path: Path, error: Exception) -> VideoError:
+    return VideoError(
+        f"{path} cannot be read as an array ({one_line(error)}); save it again or leave it out"
+    )
