@@ -1,5 +1,6 @@
 """LightningDataModules: windows of token files, and frames of videos."""
 
+import logging
 import math
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,11 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tttvideo.data.text.tokenizer import tokenizer_of
-from tttvideo.data.video.reader import VideoReader
+from tttvideo.data.video.sources import find_videos
 from tttvideo.data.video.views import RandomViews, larger
 from tttvideo.progress import progress
 
-from .inputs import VIDEO_SUFFIXES, find_files
 from .order import Frames, ResumableLoader, VideoWindows, Windows, collate
 from .tokens import SAME_CONDITIONS, SAME_TOKENS, Header, Tokens, difference, open_tokens
 
@@ -143,8 +143,8 @@ class FrameData(LightningDataModule):
     """Single frames of videos, the training data of a frame tokenizer.
 
     Arguments:
-        videos: files or folders.
-        validation: files or folders to measure with; null holds out the end of `videos`.
+        videos: files, folders of them or of pictures, or arrays.
+        validation: the same, to measure with; null holds out the end of `videos`.
         size: height and width in pixels.
         end: seconds of each video that are used; null: all.
         most: the most frames in memory (3 size^2 bytes each, 2.6 times as much with views); of
@@ -205,7 +205,10 @@ def read_evenly(videos: Sequence[str], size: int, end: float | None, most: int) 
     """At most `most` frames (N, size, size, 3) uint8: all, or every 2nd, 4th, ... of all."""
     kept: list[np.ndarray] = []
     seen, stride = 0, 1
-    readers = [VideoReader(path, size) for path in find_files(videos, VIDEO_SUFFIXES)]
+    found = find_videos(videos)
+    if found.passed_over:
+        logging.getLogger("tttvideo").info("%s: %s", ", ".join(videos), found.sentence)
+    readers = [source.open(size) for source in found.videos]
     last = math.inf if end is None else end
     total = sum(int((reader.index.times < last).sum()) for reader in readers)
     with progress("reading videos", total, "frames") as advance:

@@ -2,15 +2,14 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
-from glob import has_magic
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tttvideo.apps.config_files import find_configs, packaged_names, settings
 from tttvideo.apps.config_keys import CLASSES, check_settings, listing
 
-from .options import Parser, check_checkpoint, check_folder, check_video
+from .options import Parser, check_checkpoint, check_folder
 
 
 PROGRAM = "tttvideo.apps.fit:run"
@@ -126,13 +125,20 @@ def check_files(paths: dict[str, str], videos: Sequence[Any]) -> None:
     for key in ("data.train", "data.validation"):
         if kind == "TokenData" and key in paths:
             open_tokens(paths[key])
-    for video in map(str, videos) if kind == "FrameData" else ():
-        if not has_magic(video) and not Path(video).exists():
-            raise ValueError(f"data.videos: there is no file or folder {video}")
-        if Path(video).is_file():
-            check_video(video)
+    if kind == "FrameData":
+        check_videos(map(str, videos))
     for key in ("model.frame_tokenizer", "model.start_from", "ckpt_path"):
         path = paths.get(key, "last")
         remote = path in ("best", "last", "hpc") or "://" in path or path.startswith("registry")
         if not remote:
             check_checkpoint(path, f"{key}: checkpoint")
+
+
+def check_videos(videos: Iterable[str]) -> None:
+    """Raise ValueError for names without a video, and for files that cannot be opened."""
+    from tttvideo.data.video.sources import find_videos
+
+    for video in videos:
+        first = find_videos([video]).videos[0]
+        if Path(video).is_file():
+            first.info()

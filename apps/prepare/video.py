@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from tttvideo.data.video import corpus
+from tttvideo.data.video.sources import printable
 from tttvideo.weights.checkpoints import load_frame_tokenizer
 
 from .text import new_run, show_totals
@@ -74,7 +75,7 @@ def report(manifest: dict[str, Any]) -> None:
     if bad:
         print(f"{len(bad):,} of {manifest['videos']:,} videos are left out:", file=sys.stderr)
     for clip in bad[:SHOWN]:
-        print(f"  {clip['reason']}", file=sys.stderr)
+        print(f"  {printable(clip['reason'])}", file=sys.stderr)
     if len(bad) > SHOWN:
         print(f"  ... the manifest lists all {len(bad):,}", file=sys.stderr)
     if manifest["empty"]:

@@ -71,6 +71,10 @@ class ImageReader:
             )
             yield Frame(crop(frame.to_ndarray(), self.size), time)
 
+    def expected(self) -> int:
+        """The number of frames that must come."""
+        return len(self.index.times)
+
 
 def shown(height: int, width: int) -> str:
     return f"{width}x{height}"
@@ -165,7 +169,10 @@ def natural(path: Path) -> list[tuple[list[str | int], str]]:
 
 
 def load_picture(path: Path) -> Image.Image:
-    """A picture, turned upright, in RGB. Raises VideoError for one that cannot be read exactly."""
+    """A picture, turned upright, in RGB without transparency: what is transparent shows its colour.
+
+    Raises: VideoError for one that cannot be read exactly.
+    """
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.mode in DEEP:
@@ -243,6 +250,8 @@ def webp_durations(path: Path) -> list[int]:
 
 def is_animated(path: Path) -> bool:
     """Whether a .webp or .png file holds an animation, by its first bytes."""
+    if path.suffix.lower() not in (".png", ".webp"):
+        return False
     with open(path, "rb") as file:
         head = file.read(1 << 16)
     if head.startswith(b"\x89PNG"):

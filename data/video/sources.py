@@ -34,6 +34,7 @@ from .reader import VideoReader
 
 RATE = 25.0
 """Frames per second of pictures and arrays, which have none of their own; FFmpeg's choice too."""
+CONDITION_SUFFIXES = (".csv", ".jsonl", ".npy", ".npz")
 TYPESCRIPT = (".ts", ".mts")  # suffixes of MPEG transport streams and of program text
 
 
@@ -98,6 +99,11 @@ class Found:
 
 def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def printable(text: str) -> str:
+    """Text that can be printed, though names of files in it may be no Unicode."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def find_videos(inputs: Iterable[str | Path], fps: float | None = None) -> Found:
@@ -166,9 +172,11 @@ def match(pattern: Path, found: Found, fps: float) -> list[VideoSource]:
     """The videos among the files, and below the folders, of a glob."""
     before = found.passed_over.copy()
     paths = sorted(map(Path, glob(str(pattern), recursive=True)), key=natural)
+    folders = {path for path in paths if path.is_dir()}
+    paths = [path for path in paths if folders.isdisjoint(path.parents)]  # once, for `**`
     files = [path for path in paths if is_visible_file(path, found.passed_over)]
     videos = videos_among(files, found, fps, pictures=False)
-    for folder in (path for path in paths if path.is_dir()):
+    for folder in (path for path in paths if path in folders):
         for files in walk(folder, found.passed_over):
             videos += videos_among(files, found, fps)
     return videos or nothing(f"the pattern {pattern}", found.passed_over - before)
@@ -242,8 +250,8 @@ def videos_among(
 
 
 def is_condition(file: Path) -> bool:
-    """Whether a file has conditions of a video: clip.actions.npy, actions.csv."""
-    return file.stem.rpartition(".")[2] in CONDITIONS and file.suffix != ".bin"
+    """Whether a file has conditions of the video beside it, such as clip.actions.npy."""
+    return Path(file.stem).suffix[1:] in CONDITIONS and file.suffix in CONDITION_SUFFIXES
 
 
 def kind_passed_over(file: Path) -> str:

@@ -6,6 +6,7 @@ from zipfile import ZipFile
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from helpers.processes import fastest
 from tttvideo.apps.commands import COMMANDS, module
@@ -19,7 +20,7 @@ HELP_SECONDS, REFUSAL_SECONDS = 0.3, 1.0  # of CPU time
 
 @pytest.fixture
 def folder(tmp_path):
-    """Whole files a.ckpt, a.mp4, a.bin and a.txt; damaged and empty ones; a folder.
+    """Files a.ckpt, a.mp4, a.bin, a.txt, one.png, float.npy; damaged and empty ones; a folder.
 
     slow.mp4 and fast.mp4 have rates that cannot be written.
     """
@@ -38,6 +39,8 @@ def folder(tmp_path):
     for name in ("empty.ckpt", "empty.mp4", "empty.bin", "empty.txt", "empty.msgpack"):
         (tmp_path / name).touch()
     (tmp_path / "text.mp4").write_text("no video" * 99)
+    np.save(tmp_path / "float.npy", np.zeros((2, 8, 8, 3)))
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
     (tmp_path / "folder").mkdir()
     return tmp_path
 
@@ -123,6 +126,21 @@ REFUSED = [
     ),
     ("prepare video a.mp4 --frame-tokenizer a.ckpt --part 3/2 --out x", "3/2 must be I/N with I"),
     ("prepare video a.mp4 --frame-tokenizer a.ckpt --out a.mp4", "a.mp4 is a file; name a folder"),
+    ("index nowhere", "there is no file or folder nowhere"),
+    ("index empty.mp4", "empty.mp4 is empty (0 bytes)"),
+    ("index a.mp4 --limit 0", "--limit 0.0 must be above 0 seconds"),
+    ("index folder", "the folder folder has no video; videos end in .264, .265"),
+    ("index *.txt", "has no video (2 other files passed over: .txt 2)"),
+    ("index a.mp4 --fps 0", "--fps 0.0 must be above 0 frames per second"),
+    ("index a.mp4 --fps 9", "all videos have their own times; it is for folders of pictures"),
+    ("index a.mp4 --workers 0", "--workers 0 must be 1 or more"),
+    ("index a.mp4 --max-bad -1", "--max-bad -1 must be 0 or more"),
+    ("index a.mp4 --out folder", "--out folder is a folder; name a file"),
+    ("index a.mp4 --out a.txt", "a.txt is no index of videos; remove it, or name another"),
+    ("doctor nowhere", "there is no file or folder nowhere"),
+    ("doctor one.png", "one.png is one picture; name its folder"),
+    ("doctor float.npy", "float.npy: its array is float64 (2, 8, 8, 3); frames must be uint8"),
+    ("doctor a.mp4 --limit nan", "--limit nan must be above 0 seconds"),
     ("prepare pan --out x --worlds 0", "--worlds 0 must be 1 or more"),
     ("prepare pan --out x --view 7", "--view 7 must be at most --size"),
     ("prepare glyphs --out x --size 20", "--size 20 must be 24 or more"),

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tttvideo.data.inputs import VIDEO_SUFFIXES
+from tttvideo.data.modules import read_evenly
 from tttvideo.data.video.probe import VideoError
 from tttvideo.data.video.sources import VideoSource, find_videos
 from tttvideo.data.video.writer import write_video
@@ -92,7 +93,9 @@ def test_links_are_followed_once_and_loops_end(tmp_path):
 def test_a_file_that_is_named_twice_comes_once_and_a_glob_is_searched(tmp_path):
     for name in ("a.mp4", "b.mp4"):
         write_video(tmp_path / name, clip(2), 10)
-    (tmp_path / "c.txt").touch()
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "d.txt").touch()
+    assert find_videos([tmp_path / "**"]).passed_over == {".txt": 1}
     found = find_videos([tmp_path / "b.mp4", tmp_path / "*", tmp_path])
     assert [video.path.name for video in found.videos] == ["b.mp4", "a.mp4"]
     assert find_videos([tmp_path / "*.mp4"]).passed_over == {}
@@ -186,7 +189,7 @@ def test_a_folder_of_pictures_is_a_video_in_natural_order(tmp_path):
     assert np.array_equal(images(two, 48), middle(frames[:3]))
     assert [frame.time for frame in two.open(48)] == pytest.approx([0, 0.1, 0.2])
     reader = one.open(48)
-    assert (reader.info.fps, reader.info.frames, len(reader.index.times)) == (10, 12, 12)
+    assert (reader.info.fps, reader.info.frames, reader.expected()) == (10, 12, 12)
     assert the_one(tmp_path / "set" / "one").fps == 25
 
 
@@ -276,6 +279,18 @@ def test_a_source_and_its_reader_may_be_passed_to_other_processes(tmp_path):
         list(reader)
         again = pickle.loads(pickle.dumps(reader))
         assert all(np.array_equal(a.image, b.image) for a, b in zip(reader, again, strict=True))
+
+
+def test_a_frame_tokenizer_learns_from_files_pictures_and_arrays(tmp_path, caplog):
+    write_video(tmp_path / "a.mp4", clip(2), 10, lossless=True)
+    np.save(tmp_path / "b.npy", clip(3))
+    save_pictures(tmp_path / "c", clip(4))
+    (tmp_path / "notes.txt").touch()
+    with caplog.at_level("INFO", "tttvideo"):
+        frames = read_evenly([str(tmp_path)], 48, None, 100)
+    expected = np.concatenate([middle(clip(n)) for n in (2, 3, 4)])
+    assert np.array_equal(frames.numpy(), expected)
+    assert "1 other file passed over: .txt 1" in caplog.text
 
 
 # --- what cannot be read says how to proceed
