@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -196,22 +197,48 @@ def open_tokens(path: str | Path) -> Tokens:
     those in the manifest of the corpus.
     """
     path = Path(path)
+    if not path.is_file():
+        check_finished(path.parent)
     if not path.is_dir():
         return Tokens(path, [TokenFile(path)])
     parts = [str(path / name) for name in ("train", "validation") if (path / name).is_dir()]
     if parts:
         raise ValueError(f"{path} is a corpus; name a part of it: {' or '.join(parts)}")
-    if (path.parent / WORKING).exists() and not (path.parent / MANIFEST).exists():
-        raise ValueError(f"{path.parent} is not finished; run the `tttvideo prepare` again")
     shards = sorted(path.glob("*.bin"))
     if not shards:
         raise ValueError(f"the folder {path} has no token file; make some with `tttvideo prepare`")
+    allow_open_files(len(shards) * (1 + len(CONDITIONS)))
     files = [TokenFile(shard) for shard in shards]
+    manifest = read_manifest(path.parent)
+    if manifest and "action_kinds" in manifest:  # a shard may lack some kinds
+        for file in files:
+            file.header = replace(file.header, action_kinds=manifest["action_kinds"])
     for file in files[1:]:
         same = (*SAME_TOKENS, *SAME_CONDITIONS, "bos", "eos")
         if found := difference(files[0].header, file.header, same):
             raise ValueError(f"{shards[0]} and {file.path} do not belong in one folder: {found}")
-    return Tokens(path, files, listed_hashes(path, files))
+    hashes = listed_hashes(path, files, manifest) if manifest else None
+    return Tokens(path, files, hashes)
+
+
+def allow_open_files(more: int) -> None:
+    """Raise this process's limit, often 1,024: each mapped array keeps its file open."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        most = soft + more if hard == resource.RLIM_INFINITY else hard
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft + more, most), hard))
+
+
+def check_finished(corpus: Path) -> None:
+    if (corpus / WORKING).exists() and not (corpus / MANIFEST).exists():
+        raise ValueError(
+            f"{corpus} is not finished; run the `tttvideo prepare` again, or with --merge when all "
+            "of its parts are done"
+        )
 
 
 def difference(one: Header, other: Header, names: Sequence[str] = SAME_TOKENS) -> str:
@@ -220,19 +247,24 @@ def difference(one: Header, other: Header, names: Sequence[str] = SAME_TOKENS) -
     return next((f"{name} is {a} and {b}" for name, a, b in facts if a != b), "")
 
 
-def listed_hashes(path: Path, files: Sequence[TokenFile]) -> list[str] | None:
-    """Hashes of a folder's shards from the manifest of its corpus; None without a manifest.
+def read_manifest(corpus: Path) -> dict[str, Any] | None:
+    """The manifest of a corpus; None without one. Raises ValueError for a damaged one."""
+    try:
+        manifest = read_json(corpus / MANIFEST, "prepare it again")
+    except FileNotFoundError:
+        return None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("shards"), list):
+        raise ValueError(f"{corpus / MANIFEST} is damaged; prepare it again")
+    return manifest
+
+
+def listed_hashes(path: Path, files: Sequence[TokenFile], manifest: Mapping[str, Any]) -> list[str]:
+    """Hashes of a folder's shards from the manifest of its corpus.
 
     Raises: ValueError for shards that are missing, were added, or have another size.
     """
-    try:
-        listed = read_json(path.parent / MANIFEST, "prepare it again")["shards"]
-    except FileNotFoundError:
-        return None
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path.parent / MANIFEST} is damaged; prepare it again") from error
     facts = [(f"{path.name}/{f.path.name}", f.header.tokens, f.header.documents) for f in files]
-    listed = [shard for shard in listed if shard["file"].startswith(f"{path.name}/")]
+    listed = [shard for shard in manifest["shards"] if shard["file"].startswith(f"{path.name}/")]
     if facts != [(shard["file"], shard["tokens"], shard["documents"]) for shard in listed]:
         raise ValueError(
             f"{path} does not hold the shards that {path.parent / MANIFEST} lists; prepare it again"
@@ -249,26 +281,32 @@ def token_writer(path: str | Path, header: Header) -> Iterator[TokenWriter]:
         out.write(tokens, poses=poses)
     """
     path = Path(path)
-    with replacing(path) as partial, open(partial, "wb") as file:
+    with ExitStack() as stack:
+        names = (path, *(condition_path(path, name) for name in header.conditions))
+        partial = [stack.enter_context(replacing(name)) for name in names]
+        file, *arrays = (stack.enter_context(open(name, "w+b")) for name in partial)
         file.write(bytes(HEADER_BYTES))
-        writer = TokenWriter(file, header)
+        beside = dict(zip(header.conditions, map(ArrayWriter, arrays), strict=True))
+        writer = TokenWriter(file, header, beside)
         yield writer
         file.write(np.array(writer.starts, "<i8").tobytes())
         file.seek(0)
-        file.write(replace(header, tokens=writer.count, documents=len(writer.starts)).pack())
-        for name, rows in writer.conditions.items():
-            with replacing(condition_path(path, name)) as array, open(array, "wb") as beside:
-                np.save(beside, np.concatenate(rows))
+        count, documents = writer.count, len(writer.starts)
+        file.write(replace(writer.header, tokens=count, documents=documents).pack())
+        for array in beside.values():
+            array.finish()
 
 
 class TokenWriter:
-    """Appends documents to an open token file."""
+    """Appends documents to an open token file.
 
-    def __init__(self, file: BinaryIO, header: Header):
-        self.file, self.header = file, header
+    header: may be replaced until the file is closed.
+    """
+
+    def __init__(self, file: BinaryIO, header: Header, conditions: Mapping[str, ArrayWriter]):
+        self.file, self.header, self.conditions = file, header, conditions
         self.count = 0
         self.starts: list[int] = []
-        self.conditions: dict[str, list[np.ndarray]] = {name: [] for name in header.conditions}
 
     def start_document(self) -> None:
         self.starts.append(self.count)
@@ -281,4 +319,56 @@ class TokenWriter:
         self.count += tokens.size
         for name, rows in conditions.items():
             assert len(rows) * self.header.frame == tokens.size
-            self.conditions[name].append(rows)
+            self.conditions[name].write(rows)
+
+    def cut_back(self, documents: int) -> None:
+        """Take back all documents after the first `documents`."""
+        if documents == len(self.starts):
+            return
+        self.count = self.starts[documents]
+        del self.starts[documents:]
+        truncate(self.file, HEADER_BYTES + self.count * self.header.dtype.itemsize)
+        for array in self.conditions.values():
+            array.cut_back(self.count // self.header.frame)
+
+
+class ArrayWriter:
+    """Appends rows to an open .npy file, whose type is that of the first rows."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.count = file, 0
+        self.row: np.ndarray | None = None
+
+    def write(self, rows: np.ndarray) -> None:
+        if self.row is None:
+            self.row = np.zeros_like(rows[:0])
+            self.write_header()
+        assert (rows.dtype, rows.shape[1:]) == (self.row.dtype, self.row.shape[1:])
+        self.file.write(rows.tobytes())
+        self.count += len(rows)
+
+    def write_header(self) -> None:
+        """The header for the present number of rows; numpy leaves room for any other number."""
+        assert self.row is not None
+        facts = np.lib.format.header_data_from_array_1_0(self.row)
+        self.file.seek(0)
+        np.lib.format.write_array_header_1_0(
+            self.file, facts | {"shape": (self.count, *self.row.shape[1:])}
+        )
+
+    def cut_back(self, count: int) -> None:
+        """Keep the first `count` rows."""
+        if self.row is not None:
+            size = self.row.dtype.itemsize * math.prod(self.row.shape[1:])
+            truncate(self.file, self.file.tell() - (self.count - count) * size)
+            self.count = count
+
+    def finish(self) -> None:
+        if self.row is None:
+            raise ValueError("no frame was written, so that its conditions have no type")
+        self.write_header()
+
+
+def truncate(file: BinaryIO, size: int) -> None:
+    file.seek(size)
+    file.truncate()

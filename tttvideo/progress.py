@@ -20,6 +20,22 @@ from rich.progress import (
 Advance = Callable[[int], None]  # its argument: the units done since the last call
 
 
+BYTES = DownloadColumn(), TransferSpeedColumn()
+
+
+class CountColumn(ProgressColumn):
+    """The number of units in what was read, and of units per second."""
+
+    def __init__(self, unit: str):
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> str:
+        count = task.fields["count"]
+        rate = count / task.elapsed if task.elapsed else 0
+        return f"{count:,} {self.unit}, {rate:,.0f} {self.unit}/s"
+
+
 class RateColumn(ProgressColumn):
     """The number of units per second."""
 
@@ -34,10 +50,27 @@ class RateColumn(ProgressColumn):
 @contextmanager
 def progress(task: str, total: int | None, unit: str) -> Iterator[Advance]:
     """A bar with its rate per second; unit "B" counts bytes. Yields a function that advances it."""
-    counts: tuple[ProgressColumn, ...] = (MofNCompleteColumn(), RateColumn(unit))
-    if unit == "B":
-        counts = (DownloadColumn(), TransferSpeedColumn())
-    columns = (TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    counts = BYTES if unit == "B" else (MofNCompleteColumn(), RateColumn(unit))
+    with new_bar(*counts) as bar:
         number = bar.add_task(task, total=total)
         yield lambda done: bar.advance(number, done)
+
+
+@contextmanager
+def counting_progress(task: str, total: int, unit: str) -> Iterator[Callable[..., None]]:
+    """A bar of bytes with the rate of the units in them, whose total nobody knows.
+
+    Yields a function that advances it by bytes and, unless the unit is "B" too, by units.
+    """
+    with new_bar(*(BYTES if unit == "B" else (CountColumn(unit),))) as bar:
+        number = bar.add_task(task, total=total, count=0)
+
+        def advance(size: int, units: int = 0) -> None:
+            bar.update(number, advance=size, count=bar.tasks[number].fields["count"] + units)
+
+        yield advance
+
+
+def new_bar(*counts: ProgressColumn) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -114,12 +113,8 @@ def check_video(path: str | Path) -> float:
 
 def check_rate(path: str | Path) -> float:
     """`check_video` for a video at whose rate others will be written."""
-    from tttvideo.data.video.writer import FASTEST, SLOWEST, writable
+    from tttvideo.data.video import writer
 
     fps = check_video(path)
-    if fps and not writable(fps):
-        raise ValueError(
-            f"{path} has {fps:.4g} frames per second, and videos are written at {SLOWEST} to "
-            f"{FASTEST}; give it another rate: ffmpeg -r 25 -i {shlex.quote(str(path))} NEW.mp4"
-        )
+    writer.check_rate(path, fps)
     return fps

@@ -1,9 +1,9 @@
 """`tttvideo prepare text INPUT... --out DIR`: the options."""
 
 import argparse
-import os
 
-from .options import Parser, check_folder
+from .corpus_options import add_corpus, check_corpus
+from .options import Parser
 
 
 PROGRAM = "tttvideo.apps.prepare.text:run"
@@ -30,18 +30,15 @@ def parser() -> argparse.ArgumentParser:
     either.add_argument("--tokenizer", default="bytes", metavar="FILE", help=help)
     help = "train a tokenizer of N tokens on the text"
     either.add_argument("--train-bpe", type=int, metavar="N", help=help)
-    help = "share of the documents to hold out, 0 to 1; equal documents stay together (default: 0)"
-    add("--validation", type=float, default=0.0, metavar="SHARE", help=help)
-    help = "seed of the choice to hold out (default: 0)"
-    add("--seed", type=int, default=0, metavar="N", help=help)
-    help = "tokens after which a new shard begins (default: 67108864)"
-    add("--shard-tokens", type=int, default=1 << 26, metavar="N", help=help)
-    help = "share of lines without a text that is accepted (default: 0.001)"
-    add("--max-bad", type=float, default=0.001, metavar="SHARE", help=help)
-    help = "processes (default: one per core)"
-    add("--workers", type=int, default=os.cpu_count(), metavar="N", help=help)
+    add_corpus(top, "documents to hold out, 0 to 1; equal documents", "lines without a text", 0.001)
     return top
 
 
 def check(options: argparse.Namespace) -> None:
-    check_folder(options.out)
+    check_corpus(options)
+    if options.part and options.train_bpe is not None:
+        raise ValueError(
+            "--part needs a tokenizer that all parts share, and --train-bpe trains one on the "
+            "whole text: prepare it without --part first, then give its tokenizer.json as "
+            "--tokenizer"
+        )

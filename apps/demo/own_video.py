@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tttvideo.apps.commands import invoke, parse
+from tttvideo.apps.commands import parse
 from tttvideo.apps.predict import predict
 from tttvideo.data.video.reader import VideoReader
 
-from .stages import Stages, fit
+from .stages import Stages, fit, prepare_video
 
 
 HELD_OUT = 64  # frames at the end that no model learns from, or a fifth of a shorter video
@@ -32,7 +32,7 @@ class OwnVideo:
         self.video, self.out = video, out
         self.frame_steps, self.steps = frame_steps, steps
         self.tokenizer, self.model = out / "frame_tokenizer", out / "model"
-        self.tokens, self.checked = out / "tokens.bin", out / "validation.bin"
+        self.tokens, self.checked = out / "tokens", out / "validation"
         reader = VideoReader(video, 64)
         self.times, self.fps = reader.index.times, reader.info.fps or 30.0
         self.held_out = min(HELD_OUT, len(self.times) // 5)
@@ -76,14 +76,15 @@ class OwnVideo:
 
     def tokenise(self) -> None:
         codec = ["--frame-tokenizer", str(self.tokenizer / "last.ckpt")]
-        train = ["--end", str(self.learned), "--augment", str(COPIES), "--out", str(self.tokens)]
-        checks = ["--start", str(self.learned), "--end", str(self.end), "--out", str(self.checked)]
-        for part in (train, checks):
-            invoke("prepare video", [str(self.video), *codec, *part])
+        train = ["--end", str(self.learned), "--augment", str(COPIES)]
+        checks = ["--start", str(self.learned), "--end", str(self.end)]
+        for part, out in ((train, self.tokens), (checks, self.checked)):
+            prepare_video([str(self.video), *codec, *part], out)
 
     def train_model(self) -> None:
         data = ["--model.frame_tokenizer", str(self.tokenizer / "last.ckpt")]
-        data += ["--data.train", str(self.tokens), "--data.validation", str(self.checked)]
+        data += ["--data.train", str(self.tokens / "train")]
+        data += ["--data.validation", str(self.checked / "train")]
         data += ["--model.frame_model.head.copy_last", "true"]
         fit("video_frames_tiny", self.model, self.steps, data, CHECKS, PATIENCE)
 

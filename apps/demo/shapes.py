@@ -17,7 +17,7 @@ from tttvideo.sampling.choose import Chooser
 from tttvideo.video.frame_model import FrameModel
 from tttvideo.weights.video_checkpoints import VideoCheckpoint, load_video_model
 
-from .stages import Stages, fit
+from .stages import Stages, fit, prepare_video
 
 
 CLIPS, HELD_OUT, FRAMES = 600, 128, 80
@@ -33,7 +33,7 @@ class Shapes:
 
     def __init__(self, out: Path, frame_steps: int, steps: int):
         self.out, self.frame_steps, self.steps = out, frame_steps, steps
-        self.clips, self.tokens = out / "clips", out / "tokens.bin"
+        self.clips, self.tokens = out / "clips", out / "tokens"
         self.tokenizer, self.model = out / "frame_tokenizer", out / "model"
 
     def train(self, stages: Stages, seconds: tuple[str, str]) -> None:
@@ -79,11 +79,11 @@ class Shapes:
 
     def tokenise(self) -> None:
         codec = ["--frame-tokenizer", str(self.tokenizer / "last.ckpt")]
-        invoke("prepare video", [str(self.clips / "train"), *codec, "--out", str(self.tokens)])
+        prepare_video([str(self.clips / "train"), *codec], self.tokens)
 
     def train_model(self) -> None:
         data = ["--model.frame_tokenizer", str(self.tokenizer / "last.ckpt")]
-        data += ["--data.train", str(self.tokens)]
+        data += ["--data.train", str(self.tokens / "train")]
         fit("video_frames_tiny", self.model, self.steps, data)
 
     def show(self) -> tuple[str, dict[str, Any]]:

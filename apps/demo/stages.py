@@ -62,3 +62,9 @@ def fit(
     if patience:
         trainer += ["--model.optim.patience", str(patience)]
     invoke("fit", ["--config", config, "--out", str(out), *options, *trainer])
+
+
+def prepare_video(arguments: Sequence[str], out: Path) -> None:
+    """Prepare a corpus anew, in `out`."""
+    shutil.rmtree(out, ignore_errors=True)
+    invoke("prepare video", [*arguments, "--out", str(out)])

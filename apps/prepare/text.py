@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tttvideo.data.corpus import Run
 from tttvideo.data.text import corpus
 
 
@@ -14,16 +15,28 @@ def run(options: argparse.Namespace) -> None:
         Path(options.out),
         options.tokenizer if options.train_bpe is None else options.train_bpe,
         corpus.Options(options.field, options.validation, options.seed, options.shard_tokens),
-        options.workers,
-        options.max_bad,
+        new_run(options),
     )
+    show_totals(options, manifest, before)
+    report(manifest)
+
+
+def new_run(options: argparse.Namespace) -> Run:
+    merge = None if options.merge is None else [Path(folder) for folder in options.merge]
+    return Run(options.workers, options.max_bad, options.part, merge)
+
+
+def show_totals(options: argparse.Namespace, manifest: dict[str, Any], before: bool) -> None:
+    """Print what a corpus holds."""
+    if "hash" not in manifest:
+        part, parts = options.part
+        return print(f"part {part} of {parts} of {options.out} is prepared")
     if before:
         print(f"{options.out} is already prepared")
     for part, total in manifest["totals"].items():
         if total["documents"]:
             counts = ", ".join(f"{count:,} {name}" for name, count in total.items())
             print(f"{options.out}/{part}: {counts}")
-    report(manifest)
     print(f"hash {manifest['hash']}")
 
 

@@ -1,65 +1,82 @@
-"""`tttvideo prepare video`: every frame of video files in, one token file out."""
+"""`tttvideo prepare video`: every frame of video files in, a corpus of token files out."""
 
 import argparse
+import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from tttvideo.apps.device import best_device
-from tttvideo.data.inputs import VIDEO_SUFFIXES, find_files
-from tttvideo.data.tokens import Header, token_writer
-from tttvideo.data.video.camera import CameraPose
-from tttvideo.data.video.probe import VideoInfo, probe
-from tttvideo.data.video.views import copies
-from tttvideo.progress import progress
-from tttvideo.video.frame_codec import PATCH, FrameCodec
+from tttvideo.data.video import corpus
+from tttvideo.data.video.sources import printable
 from tttvideo.weights.checkpoints import load_frame_tokenizer
+
+from .text import new_run, show_totals
+
+
+SHOWN = 20  # bad videos; the manifest lists all
 
 
 def run(options: argparse.Namespace) -> None:
-    out, between = Path(options.out), (options.start, options.end)
-    tokenizer = load_frame_tokenizer(options.frame_tokenizer).to(best_device())
-    files = find_files(options.inputs, VIDEO_SUFFIXES)
-    infos = [probe(path) for path in files]
-    header = Header(
-        kind="video",
-        tokenizer=tokenizer.fingerprint(),
-        vocab_size=tokenizer.config.vocab_size,
-        grid=tokenizer.config.grid,
-        fps=infos[0].fps if len({round(info.fps, 3) for info in infos}) == 1 else None,
-        conditions=("poses",) if options.camera_shift else (),
-        copies=options.augment > 0,
+    threads = torch.get_num_threads()
+    try:
+        manifest, before = corpus.prepare_video(
+            options.inputs,
+            options.found,
+            Path(options.out),
+            new_codec(options.frame_tokenizer),
+            new_options(options),
+            new_run(options),
+        )
+    finally:
+        torch.set_num_threads(threads)
+    show_totals(options, manifest, before)
+    report(manifest)
+
+
+def new_codec(path: str) -> corpus.Codec:
+    tokenizer = load_frame_tokenizer(path)
+    about = tokenizer.config
+    load = partial(load_encoder, path)
+    return corpus.Codec(load, tokenizer.fingerprint(), about.vocab_size, about.size, about.grid)
+
+
+def load_encoder(path: str) -> corpus.Encode:
+    """The encoder on one thread of a CPU: the processes are the parallelism, and give equal bits.
+
+    It takes a fraction of the time in which the same process decodes the frames.
+    """
+    torch.set_num_threads(1)
+    tokenizer = load_frame_tokenizer(path)
+
+    def encode(images: np.ndarray) -> np.ndarray:
+        return tokenizer.encode(torch.from_numpy(images)).numpy()
+
+    return encode
+
+
+def new_options(options: argparse.Namespace) -> corpus.Options:
+    return corpus.Options(
+        options.validation,
+        options.seed,
+        options.shard_tokens,
+        options.start,
+        options.end,
+        options.augment,
+        options.camera_shift,
     )
-    total = sum(frames_between(info, *between) for info in infos) * (1 + options.augment)
-    frames = 0
-    with token_writer(out, header) as writer, progress("tokenising", total, "frames") as advance:
-        for copy in copies(files, options.augment, options.seed):
-            writer.start_document()
-            pose = CameraPose() if options.camera_shift else None
-            for images in copy.images(tokenizer.config.size, *between):
-                writer.write(encode(tokenizer, images), **poses(pose, images))
-                advance(len(images))
-                frames += len(images)
-        if not frames:
-            raise ValueError(
-                f"{between[0]} to {between[1]} s hold no frame; change --start or --end"
-            )
-    videos = "1 video" if len(files) == 1 else f"{len(files):,} videos"
-    more = f" and {options.augment} other views of each" if options.augment else ""
-    print(f"{out}: {frames:,} frames of {videos}{more}, {header.frame} tokens each")
 
 
-def frames_between(info: VideoInfo, start: float, end: float) -> int:
-    """The number of frames from `start` to `end` seconds, about."""
-    return int(min(info.frames, end * info.fps) - min(info.frames, start * info.fps))
-
-
-def encode(tokenizer: FrameCodec, images: np.ndarray) -> np.ndarray:
-    """Tokens (N, P) of images (N, S, S, 3)."""
-    return tokenizer.encode(torch.from_numpy(images).to(best_device())).cpu().numpy()
-
-
-def poses(pose: CameraPose | None, images: np.ndarray) -> dict[str, np.ndarray]:
-    """The poses (N, 2) of images, in patches, if they are wanted."""
-    return {"poses": np.stack([pose(image) for image in images]) / PATCH} if pose else {}
+def report(manifest: dict[str, Any]) -> None:
+    """Print the videos that were left out, on standard error."""
+    bad = manifest["bad"]
+    if bad:
+        print(f"{len(bad):,} of {manifest['videos']:,} videos are left out:", file=sys.stderr)
+    for clip in bad[:SHOWN]:
+        print(f"  {printable(clip['reason'])}", file=sys.stderr)
+    if len(bad) > SHOWN:
+        print(f"  ... the manifest lists all {len(bad):,}", file=sys.stderr)
+    if manifest["empty"]:
+        print(f"{manifest['empty']:,} videos have no frame from --start to --end", file=sys.stderr)

@@ -1,66 +1,116 @@
-"""A corpus of text: files in; shards of tokens for training and validation, and a manifest, out.
+"""A corpus of text: documents in; shards of tokens, the tokenizer and a manifest out.
 
-out/manifest.json     the description of the corpus, written last
-out/tokenizer.json    unless tokens are bytes
-out/train/00000.bin   token files
-out/validation/...
-out/working/          until the end: the plan and the finished work items; a killed run resumes here
+out/tokenizer.json    unless tokens are bytes; the other files are those of data/corpus.py
 """
 
-import hashlib
-import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from tttvideo.data.corpus import (
+    Run,
+    digest,
+    group_sources,
+    merged_records,
+    open_folder,
+    part_of,
+    prepare_sources,
+    publish,
+    removed_after_an_error,
+)
 from tttvideo.data.inputs import TEXT_SUFFIXES, find_files, unique
-from tttvideo.data.tokens import MANIFEST, WORKING
-from tttvideo.files import read_json, write_json, write_text
+from tttvideo.data.tokens import WORKING
+from tttvideo.data.work_items import PARTS, Prepare, Shards
+from tttvideo.files import write_text
 from tttvideo.progress import Advance, progress
 
-from .corpus_workers import (
-    LISTED,
-    PARTS,
-    Counts,
-    Job,
-    Options,
-    Source,
-    is_finished,
-    prepare_items,
-    read_by_part,
-    record_path,
+from .documents import (
+    Document,
+    Malformed,
+    Utf8Decoder,
+    encode_chunks,
+    read_documents,
+    split_text,
+    text_header,
 )
-from .documents import Utf8Decoder, split_text
 from .python_corpus import stdlib_files
-from .tokenizer import ByteTokenizer, JsonTokenizer, Tokenizer, read_tokenizer, train_bpe
+from .tokenizer import (
+    ByteTokenizer,
+    JsonTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    read_tokenizer,
+    train_bpe,
+)
 
 
 VERSION = 2  # changes when the same inputs and options give another corpus
 STDLIB = "stdlib"  # the name of the built-in corpus; a file of that name is ./stdlib
-ITEM_BYTES, MOST_ITEMS = 1 << 24, 1 << 10
+ITEM_BYTES = 1 << 24
 TRAINING_PIECE = 1 << 16  # characters; the trainer holds 256 pieces at a time
+LISTED = 100  # faults whose places are recorded; all are counted
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to read."""
+
+    path: Path
+    size: int
+    changed: int  # time of the last change in nanoseconds: a changed file may keep its size
+    part: str | None = None  # "train" or "validation"; None: by the content of each document
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings that fix the content of a corpus, together with its files and tokenizer."""
+
+    field: str = "text"
+    validation: float = 0.0
+    seed: int = 0
+    shard_tokens: int = 1 << 26
+
+
+@dataclass
+class Faults:
+    """The number of faults in the input, and the places of the first."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, place: str) -> None:
+        self.count += 1
+        if self.count <= LISTED:
+            self.first.append(place)
+
+
+@dataclass
+class Counts:
+    """Counts over the files of a work item."""
+
+    lines: int = 0
+    empty: int = 0
+    malformed: Faults = field(default_factory=Faults)
+    damaged: Faults = field(default_factory=Faults)
 
 
 def prepare_text(
-    inputs: Sequence[str],
-    out: Path,
-    vocabulary: str | int,
-    options: Options,
-    workers: int,
-    max_bad: float,
+    inputs: Sequence[str], out: Path, vocabulary: str | int, options: Options, run: Run
 ) -> tuple[dict[str, Any], bool]:
     """Prepare a corpus, or resume it; returns its manifest, and whether it was finished before.
 
     inputs: files, folders, globs, or "stdlib".
     vocabulary: "bytes", the path of a tokenizer.json, or the size of a BPE to train on the text.
-    max_bad: the largest share of malformed lines; above it, the finished work items are kept.
+    Of a part of a corpus the counts are returned alone, without a hash.
     Raises: ValueError for input that cannot serve, and for an `out` that holds something else.
     """
-    check_options(inputs, options, workers, max_bad)
+    if options.validation and set(inputs) == {STDLIB}:
+        raise ValueError(f"{STDLIB} has its own validation documents; leave --validation out")
     tokenizer = given_tokenizer(vocabulary)
     sources = find_sources(inputs)
     described = {
@@ -70,34 +120,27 @@ def prepare_text(
         **asdict(options),
     }
     plan = described | {"files": [[str(s.path), s.size, s.changed, s.part] for s in sources]}
-    if manifest := open_folder(out, plan):
-        check_lines(manifest["lines"], manifest["malformed"], max_bad)
+    if manifest := open_folder(out, plan, run, "text", ("lines", "malformed")):
+        check_lines(manifest, run)
         return manifest, True
-    try:
+    items = group_sources(sources, ITEM_BYTES)
+    with removed_after_an_error(out, run):
+        if run.merge is not None:
+            records = merged_records(out, plan, items, run.merge)
         tokenizer = tokenizer or trained_tokenizer(out / WORKING, int(vocabulary), sources, options)
-        records = prepare_sources(out / WORKING, options, tokenizer, sources, workers)
+        if run.merge is None:
+            job = TextJob(out / WORKING, options, tokenizer.name, tokenizer.to_json())
+            records = prepare_sources(job, items, run, "B")
         totals = total_counts(records)
+        if run.part:
+            return totals, False
         check_parts(records, totals, options)
-    except ValueError:  # caused by the input: nothing written so far is of use
-        shutil.rmtree(out / WORKING)
-        if not any(out.iterdir()):
-            out.rmdir()
-        raise
+    check_lines(totals, run)
+    if (text := tokenizer.to_json()) is not None:
+        write_text(out / "tokenizer.json", text)
+    facts = {"tokenizer": tokenizer.name, "vocab_size": tokenizer.vocab_size}
     about = {"plan": digest(plan), "options": described, **totals}
-    check_lines(about["lines"], about["malformed"], max_bad)
-    return publish(out, about, tokenizer, records), False
-
-
-def check_options(inputs: Sequence[str], options: Options, workers: int, max_bad: float) -> None:
-    if not 0 <= options.validation < 1:
-        raise ValueError(f"--validation {options.validation} must be 0 or more and less than 1")
-    if not 0 <= max_bad <= 1:
-        raise ValueError(f"--max-bad {max_bad} must be from 0 to 1")
-    for name, count in (("shard-tokens", options.shard_tokens), ("workers", workers)):
-        if count < 1:
-            raise ValueError(f"--{name} {count} must be 1 or more")
-    if options.validation and set(inputs) == {STDLIB}:
-        raise ValueError(f"{STDLIB} has its own validation documents; leave --validation out")
+    return publish(out, about, facts, records), False
 
 
 def given_tokenizer(vocabulary: str | int) -> Tokenizer | None:
@@ -127,61 +170,6 @@ def new_source(path: Path, part: str | None = None) -> Source:
     return Source(path, facts.st_size, facts.st_mtime_ns, part)
 
 
-def open_folder(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
-    """Create the working folder of a plan or find it; returns the manifest of a finished corpus.
-
-    Raises ValueError when `out` holds something else.
-    """
-    planned, work = out / WORKING / "plan.json", out / WORKING
-    if (out / MANIFEST).exists():
-        manifest = read_manifest(out / MANIFEST)
-        if manifest["plan"] != digest(plan):
-            raise other_corpus(out, plan, manifest["options"])
-        if work.exists():  # the last run was killed just before its end
-            shutil.rmtree(work)
-        return manifest
-    if planned.exists():
-        before = read_json(planned, f"delete {work} and prepare it again")
-        if digest(before) != digest(plan):
-            raise other_corpus(out, plan, before)
-        return None
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out {out} is a file; name a folder for the corpus")
-    for part in PARTS:
-        if (out / part).exists():
-            raise ValueError(f"{out / part} exists already; choose another --out")
-    work.mkdir(parents=True, exist_ok=True)
-    write_json(planned, plan)
-    return None
-
-
-def other_corpus(out: Path, plan: dict[str, Any], before: dict[str, Any]) -> ValueError:
-    """The error for a folder that holds the corpus of another plan."""
-    changed = [name for name in before if name != "files" and before[name] != plan.get(name)]
-    difference = (
-        f"{changed[0]} is {before[changed[0]]!r} there and {plan.get(changed[0])!r} here"
-        if changed
-        else "files were added, removed or changed since"
-    )
-    return ValueError(
-        f"{out} holds another corpus ({difference}); choose another --out, or delete it"
-    )
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of a corpus. Raises ValueError for any other file."""
-    keys = {"plan", "options", "lines", "malformed", "totals", "hash"}
-    with suppress(ValueError):
-        manifest = read_json(path, "")
-        if isinstance(manifest, dict) and keys <= manifest.keys():
-            return manifest
-    raise ValueError(f"{path} is not the manifest of a corpus of text; choose another --out")
-
-
-def digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
 def trained_tokenizer(
     work: Path, vocab_size: int, sources: Sequence[Source], options: Options
 ) -> JsonTokenizer:
@@ -203,43 +191,75 @@ def training_texts(sources: Sequence[Source], options: Options, advance: Advance
             yield from split_text(Utf8Decoder().decode_all(document.chunks), TRAINING_PIECE)
 
 
-def prepare_sources(
-    work: Path, options: Options, tokenizer: Tokenizer, sources: Sequence[Source], workers: int
-) -> list[dict[str, Any]]:
-    """The records of all work items, after those that are not finished are prepared."""
-    items = dict(enumerate(group_sources(sources)))
-    rest = {n: item for n, item in items.items() if not is_finished(work, n)}
-    if len(rest) < len(items):
-        print(f"resuming: {len(items) - len(rest)} of {len(items)} parts are done", flush=True)
-    job = Job(work, options, tokenizer.name, tokenizer.to_json())
-    total = sum(source.size for item in rest.values() for source in item)
-    with progress("preparing", total, "B") as advance:
-        prepare_items(job, rest, workers, advance)
-    remedy = f"delete {work} and prepare it again"
-    return [read_json(record_path(work, n), remedy) for n in items]
+@dataclass(frozen=True)
+class TextJob:
+    """The arguments common to all work items of a corpus."""
+
+    folder: Path
+    options: Options
+    tokenizer: str
+    tokenizer_json: str | None
+    patience = None
+
+    def open(self) -> Prepare:
+        return partial(prepare_files, self, load_tokenizer(self.tokenizer, self.tokenizer_json))
+
+    def exclude(self, suspects: Sequence[Source]) -> bool:
+        return False  # no text ends a process
 
 
-def group_sources(sources: Sequence[Source]) -> list[list[Source]]:
-    """Files in work items of `ITEM_BYTES`, or larger ones when these would be too many."""
-    most = max(ITEM_BYTES, sum(source.size for source in sources) // MOST_ITEMS)
-    items: list[list[Source]] = []
-    size = most
+def prepare_files(
+    job: TextJob, tokenizer: Tokenizer, number: int, sources: Iterable[Source], advance: Advance
+) -> dict[str, Any]:
+    """Turn the files of a work item into shards; returns its record."""
+    counts = Counts()
+    header, most = text_header(tokenizer), job.options.shard_tokens
+    shards = {p: Shards(job.folder, f"{number:05}.{p}", header, most, "bytes") for p in PARTS}
+    with shards["train"], shards["validation"]:
+        for part, document in read_by_part(sources, job.options, counts, advance):
+            if write_document(shards[part], tokenizer, document):
+                counts.damaged.add(document.place)
+        for written in shards.values():
+            written.end_shard()
+    records = {part: written.records for part, written in shards.items()}
+    return {"shards": records, **asdict(counts)}
+
+
+def read_by_part(
+    sources: Iterable[Source], options: Options, counts: Counts, advance: Advance
+) -> Iterator[tuple[str, Document]]:
+    """The documents of files, each with its part.
+
+    Malformed lines and empty documents are left out and added to `counts`. The part depends on the
+    first chunk of a document and the seed alone.
+    """
     for source in sources:
-        if size + source.size > most:
-            items.append([])
-            size = 0
-        items[-1].append(source)
-        size += source.size
-    return items
+        for document in read_documents(source.path, options.field, advance):
+            counts.lines += isinstance(document, Malformed) or document.is_line
+            if isinstance(document, Malformed):
+                counts.malformed.add(f"{document.place} {document.reason}")
+            elif head := next(document.chunks, b""):
+                whole = replace(document, chunks=chain([head], document.chunks))
+                yield source.part or part_of(head, options.validation, options.seed), whole
+            else:
+                counts.empty += 1
 
 
-def check_lines(lines: int, malformed: Mapping[str, Any], max_bad: float) -> None:
-    if malformed["count"] > max_bad * lines:
-        raise ValueError(
-            f"{malformed['count']} of {lines} lines hold no text, a larger share than --max-bad "
-            f"{max_bad}: {'; '.join(malformed['first'][:3])}; the finished work is kept, and a "
-            "larger --max-bad resumes it"
-        )
+def write_document(shards: Shards, tokenizer: Tokenizer, document: Document) -> bool:
+    """Append a document to a part; returns whether it had bytes that are no UTF-8."""
+    writer, utf8 = shards.next_writer(), Utf8Decoder()
+    writer.start_document()
+    writer.write(np.array([tokenizer.bos]))
+    for tokens, size in encode_chunks(tokenizer, document.chunks, utf8):
+        writer.write(tokens)
+        shards.size += size
+    writer.write(np.array([tokenizer.eos]))
+    return utf8.damaged
+
+
+def check_lines(totals: Mapping[str, Any], run: Run) -> None:
+    count, first = totals["malformed"]["count"], totals["malformed"]["first"]
+    run.check_bad(count, totals["lines"], "lines hold no text", first)
 
 
 def check_parts(
@@ -262,40 +282,3 @@ def total_counts(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         count = sum(record[name]["count"] for record in records)
         totals[name] = {"count": count, "first": first[:LISTED]}
     return totals
-
-
-def publish(
-    out: Path, about: dict[str, Any], tokenizer: Tokenizer, records: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Move the shards out of the working folder, write the manifest, and remove that folder."""
-    shards = [shard for part in PARTS for shard in move_shards(out, part, records)]
-    if (text := tokenizer.to_json()) is not None:
-        write_text(out / "tokenizer.json", text)
-    manifest = about | {
-        "hash": digest([[shard["file"], shard["sha256"]] for shard in shards]),
-        "tokenizer": tokenizer.name,
-        "vocab_size": tokenizer.vocab_size,
-        "totals": {part: total_sizes(shards, part) for part in PARTS},
-        "shards": shards,
-    }
-    write_json(out / MANIFEST, manifest)
-    shutil.rmtree(out / WORKING)
-    return manifest
-
-
-def move_shards(
-    out: Path, part: str, records: Sequence[Mapping[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    """Move the shards of a part to its folder, unless a killed run did; yields their facts."""
-    found = [shard for record in records for shard in record["shards"][part]]
-    for number, shard in enumerate(found):
-        source, target = out / WORKING / shard["file"], f"{part}/{number:05}.bin"
-        (out / part).mkdir(exist_ok=True)
-        if source.exists() or not (out / target).exists():
-            os.replace(source, out / target)
-        yield shard | {"file": target}
-
-
-def total_sizes(shards: Sequence[Mapping[str, Any]], part: str) -> dict[str, int]:
-    chosen = [shard for shard in shards if shard["file"].startswith(f"{part}/")]
-    return {name: sum(shard[name] for shard in chosen) for name in ("documents", "bytes", "tokens")}

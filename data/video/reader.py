@@ -121,8 +121,9 @@ class VideoReader:
             try:
                 image = unpadded(next(images), self.width)
             except Exception as error:  # decord's own errors have no common base
+                deque(checked, maxlen=0)  # decord decodes ahead: PyAV finds where the damage is
                 raise VideoError(
-                    f"{self.info.path} is damaged: decord stops after {good} frames "
+                    f"{self.info.path} is damaged: decord cannot read all frames "
                     f"({one_line(error)}); re-encode the file or leave it out"
                 ) from error
             yield image, float(time)

@@ -4,21 +4,25 @@ N frames, S pixels of height and width. A view is made from frames that are WIDE
 it is, so that its crops are as sharp as the whole frame. Every frame of a clip has the same view.
 """
 
-from collections.abc import Iterator, Sequence
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice, takewhile
-from pathlib import Path
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
-from torchvision.transforms.v2 import functional as transforms
 
-from .reader import VideoReader, stack_images
+from .reader import Frame, stack_images
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 WIDER = 1.25
 LEAST = 1 / WIDER  # side of the smallest crop, as a share of the larger frame
+AT_ONCE = 64  # frames
 COLOURS = 0.8, 1.25  # factors of brightness, contrast and saturation
 
 
@@ -37,6 +41,8 @@ class View:
 
     def of(self, frames: Tensor, size: int) -> Tensor:
         """The view (N, size, size, 3) of frames (N, S, S, 3), uint8."""
+        from torchvision.transforms.v2 import functional as transforms  # takes 2 s to import
+
         S = frames.shape[1]
         side = max(1, round(self.side * S))
         top, left = (round(share * S) for share in (self.top, self.left))
@@ -47,6 +53,12 @@ class View:
         x = transforms.adjust_brightness(x, self.brightness)
         x = transforms.adjust_contrast(x, self.contrast)
         return transforms.adjust_saturation(x, self.saturation).movedim(1, 3).contiguous()
+
+    def of_images(self, images: np.ndarray, size: int) -> np.ndarray:
+        """The same for an array."""
+        import torch  # not needed by a process that makes no copies
+
+        return self.of(torch.from_numpy(images), size).numpy()
 
 
 def random_view(random: np.random.Generator) -> View:
@@ -83,26 +95,25 @@ class RandomViews:
 
 @dataclass(frozen=True)
 class Copy:
-    """A video file, as it is or seen in a view, with every frame or every other one."""
+    """A video as it is, or seen in a view, with every frame or every other one."""
 
-    path: Path
     view: View | None = None
     stride: int = 1
 
-    def images(self, size: int, start: float, end: float) -> Iterator[np.ndarray]:
-        """Frames (N, size, size, 3) uint8 from `start` to `end` seconds, at most 64 at a time."""
-        reader = VideoReader(self.path, larger(size) if self.view else size)
-        early = takewhile(lambda frame: frame.time < end, reader)
-        frames = islice((f for f in early if f.time >= start), 0, None, self.stride)
-        for images in stack_images(frames, 64):
-            yield self.view.of(torch.from_numpy(images), size).numpy() if self.view else images
+    def source_size(self, size: int) -> int:
+        """Height and width of the frames that it is made from."""
+        return larger(size) if self.view else size
+
+    def images(self, frames: Iterable[Frame], size: int) -> Iterator[np.ndarray]:
+        """The copy (N, size, size, 3) uint8 of consecutive frames, at most AT_ONCE at a time."""
+        for images in stack_images(islice(frames, 0, None, self.stride), AT_ONCE):
+            yield self.view.of_images(images, size) if self.view else images
 
 
-def copies(paths: Sequence[Path], more: int, seed: int) -> list[Copy]:
-    """Each file as it is, and `more` random copies of it."""
-    found = [Copy(path) for path in paths]
+def copies(place: int, more: int, seed: int) -> list[Copy]:
+    """The video itself, and `more` random copies of it; `place` is its number among others."""
+    found = [Copy()]
     for number in range(more):
-        for place, path in enumerate(paths):
-            random = np.random.default_rng((seed, number, place, 4))
-            found.append(Copy(path, random_view(random), int(random.integers(1, 3))))
+        random = np.random.default_rng((seed, number, place, 4))
+        found.append(Copy(random_view(random), int(random.integers(1, 3))))
     return found

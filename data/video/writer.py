@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -21,6 +22,16 @@ SLOWEST, FASTEST = 0.01, 1000  # frames per second
 def writable(fps: float) -> bool:
     """Whether a video can be written at this rate; never at NaN."""
     return SLOWEST <= fps <= FASTEST
+
+
+def check_rate(path: str | os.PathLike, fps: float) -> None:
+    """Raises ValueError for the rate of a file at which nothing can be written; 0.0: not known."""
+    if fps and not writable(fps):
+        raise ValueError(
+            f"{path} has {fps:.4g} frames per second, and videos are written at {SLOWEST} to "
+            f"{FASTEST}; give it another rate: ffmpeg -r 25 -i "
+            f"{shlex.quote(str(path))} NEW.mp4"
+        )
 
 
 def write_video(

@@ -53,7 +53,7 @@ def work(tmp_path_factory):
         main(["prepare", "text", "books", "--out", "corpus"])
         write_video(Path("clip.mp4"), bouncing_glyphs(40), 10, lossless=True)
         fit_two_steps("frame_tokenizer_tiny", "frames", "--data.videos=[clip.mp4]", *QUIET)
-        arguments = ["--frame-tokenizer", "frames/last.ckpt", "--out", "clip.bin"]
+        arguments = ["--frame-tokenizer", "frames/last.ckpt", "--out", "clip", "--workers", "1"]
         main(["prepare", "video", "clip.mp4", *arguments])
         fit_two_steps("video_tiny", "video", *VIDEO_DATA, *SMALL)
         fit_two_steps("video_frames_tiny", "whole", *VIDEO_DATA, *SMALL_FRAMES)
@@ -61,7 +61,7 @@ def work(tmp_path_factory):
     return folder
 
 
-VIDEO_DATA = ["--data.train=clip.bin", "--data.window=128", "--data.holdout=0.2"]
+VIDEO_DATA = ["--data.train=clip/train", "--data.window=128", "--data.holdout=0.2"]
 VIDEO_DATA += ["--model.frame_tokenizer=frames/last.ckpt"]
 TEXT_DATA = ["--data.train=corpus/train", "--data.window=64", "--data.batch_size=2"]
 
@@ -86,20 +86,20 @@ def test_text_is_prepared_as_documents_of_bytes(work):
 
 
 def test_video_is_prepared_as_whole_frames(work):
-    header = TokenFile("clip.bin").header
+    header = open_tokens("clip/train").header
     assert (header.kind, header.grid, header.fps) == ("video", (8, 8), 10)
     assert header.tokens == 40 * 64
-    options = ["--frame-tokenizer", "frames/last.ckpt", "--end", "1.55", "--out", "part.bin"]
+    options = ["--frame-tokenizer", "frames/last.ckpt", "--end", "1.55", "--out", "part"]
     shutil.copy("clip.mp4", "again.mp4")
     main(["prepare", "video", "clip.mp4", "again.mp4", *options])
-    assert TokenFile("part.bin").starts.tolist() == [0, 16 * 64]
+    assert open_tokens("part/train").starts.tolist() == [0, 16 * 64]
 
 
 def test_a_video_is_prepared_in_parts_and_in_more_views(work):
-    options = ["--frame-tokenizer", "frames/last.ckpt", "--out", "views.bin", "--camera-shift"]
+    options = ["--frame-tokenizer", "frames/last.ckpt", "--out", "views", "--camera-shift"]
     between = ["--start", "1", "--end", "2"]
     main(["prepare", "video", "clip.mp4", *options, *between, "--augment", "2"])
-    file, whole = TokenFile("views.bin"), TokenFile("clip.bin").tokens
+    file, whole = TokenFile("views/train/00000.bin"), open_tokens("clip/train").tokens
     lengths = np.diff([*file.starts, len(file.tokens)]) // 64
     assert lengths[0] == 10 and set(lengths[1:]) <= {5, 10}
     assert np.array_equal(file.tokens[: 10 * 64], whole[10 * 64 : 20 * 64])
@@ -107,15 +107,16 @@ def test_a_video_is_prepared_in_parts_and_in_more_views(work):
     assert views[0] != views[1] != views[2]
     assert file.conditions["poses"].shape == (sum(lengths), 2)
     with pytest.raises(SystemExit, match="90.0 to inf s hold no frame"):
-        main(["prepare", "video", "clip.mp4", *options, "--start", "90"])
+        main(["prepare", "video", "clip.mp4", *options, "--start", "90", "--out", "none"])
+    assert not Path("none").exists()
 
 
 def test_a_file_with_copies_needs_other_videos_for_validation(work):
-    options = ["--frame-tokenizer", "frames/last.ckpt", "--augment", "1", "--out", "copied.bin"]
+    options = ["--frame-tokenizer", "frames/last.ckpt", "--augment", "1", "--out", "copied"]
     main(["prepare", "video", "clip.mp4", *options])
     with pytest.raises(ValueError, match="other views of its videos.* set data.validation"):
-        TokenData("copied.bin", window=128).setup("fit")
-    data = TokenData("copied.bin", "clip.bin", window=128)
+        TokenData("copied/train", window=128).setup("fit")
+    data = TokenData("copied/train", "clip/train", window=128)
     data.setup("fit")
     assert data.train_span is None and data.validation_file.header.tokens == 40 * 64
 
@@ -166,9 +167,9 @@ def test_glyphs_are_drawn_as_clips_that_differ(work):
     clips = [np.stack([frame.image for frame in VideoReader(path, 64)]) for path in paths]
     assert {clip.shape for clip in clips} == {(5, 64, 64, 3)}
     assert len({clip.tobytes() for clip in clips}) == 3
-    options = ["--frame-tokenizer", "frames/last.ckpt", "--out", "glyphs.bin"]
+    options = ["--frame-tokenizer", "frames/last.ckpt", "--out", "glyph_tokens"]
     main(["prepare", "video", "glyphs/train", *options])
-    assert TokenFile("glyphs.bin").starts.tolist() == [0, 5 * 64]
+    assert open_tokens("glyph_tokens/train").starts.tolist() == [0, 5 * 64]
 
 
 @pytest.mark.parametrize("world", ["pan", "flash", "code", "static"])
@@ -377,11 +378,11 @@ def test_a_model_of_a_panning_camera_predicts_with_estimated_poses(work):
     way = np.cumsum(steps, axis=0)
     frames = [scene[y : y + 64, x : x + 64, None].repeat(3, 2) for y, x in 50 + way]
     write_video(Path("pan.mp4"), frames, 10, lossless=True)
-    options = ["--frame-tokenizer", "frames/last.ckpt", "--camera-shift", "--out", "panned.bin"]
+    options = ["--frame-tokenizer", "frames/last.ckpt", "--camera-shift", "--out", "pan_tokens"]
     main(["prepare", "video", "pan.mp4", *options])
-    assert np.abs(TokenFile("panned.bin").conditions["poses"] - way / 8).max() < 0.1
+    assert np.abs(TokenFile("pan_tokens/train/00000.bin").conditions["poses"] - way / 8).max() < 0.1
     address = ["--model.frame_model.address.poses=shift", "--model.frame_model.ttt.address=place"]
-    data = [*VIDEO_DATA, "--data.train=panned.bin"]
+    data = [*VIDEO_DATA, "--data.train=pan_tokens/train"]
     fit_two_steps("video_frames_tiny", "panned", *data, *SMALL_FRAMES, *address)
     assert_a_saved_state_continues("panned", "pan.mp4", cut=12)
 
@@ -513,7 +514,7 @@ def test_a_wandb_run_works_offline(work):
 
 
 WRONG = [
-    ("prepare video clip.mp4 --frame-tokenizer text/last.ckpt --out x.bin", "not of frame token"),
+    ("prepare video clip.mp4 --frame-tokenizer text/last.ckpt --out x", "not of frame token"),
     ("generate video/last.ckpt --prompt x", "is a model of video, not of text"),
     ("predict text/last.ckpt clip.mp4 --out x", "is a model of text"),
     ("validate --config text_tiny --data.train corpus/train --out x", "there is no x/last.ckpt"),
@@ -541,7 +542,7 @@ WRONG = [
     ("fit --config text_tiny --trainer.logger false --out x", "use --wandb instead"),
     ("fit --config nowhere", "no config file nowhere, and no packaged one (frame_tokenizer_tiny"),
     ("fit --config text_tiny --data.train clip.mp4 --out x", "clip.mp4 is not a token file"),
-    ("fit --config text_tiny --data.train clip.bin --out x", "set model.frame_tokenizer"),
+    ("fit --config text_tiny --data.train clip/train --out x", "set model.frame_tokenizer"),
     ("export video/last.ckpt x", "has no form in the reference"),
 ]
 
@@ -552,7 +553,7 @@ def test_models_and_settings_that_do_not_fit_are_refused_in_one_line(work, line,
         main(line.split())
     assert message in str(stopped.value)
     assert "\n" not in str(stopped.value)
-    assert not Path("x.bin").exists() and not Path("x").exists()
+    assert not Path("x").exists()
 
 
 @pytest.mark.slow

@@ -122,6 +122,12 @@ REFUSED = [
         "--end 1.0 must be above --start",
     ),
     ("prepare video a.mp4 --frame-tokenizer a.ckpt --augment -1 --out x", "--augment -1 must"),
+    (
+        "prepare video a.mp4 --frame-tokenizer a.ckpt --validation 1 --out x",
+        "--validation 1.0 must",
+    ),
+    ("prepare video a.mp4 --frame-tokenizer a.ckpt --part 3/2 --out x", "3/2 must be I/N with I"),
+    ("prepare video a.mp4 --frame-tokenizer a.ckpt --out a.mp4", "a.mp4 is a file; name a folder"),
     ("index nowhere", "there is no file or folder nowhere"),
     ("index empty.mp4", "empty.mp4 is empty (0 bytes)"),
     ("index a.mp4 --limit 0", "--limit 0.0 must be above 0 seconds"),

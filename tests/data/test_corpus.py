@@ -17,9 +17,10 @@ import pytest
 import zstandard
 
 from tttvideo.apps.cli import main
+from tttvideo.data import corpus as skeleton
+from tttvideo.data import work_items as workers
 from tttvideo.data.inputs import find_files
 from tttvideo.data.text import corpus, python_corpus
-from tttvideo.data.text import corpus_workers as workers
 from tttvideo.data.text.tokenizer import train_bpe
 from tttvideo.data.tokens import open_tokens
 
@@ -258,7 +259,7 @@ def test_a_run_that_is_killed_while_it_moves_shards_resumes_to_the_same_bits(mon
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(corpus.os, "replace", move_then_die)
+        patch.setattr(skeleton.os, "replace", move_then_die)
         with pytest.raises(Killed):
             prepare(line, "cut")
     if moves:
@@ -325,7 +326,8 @@ KILLS_ITSELF = """
 import os, signal, sys
 from multiprocessing import active_children
 from tttvideo.apps.cli import main
-from tttvideo.data.text import corpus, corpus_workers as workers
+from tttvideo.data import work_items as workers
+from tttvideo.data.text import corpus
 
 corpus.ITEM_BYTES = 600
 
@@ -384,6 +386,34 @@ def test_a_worker_that_dies_is_reported_and_finished_work_is_kept(monkeypatch):
     assert Path("out/working/plan.json").exists()
     prepare("books --workers 1")
     assert read_back() == DOCUMENTS
+
+
+@pytest.mark.parametrize("outs", [["out"] * 3, ["a", "b", "c"]], ids=["one folder", "three"])
+def test_parts_that_are_merged_are_the_corpus_of_one_run(outs, capsys):
+    write_texts()
+    Path("tokenizer.json").write_text(train_bpe(DOCUMENTS, 300))
+    line = "books --tokenizer tokenizer.json --validation 0.3 --shard-tokens 200 --workers 1"
+    prepare(line, "whole")
+    for number, out in enumerate(outs, 1):
+        main(["prepare", "text", *line.split(), "--out", out, "--part", f"{number}/3"])
+        assert f"part {number} of 3 of {out} is prepared" in capsys.readouterr().out
+        assert not Path(out, "manifest.json").exists()
+        with pytest.raises(ValueError, match=f"{out} is not finished; run the `ttt.* with --merge"):
+            open_tokens(Path(out, "train"))
+    prepare(f"{line} --merge {' '.join(out for out in outs if out != 'out')}")
+    assert snapshot("out") == snapshot("whole")
+
+
+def test_a_part_that_is_prepared_again_repeats_nothing(monkeypatch):
+    write_texts()
+    prepare_part = ["prepare", "text", "books", "--workers", "1", "--out", "out", "--part", "2/3"]
+    main(prepare_part)
+    before = snapshot("out")
+    monkeypatch.setattr(workers, "prepare_item", None)
+    main(prepare_part)
+    assert snapshot("out") == before
+    assert "work items are not prepared, the first for books/00.txt" in message_of("books --merge")
+    assert snapshot("out") == before
 
 
 def test_a_finished_corpus_is_not_changed(capsys):
@@ -614,6 +644,10 @@ WRONG = {
     "books --train-bpe 9": (FORMATS["books"], "--train-bpe 9 must be 258 or more"),
     "books --tokenizer books/00.txt": (FORMATS["books"], "00.txt cannot be read as a tokenizer.js"),
     "books --tokenizer no.json": (FORMATS["books"], "there is no tokenizer no.json"),
+    "books --part 0/3": (FORMATS["books"], "0/3 must be I/N with I from 1 to N, such as 2/8"),
+    "books --part 2": (FORMATS["books"], "2 must be I/N with I from 1 to N, such as 2/8"),
+    "books --part 1/2 --merge": (FORMATS["books"], "--part prepares and --merge joins; give one"),
+    "books --part 1/2 --train-bpe 300": (FORMATS["books"], "--part needs a tokenizer that all"),
     "stdlib --validation 0.1": (lambda: None, "stdlib has its own validation documents; leave"),
 }
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -217,3 +219,15 @@ def test_a_folder_that_cannot_be_read_is_named(corpus):
     (corpus / "working").mkdir()
     with pytest.raises(ValueError, match="is not finished; run the `tttvideo prepare` again"):
         open_tokens(corpus / "train")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_folder_may_have_more_shards_than_files_may_be_open(tmp_path):
+    for number in range(60):
+        write(tmp_path / f"train/{number:05}.bin", BYTES, [[number]])
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 30, limits[1]))
+    try:
+        assert open_tokens(tmp_path / "train").tokens[:].tolist() == list(range(60))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

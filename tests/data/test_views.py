@@ -8,8 +8,8 @@ import torch
 
 from tttvideo.data.order import Frames, ResumableLoader
 from tttvideo.data.video.drawn import bouncing_glyphs
+from tttvideo.data.video.reader import Frame
 from tttvideo.data.video.views import LEAST, RandomViews, View, copies, larger, random_view
-from tttvideo.data.video.writer import write_video
 
 
 FRAMES = torch.from_numpy(np.stack(list(bouncing_glyphs(3, size=80))))
@@ -61,12 +61,20 @@ def test_half_of_the_frames_of_an_epoch_are_views_drawn_from_the_seed_and_resume
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_copy_shows_its_view_of_every_frame_of_a_time_span(tmp_path, stride):
-    write_video(tmp_path / "a.mp4", bouncing_glyphs(20, size=80), 10, lossless=True)
-    plain, *others = copies([tmp_path / "a.mp4"], 3, seed=1)
-    assert len(others) == 3 and plain.view is None and plain.stride == 1
-    (images,) = replace(others[0], view=PLAIN, stride=stride).images(64, 0.45, 1.45)
-    frames = torch.from_numpy(np.stack(list(bouncing_glyphs(20, size=80))[5:15:stride]))
+def test_a_copy_shows_its_view_of_every_frame(stride):
+    plain, *others = copies(0, 3, seed=1)
+    assert len(others) == 3 and (plain.view, plain.stride) == (None, 1)
+    copy = replace(others[0], view=PLAIN, stride=stride)
+    assert (plain.source_size(64), copy.source_size(64)) == (64, 80)
+    drawn = list(bouncing_glyphs(10, size=80))
+    (images,) = copy.images((Frame(image, 0.0) for image in drawn), 64)
+    frames = torch.from_numpy(np.stack(drawn[::stride]))
     assert np.array_equal(images, PLAIN.of(frames, 64).numpy())
-    (images,) = plain.images(80, 1.75, np.inf)
-    assert len(images) == 2
+    many = plain.images((Frame(image, 0.0) for image in drawn * 7), 80)
+    assert [len(images) for images in many] == [64, 6]
+
+
+def test_copies_of_a_video_depend_on_its_place_and_the_seed_alone():
+    assert copies(3, 2, seed=1) == copies(3, 2, seed=1) == copies(3, 5, seed=1)[:3]
+    different = [copies(3, 1, seed=1), copies(4, 1, seed=1), copies(3, 1, seed=2)]
+    assert len({found[1] for found in different}) == 3
