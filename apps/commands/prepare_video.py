@@ -39,6 +39,8 @@ def parser() -> argparse.ArgumentParser:
     add("--augment", type=int, default=0, metavar="N", help=help)
     help = "write where the camera points, as estimated from the shift between frames, as poses"
     add("--camera-shift", action="store_true", help=help)
+    help = "write the time from each frame to the next, as seconds, for videos of unlike rates"
+    add("--seconds", action="store_true", help=help)
     add_corpus(top, "videos to hold out, 0 to 1; equal files", "videos that cannot be read", 0.01)
     return top
 

@@ -66,6 +66,7 @@ def new_options(options: argparse.Namespace) -> corpus.Options:
         options.end,
         options.augment,
         options.camera_shift,
+        options.seconds,
     )
 
 

@@ -202,4 +202,5 @@ def seconds_between(times: np.ndarray) -> np.ndarray:
     After the last frame it is the time before it; a single frame has one second.
     """
     steps = np.diff(times)
-    return np.append(steps, steps[-1:] if len(steps) else 1.0).astype(np.float32)
+    after = np.append(steps, steps[-1:] if len(steps) else 1.0)
+    return after[: len(times)].astype(np.float32)

@@ -33,6 +33,7 @@ from tttvideo.files import read_json, write_json
 
 from .camera import CameraPose
 from .clips import Clip, Form, condition_forms, new_clips
+from .conditions import seconds_between
 from .probe import VideoError
 from .reader import Frame
 from .sources import Found
@@ -81,6 +82,8 @@ class Options:
     """altered copies of each video, of those to train on"""
     camera_shift: bool = False
     """write where the camera points, as poses"""
+    seconds: bool = False
+    """write the time from each frame to the next, as seconds"""
 
 
 def prepare_video(
@@ -135,6 +138,8 @@ def check_conditions(forms: Mapping[str, Form], codec: Codec, options: Options) 
         )
     if options.camera_shift and "poses" in forms:
         raise ValueError("the videos have poses; leave --camera-shift out")
+    if options.seconds and "seconds" in forms:
+        raise ValueError("the videos have seconds; leave --seconds out")
     tokens = math.prod(codec.grid)
     if "ages" in forms and forms["ages"][1] != (tokens,):
         raise ValueError(
@@ -177,13 +182,15 @@ class VideoJob:
         return bool(found)
 
     def header(self, part: str) -> Header:
+        options = self.options
+        wanted = {"poses": options.camera_shift, "seconds": options.seconds}
         return Header(
             kind="video",
             tokenizer=self.codec.name,
             vocab_size=self.codec.vocab_size,
             grid=self.codec.grid,
-            conditions=(*self.conditions, *(["poses"] if self.options.camera_shift else [])),
-            copies=part == "train" and self.options.augment > 0,
+            conditions=(*self.conditions, *(name for name, made in wanted.items() if made)),
+            copies=part == "train" and options.augment > 0,
         )
 
 
@@ -286,6 +293,8 @@ def write_copy(
     first, last = np.searchsorted(times, (options.start, end))
     rows = clip.conditions(len(times), job.conditions)
     rows = {name: array[first : last : copy.stride] for name, array in rows.items()}
+    if options.seconds:
+        rows["seconds"] = seconds_between(times[first : last : copy.stride])
     pose, at = CameraPose() if options.camera_shift else None, 0
     writer.start_document()
     for images in copy.images(between(reader, options.start, end, meter), size):

@@ -148,3 +148,4 @@ def test_files_of_conditions_are_known_by_their_names(tmp_path):
 def test_seconds_lead_from_each_frame_to_the_next():
     assert seconds_between(np.array([0, 0.5, 0.75])).tolist() == [0.5, 0.25, 0.25]
     assert seconds_between(np.zeros(1)).tolist() == [1]
+    assert seconds_between(np.zeros(0)).tolist() == []

@@ -141,6 +141,19 @@ def test_where_the_camera_points_lies_beside_every_shard():
     assert all(len(shard["arrays"]["poses"]) == 64 for shard in manifest["shards"])
 
 
+def test_the_time_to_the_next_frame_lies_beside_every_shard():
+    rates = [10, 25]
+    for number, rate in enumerate(rates):
+        write_video(Path(f"clips/{number}.mp4"), bouncing_glyphs(6, SIZE), rate, lossless=True)
+    prepare(options=Options(seconds=True, start=0.05))
+    lengths = [5, 4]  # frames after 0.05 s
+    steps = np.repeat(1 / np.array(rates), lengths)
+    assert np.allclose(open_tokens("out/train").conditions["seconds"][:], steps, atol=1e-4)
+    write_conditions(Path("clips/0.mp4"), seconds=np.ones(6))
+    with pytest.raises(ValueError, match="the videos have seconds; leave --seconds out"):
+        prepare("again", Options(seconds=True))
+
+
 def test_conditions_beside_a_video_lie_beside_its_shards():
     random, known = np.random.default_rng(0), []
     for number, length in enumerate([5, 9, 70]):
