@@ -129,7 +129,7 @@ def test_a_frame_tokenizer_learns_from_views_and_measures_on_other_videos(work):
     assert load_frame_tokenizer("viewed/last.ckpt").config.size == 64
     frames = FrameData(["clip.mp4"], ["other.mp4"], views=True)
     frames.setup("fit")
-    assert len(frames.frames) == 40 and np.array_equal(frames.held, other)
+    assert frames.frames == 40 and np.array_equal(frames.held.frames, other)
 
 
 def test_worlds_are_prepared_as_videos_with_what_is_known_of_them(work):

@@ -94,15 +94,23 @@ class OuterLoop(LightningModule):
             )
 
     def on_train_start(self) -> None:
-        self.clock, self.units = time.monotonic(), 0
+        self.clock, self.units, self.waited = time.monotonic(), 0, self.wait()
 
     on_validation_end = on_train_start  # validation is not training time
 
+    def wait(self) -> float:
+        """Seconds that the run has waited for its data."""
+        loader: Any = self.trainer.train_dataloader  # None in validation alone
+        return loader.wait.seconds if loader else 0.0
+
     def log_rate(self, units: int, name: str) -> None:
-        """Log units per second, over at least half a second."""
+        """Log units of all processes per second, and the share of the time in which this one waits
+        for data, both over at least half a second.
+        """
         self.units += units
         seconds = time.monotonic() - self.clock
         if seconds >= 0.5:
-            rate = self.units / seconds * self.trainer.world_size
-            self.log(name, rate, prog_bar=True, on_step=True)
+            self.log(name, self.units / seconds, prog_bar=True, on_step=True)
+            share = (self.wait() - self.waited) / seconds
+            self.log("data_wait", share, prog_bar=True, on_step=True)
             self.on_train_start()

@@ -1,0 +1,363 @@
+"""Frames of videos in a shuffled order, read from disk into a pool of bounded size.
+
+A round delivers every frame of the pool once, shuffled. The place of a frame that was delivered is
+taken by the next frame of the videos, which are read one after the other, all of them once in an
+epoch, in an order that depends on (seed, epoch) alone. A pool that holds all frames is read once.
+
+N frames, S pixels of height and width, P places in the pool, B frames per batch.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, count, islice, takewhile, zip_longest
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+from tttvideo.data.video.probe import VideoError
+from tttvideo.data.video.reader import VideoReader
+from tttvideo.data.video.views import view_of
+from tttvideo.progress import progress
+
+from .inputs import VIDEO_SUFFIXES, find_files
+from .lanes import deal
+from .order import Wait, check_same, processes
+
+
+CHUNK = 64  # frames that a worker hands over at a time
+
+
+@dataclass(frozen=True)
+class Part:
+    """Every `step`-th frame of a video, from `first` to before `stop`."""
+
+    readers: tuple[VideoReader, ...]
+    """of the frames, and of larger ones for views if there are some"""
+    number: int
+    """of the video's first frame among those of all videos"""
+    first: int
+    stop: int
+    step: int = 1
+
+    @property
+    def places(self) -> range:
+        return range(self.first, self.stop, self.step)
+
+    def read(self, begin: int) -> Iterator[list[np.ndarray]]:
+        """From place `begin` on, at most CHUNK at a time: numbers (N,), frames (N, S, S, 3) uint8,
+        and the same frames larger.
+        """
+        places = self.places[begin:]
+        span = places.start, places.stop, places.step
+        frames = zip(*(islice(reader, *span) for reader in self.readers), strict=True)
+        for chunk in range(0, len(places), CHUNK):
+            numbers = self.number + np.array(places[chunk : chunk + CHUNK])
+            rows = list(islice(frames, len(numbers)))
+            if len(rows) < len(numbers):
+                raise VideoError(f"{self.readers[0].info.path} has changed; start the run again")
+            yield [
+                numbers,
+                *(np.stack([f.image for f in column]) for column in zip(*rows, strict=True)),
+            ]
+
+
+Chunk = tuple[Part, int]  # a part and a place in it
+
+
+def read_chunks(chunks: Sequence[Chunk]) -> Iterator[list[np.ndarray]]:
+    """The frames of chunks; those of one part follow one another and are read in one go."""
+    for number, (part, begin) in enumerate(chunks):
+        if not number or not begin:
+            frames = part.read(begin)
+        yield next(frames)
+
+
+class ChunkReader(IterableDataset):
+    """The chunks of the parts, epoch after epoch without end, from a turn of an epoch on.
+
+    The parts of an epoch are shared out over the workers. In each turn every worker gives a chunk,
+    or None if it has no more, so that the order does not depend on their speed. An error is given
+    as its text, because a worker's traceback is no message.
+    """
+
+    def __init__(self, parts: Sequence[Part], seed: int, workers: int, begin: tuple[int, int]):
+        self.parts, self.seed, self.workers = parts, seed, workers
+        self.epoch, self.turn = begin
+
+    def chunks(self, epoch: int) -> list[list[Chunk]]:
+        """Those of an epoch, of each worker."""
+        order = np.random.default_rng((self.seed, epoch, 5)).permutation(len(self.parts))
+        parts = [self.parts[number] for number in order]
+        shares = [parts[worker :: self.workers] for worker in range(self.workers)]
+        return [
+            [(part, begin) for part in own for begin in range(0, len(part.places), CHUNK)]
+            for own in shares
+        ]
+
+    def turns(self, epoch: int) -> np.ndarray:
+        """The frames before each turn of an epoch, and at last all."""
+        frames = [
+            sum(len(c[0].places[c[1] : c[1] + CHUNK]) for c in row if c)
+            for row in zip_longest(*self.chunks(epoch))
+        ]
+        return np.array([0, *accumulate(frames)])
+
+    def __iter__(self) -> Iterator[list[np.ndarray] | str | None]:
+        worker = get_worker_info()
+        try:
+            for epoch in count(self.epoch):
+                first = self.turn if epoch == self.epoch else 0
+                lists = self.chunks(epoch)
+                own = [lists[worker.id]] if worker else lists
+                reads = [read_chunks(chunks[first:]) for chunks in own]
+                for _ in range(first, max(map(len, lists))):
+                    yield from (next(read, None) for read in reads)
+        except (VideoError, OSError) as error:
+            yield str(error)
+
+
+class FrameLoader:
+    """Batches (B, S, S, 3) uint8 of frames, or of random views of half of them; it resumes.
+
+    Arguments:
+        parts: what to read, of all processes; of those with two readers some frames are views.
+        batch_size: B; less if there are fewer frames.
+        buffer: the most places of the pool, P, of each process; at least B.
+        seed: seed of the order and of the views.
+        workers: processes that read videos ahead, each its share of the videos, if the pool does
+            not hold all frames; 0: none.
+    Raises: VideoError for a video that is damaged.
+    """
+
+    def __init__(
+        self, parts: Sequence[Part], batch_size: int, buffer: int, seed: int = 0, workers: int = 0
+    ):
+        self.rank, self.world = processes()
+        shares = [share_of(parts, rank, self.world) for rank in range(self.world)]
+        totals = [sum(len(part.places) for part in share) for share in shares]
+        self.parts, self.total, self.everyone = shares[self.rank], totals[self.rank], sum(totals)
+        self.batch_size, self.seed = min(batch_size, min(totals)), seed
+        self.steps = min(totals) // self.batch_size
+        self.whole = self.total <= buffer  # the pool holds all frames
+        self.workers = 0 if self.whole else min(workers, len(self.parts))
+        self.places = self.total if self.whole else buffer // self.batch_size * self.batch_size
+        self.epoch = self.delivered = 0
+        self.wait = Wait()
+        self.pool: list[Tensor] = []  # numbers (P,), frames (P, S, S, 3), larger ones
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self.delivered >= len(self):
+            self.epoch, self.delivered = self.epoch + 1, 0
+        if not self.pool:
+            self.fill()
+        return self.wait.of(self.batches())
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """The round, and the batch in it."""
+        delivered = self.epoch * len(self) + self.delivered
+        return divmod(delivered, self.places // self.batch_size)
+
+    def fill(self) -> None:
+        """Read the pool as it is at this position."""
+        turn, batch = self.position
+        self.rest: list[Tensor] = []
+        self.chunks = self.supply(0 if self.whole else turn * self.places)
+        with progress("reading videos", self.places, "frames") as advance:
+            for begin in range(0, self.places, CHUNK):
+                slots = torch.arange(begin, min(begin + CHUNK, self.places))
+                self.take(slots)
+                advance(len(slots))
+        if self.whole:
+            self.chunks.close()
+        self.slots = torch.arange(self.places)  # of the round's frames, in the order of reading
+        self.shuffle(turn)
+        if not self.whole:
+            self.take(self.leaving[: batch * self.batch_size])
+
+    def shuffle(self, turn: int) -> None:
+        """Draw the slots of a round in the order in which their frames leave."""
+        order = np.random.default_rng((self.seed, turn, 6)).permutation(self.places)
+        self.leaving = self.slots[torch.from_numpy(order)]
+
+    def batches(self) -> Iterator[Tensor]:
+        while self.delivered < len(self):
+            turn, batch = self.position
+            if not batch:
+                self.shuffle(turn)
+            slots = self.leaving[batch * self.batch_size :][: self.batch_size]
+            frames = self.views(slots, turn)
+            if not self.whole:
+                self.take(slots)
+            self.delivered += 1
+            if not self.whole and not self.position[1]:
+                self.slots = self.leaving
+            yield frames
+
+    def views(self, slots: Tensor, turn: int) -> Tensor:
+        """The frames in these slots, or views of them."""
+        numbers, frames, *wide = (x[slots] for x in self.pool)
+        for larger in wide:
+            for row, number in enumerate(numbers.tolist()):
+                if view := view_of(self.seed, turn, number):
+                    frames[row] = view.of(larger[row : row + 1], frames.shape[1])[0]
+        return frames
+
+    def take(self, slots: Tensor) -> None:
+        """Put the next frames of the videos into slots of the pool."""
+        while len(slots):
+            if not self.rest or not len(self.rest[0]):
+                self.rest = next(self.chunks)
+            if not self.pool:
+                self.pool = [x.new_empty(self.places, *x.shape[1:]) for x in self.rest]
+            count = min(len(slots), len(self.rest[0]))
+            for pool, new in zip(self.pool, self.rest, strict=True):
+                pool[slots[:count]] = new[:count]
+            slots, self.rest = slots[count:], [x[count:] for x in self.rest]
+
+    def reader(self, epoch: int = 0, turn: int = 0) -> ChunkReader:
+        return ChunkReader(self.parts, self.seed, max(1, self.workers), (epoch, turn))
+
+    def turn_of(self, position: int) -> tuple[int, int, int]:
+        """The epoch and the turn in which a frame of the videos comes, and the frames before it."""
+        epoch, place = divmod(position, self.total)
+        turns = self.reader().turns(epoch)
+        turn = int(np.searchsorted(turns, place, "right")) - 1
+        return epoch, turn, position - place + int(turns[turn])
+
+    def supply(self, position: int) -> Iterator[list[Tensor]]:
+        """The frames of the videos from a position on, without end.
+
+        Workers take seconds to start, so this process reads what the pool holds first.
+        """
+        *begin, before = self.turn_of(position)
+        *later, border = self.turn_of(position + self.places + self.workers * CHUNK)
+        chunks, ahead = iter(self.reader(*begin)), self.ahead(*later)
+        skip, left = position - before, border - before
+        while True:
+            if not left and ahead is not None:
+                chunks, ahead = ahead, None
+            chunk = next(chunks)
+            if isinstance(chunk, str):
+                raise VideoError(chunk)
+            if chunk is None:
+                continue
+            left -= len(chunk[0])
+            yield [torch.as_tensor(x[skip:]) for x in chunk]
+            skip = max(0, skip - len(chunk[0]))
+
+    def ahead(self, epoch: int, turn: int) -> Iterator[Any] | None:
+        """What workers read from a turn on; None without workers.
+
+        They are new processes, because a decoder may hang in one that was forked.
+        """
+        if not self.workers:
+            return None
+        loader = DataLoader(
+            self.reader(epoch, turn),
+            batch_size=None,
+            num_workers=self.workers,
+            prefetch_factor=4,
+            multiprocessing_context="spawn",
+            generator=torch.Generator(),  # it draws a seed, which must not come from training's
+        )
+        return iter(loader)
+
+    def identity(self) -> dict[str, Any]:
+        """The facts on which the batch at a position depends."""
+        return {
+            "order": type(self).__name__,
+            "items": self.everyone,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "processes": self.world,
+            "views": len(self.parts[0].readers) > 1,
+            "buffer": self.places,
+            "workers": self.workers,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "delivered": self.delivered, **self.identity()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        check_same(state, self.identity())
+        self.epoch, self.delivered, self.pool = state["epoch"], state["delivered"], []
+
+
+def share_of(parts: Sequence[Part], rank: int, world: int) -> list[Part]:
+    """The parts that one of several processes reads: whole ones if there are enough, else every
+    `world`-th frame of each.
+    """
+    if len(parts) < world:
+        return [replace(p, first=p.first + rank * p.step, step=p.step * world) for p in parts]
+    lengths = np.array([len(part.places) for part in parts])
+    return [parts[number] for number in deal(lengths, np.arange(len(parts)), world)[rank]]
+
+
+class HeldFrames(Dataset):
+    """Frames to measure with, in memory: all of the parts, or `most` of them, evenly spaced."""
+
+    def __init__(self, parts: Sequence[Part], most: int):
+        total = sum(len(part.places) for part in parts)
+        step, kept = -(-total // most), []
+        with progress("reading held-out videos", total, "frames") as advance:
+            for part in parts:
+                for numbers, frames in replace(part, readers=part.readers[:1]).read(0):
+                    kept.append(frames[numbers % step == 0])
+                    advance(len(frames))
+        self.frames = torch.from_numpy(np.concatenate(kept))
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.frames[index]
+
+
+def open_parts(inputs: Sequence[str], sizes: Sequence[int], end: float | None) -> list[Part]:
+    """All frames before `end` seconds of the video files, in each of the sizes.
+
+    Raises: ValueError if there are none, and for a file that cannot serve.
+    """
+    parts: list[Part] = []
+    number, paths = 0, find_files(inputs, VIDEO_SUFFIXES)
+    with progress("opening videos", len(paths), "files") as advance:
+        for path in paths:
+            readers = tuple(VideoReader(path, size) for size in sizes)
+            frames = frames_before(readers[0], math.inf if end is None else end)
+            parts += [Part(readers, number, 0, frames)] if frames else []
+            number += frames
+            advance(1)
+    if not parts:
+        raise ValueError(f"no frame before {end} seconds in {', '.join(map(str, inputs))}")
+    return parts
+
+
+def frames_before(reader: VideoReader, end: float) -> int:
+    """The frames of a video before `end` seconds; counted by reading where packets do not tell."""
+    if reader.expected():
+        return int((reader.index.times < end).sum())
+    return sum(1 for _ in takewhile(lambda frame: frame.time < end, reader))
+
+
+def hold_out(parts: Sequence[Part], share: float) -> tuple[list[Part], list[Part]]:
+    """Divide parts into those to learn from and those to measure with, from the end: whole videos
+    if the share of their number is at least one, else the share of the frames.
+
+    Raises: ValueError if nothing is left to learn from.
+    """
+    total = sum(len(part.places) for part in parts)
+    videos = int(len(parts) * share)
+    kept = parts[-videos].number if videos else total - max(1, int(total * share))
+    if not kept:
+        raise ValueError(f"{total} frame is too few for training and validation")
+    spans = [(part, min(part.stop, max(0, kept - part.number))) for part in parts]
+    learned = [replace(part, stop=stop) for part, stop in spans if stop]
+    return learned, [replace(part, first=stop) for part, stop in spans if stop < part.stop]
