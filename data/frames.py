@@ -9,115 +9,24 @@ N frames, S pixels of height and width, P places in the pool, B frames per batch
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate, count, islice, takewhile, zip_longest
+from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset
 
 from tttvideo.data.video.probe import VideoError
 from tttvideo.data.video.reader import VideoReader
 from tttvideo.data.video.views import view_of
 from tttvideo.progress import progress
 
+from .frame_chunks import CHUNK, ChunkReader, Part, read_ahead
 from .inputs import VIDEO_SUFFIXES, find_files
 from .lanes import deal
 from .order import Wait, check_same, processes
-
-
-CHUNK = 64  # frames that a worker hands over at a time
-
-
-@dataclass(frozen=True)
-class Part:
-    """Every `step`-th frame of a video, from `first` to before `stop`."""
-
-    readers: tuple[VideoReader, ...]
-    """of the frames, and of larger ones for views if there are some"""
-    number: int
-    """of the video's first frame among those of all videos"""
-    first: int
-    stop: int
-    step: int = 1
-
-    @property
-    def places(self) -> range:
-        return range(self.first, self.stop, self.step)
-
-    def read(self, begin: int) -> Iterator[list[np.ndarray]]:
-        """From place `begin` on, at most CHUNK at a time: numbers (N,), frames (N, S, S, 3) uint8,
-        and the same frames larger.
-        """
-        places = self.places[begin:]
-        span = places.start, places.stop, places.step
-        frames = zip(*(islice(reader, *span) for reader in self.readers), strict=True)
-        for chunk in range(0, len(places), CHUNK):
-            numbers = self.number + np.array(places[chunk : chunk + CHUNK])
-            rows = list(islice(frames, len(numbers)))
-            if len(rows) < len(numbers):
-                raise VideoError(f"{self.readers[0].info.path} has changed; start the run again")
-            yield [
-                numbers,
-                *(np.stack([f.image for f in column]) for column in zip(*rows, strict=True)),
-            ]
-
-
-Chunk = tuple[Part, int]  # a part and a place in it
-
-
-def read_chunks(chunks: Sequence[Chunk]) -> Iterator[list[np.ndarray]]:
-    """The frames of chunks; those of one part follow one another and are read in one go."""
-    for number, (part, begin) in enumerate(chunks):
-        if not number or not begin:
-            frames = part.read(begin)
-        yield next(frames)
-
-
-class ChunkReader(IterableDataset):
-    """The chunks of the parts, epoch after epoch without end, from a turn of an epoch on.
-
-    The parts of an epoch are shared out over the workers. In each turn every worker gives a chunk,
-    or None if it has no more, so that the order does not depend on their speed. An error is given
-    as its text, because a worker's traceback is no message.
-    """
-
-    def __init__(self, parts: Sequence[Part], seed: int, workers: int, begin: tuple[int, int]):
-        self.parts, self.seed, self.workers = parts, seed, workers
-        self.epoch, self.turn = begin
-
-    def chunks(self, epoch: int) -> list[list[Chunk]]:
-        """Those of an epoch, of each worker."""
-        order = np.random.default_rng((self.seed, epoch, 5)).permutation(len(self.parts))
-        parts = [self.parts[number] for number in order]
-        shares = [parts[worker :: self.workers] for worker in range(self.workers)]
-        return [
-            [(part, begin) for part in own for begin in range(0, len(part.places), CHUNK)]
-            for own in shares
-        ]
-
-    def turns(self, epoch: int) -> np.ndarray:
-        """The frames before each turn of an epoch, and at last all."""
-        frames = [
-            sum(len(c[0].places[c[1] : c[1] + CHUNK]) for c in row if c)
-            for row in zip_longest(*self.chunks(epoch))
-        ]
-        return np.array([0, *accumulate(frames)])
-
-    def __iter__(self) -> Iterator[list[np.ndarray] | str | None]:
-        worker = get_worker_info()
-        try:
-            for epoch in count(self.epoch):
-                first = self.turn if epoch == self.epoch else 0
-                lists = self.chunks(epoch)
-                own = [lists[worker.id]] if worker else lists
-                reads = [read_chunks(chunks[first:]) for chunks in own]
-                for _ in range(first, max(map(len, lists))):
-                    yield from (next(read, None) for read in reads)
-        except (VideoError, OSError) as error:
-            yield str(error)
 
 
 class FrameLoader:
@@ -176,7 +85,7 @@ class FrameLoader:
                 self.take(slots)
                 advance(len(slots))
         if self.whole:
-            self.chunks.close()
+            self.chunks = iter(())
         self.slots = torch.arange(self.places)  # of the round's frames, in the order of reading
         self.shuffle(turn)
         if not self.whole:
@@ -223,7 +132,7 @@ class FrameLoader:
             slots, self.rest = slots[count:], [x[count:] for x in self.rest]
 
     def reader(self, epoch: int = 0, turn: int = 0) -> ChunkReader:
-        return ChunkReader(self.parts, self.seed, max(1, self.workers), (epoch, turn))
+        return ChunkReader(self.parts, self.seed, max(1, self.workers), epoch, turn)
 
     def turn_of(self, position: int) -> tuple[int, int, int]:
         """The epoch and the turn in which a frame of the videos comes, and the frames before it."""
@@ -239,7 +148,8 @@ class FrameLoader:
         """
         *begin, before = self.turn_of(position)
         *later, border = self.turn_of(position + self.places + self.workers * CHUNK)
-        chunks, ahead = iter(self.reader(*begin)), self.ahead(*later)
+        chunks = self.reader(*begin).read(range(max(1, self.workers)))
+        ahead = read_ahead(self.reader(*later)) if self.workers else None
         skip, left = position - before, border - before
         while True:
             if not left and ahead is not None:
@@ -252,23 +162,6 @@ class FrameLoader:
             left -= len(chunk[0])
             yield [torch.as_tensor(x[skip:]) for x in chunk]
             skip = max(0, skip - len(chunk[0]))
-
-    def ahead(self, epoch: int, turn: int) -> Iterator[Any] | None:
-        """What workers read from a turn on; None without workers.
-
-        They are new processes, because a decoder may hang in one that was forked.
-        """
-        if not self.workers:
-            return None
-        loader = DataLoader(
-            self.reader(epoch, turn),
-            batch_size=None,
-            num_workers=self.workers,
-            prefetch_factor=4,
-            multiprocessing_context="spawn",
-            generator=torch.Generator(),  # it draws a seed, which must not come from training's
-        )
-        return iter(loader)
 
     def identity(self) -> dict[str, Any]:
         """The facts on which the batch at a position depends."""

@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader
 from tttvideo.data.text.tokenizer import tokenizer_of
 from tttvideo.data.video.views import larger
 
-from .frames import FrameLoader, HeldFrames, Part, hold_out, open_parts
+from .frame_chunks import Part
+from .frames import FrameLoader, HeldFrames, hold_out, open_parts
 from .order import ResumableLoader, VideoWindows, Windows, collate
 from .tokens import SAME_CONDITIONS, SAME_TOKENS, Header, Tokens, difference, open_tokens
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tttvideo.data.frames import CHUNK, FrameLoader, HeldFrames, hold_out, open_parts
+from tttvideo.data.frame_chunks import CHUNK
+from tttvideo.data.frames import FrameLoader, HeldFrames, hold_out, open_parts
 from tttvideo.data.video.probe import VideoError
 from tttvideo.data.video.views import view_of
 from tttvideo.data.video.writer import write_video
