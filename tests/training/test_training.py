@@ -32,7 +32,7 @@ def model(inner="linear", mixer="ttt", header=BYTES, tokenizer=None, start_from=
     mamba = MambaConfig(head_dim=8)
     config = BackboneConfig(**sizes, mixer=mixer, ttt=ttt, mamba=mamba)
     module = TokenModel(config, header, OptimConfig(**optim), tokenizer, start_from)
-    data = SimpleNamespace(lanes=False, share_fresh=0.3, tokenizer_json=None)
+    data = SimpleNamespace(lanes=False, share_fresh=0.3, seed=0, tokenizer_json=None)
     module._trainer = SimpleNamespace(
         datamodule=data,
         estimated_stepping_batches=100,

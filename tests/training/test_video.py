@@ -50,7 +50,7 @@ def model(tmp_path):
         )
         module.log = lambda *_, **__: None
         module.log_rate = lambda *_: None
-        data = SimpleNamespace(lanes=True)
+        data = SimpleNamespace(lanes=True, seed=0)
         module._trainer = SimpleNamespace(
             datamodule=data, global_step=0, max_steps=9, world_size=1, global_rank=0
         )
@@ -175,6 +175,18 @@ def test_mistakes_are_random_or_a_frame_late_and_never_show_the_next_frame(model
     late = made == (frames - 1).clamp_min(0)
     assert ((made < 5) | late).all()
     assert 0.48 < late[:, 6:].float().mean() < 0.52
+
+
+def test_a_step_that_is_done_again_makes_the_same_mistakes(model):
+    module, frames = model(), torch.zeros(2, 9, 40, dtype=torch.long)
+    made = []
+    for step, batch, rank in ((3, 6, 0), (3, 6, 0), (4, 6, 0), (3, 7, 0), (3, 6, 1)):
+        module._trainer.global_step, module._trainer.global_rank = step, rank
+        module.warmup_steps = 1
+        module.on_train_batch_start(None, batch)
+        made.append(module.mistakes(frames))
+    assert torch.equal(made[0], made[1])
+    assert not any(torch.equal(made[0], other) for other in made[2:])
 
 
 def test_a_noise_that_leaves_nothing_is_refused(model):

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
@@ -84,6 +85,11 @@ class OuterLoop(LightningModule):
         if start is None:
             start = 0.1 if inner == "mlp" else 1.0
         return start + (1 - start) * min(1.0, self.global_step / self.warmup_steps)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed what a step draws by its number, so that a run that resumes draws the same."""
+        facts = self.data.seed, self.global_step, batch_idx, self.global_rank
+        torch.manual_seed(int(np.random.SeedSequence(facts).generate_state(1, np.uint64)[0]))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         done, most = checkpoint["global_step"], self.trainer.max_steps

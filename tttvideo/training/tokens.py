@@ -145,6 +145,7 @@ class TokenModel(OuterLoop):
         self.trained, self.resumed = trained, True
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
         set_inner_lr(self.backbone, self.inner_lr(self.backbone.config.ttt.inner))
 
     def on_validation_start(self) -> None:

@@ -77,6 +77,7 @@ class VideoModel(OuterLoop):
             )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
         set_inner_lr(self.frame_model, self.inner_lr(self.frame_model.config.ttt.inner))
 
     def on_validation_start(self) -> None:
