@@ -8,7 +8,9 @@ N frames, S pixels of height and width, P places in the pool, B frames per batch
 """
 
 import math
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import takewhile
 from typing import Any
@@ -54,7 +56,7 @@ class FrameLoader:
         self.whole = self.total <= buffer  # the pool holds all frames
         self.workers = 0 if self.whole else min(workers, len(self.parts))
         self.places = self.total if self.whole else buffer // self.batch_size * self.batch_size
-        self.epoch = self.delivered = 0
+        self.epoch = self.delivered = self.made = 0  # batches made may be ahead of those delivered
         self.wait = Wait()
         self.pool: list[Tensor] = []  # numbers (P,), frames (P, S, S, 3), larger ones
 
@@ -64,19 +66,34 @@ class FrameLoader:
     def __iter__(self) -> Iterator[Tensor]:
         if self.delivered >= len(self):
             self.epoch, self.delivered = self.epoch + 1, 0
-        if not self.pool:
-            self.fill()
-        return self.wait.of(self.batches())
+        position = self.epoch * len(self) + self.delivered
+        if not self.pool or (self.made != position and not self.whole):
+            self.fill(position)
+        self.made = position
+        self.shuffle(self.round_of(position)[0])
+        return self.deliver()
 
-    @property
-    def position(self) -> tuple[int, int]:
-        """The round, and the batch in it."""
-        delivered = self.epoch * len(self) + self.delivered
-        return divmod(delivered, self.places // self.batch_size)
+    def deliver(self) -> Iterator[Tensor]:
+        """The batches of this epoch; each is made in a thread while the one before it is used."""
+        batches = self.batches(len(self) - self.delivered)
+        with ThreadPoolExecutor(1) as thread:
+            coming = thread.submit(next, batches)
+            while self.delivered < len(self):
+                begin = time.monotonic()
+                frames = coming.result()
+                self.wait.seconds += time.monotonic() - begin
+                self.delivered += 1
+                if self.delivered < len(self):
+                    coming = thread.submit(next, batches)
+                yield frames
 
-    def fill(self) -> None:
+    def round_of(self, position: int) -> tuple[int, int]:
+        """The round of the batch at a position, and its number in the round."""
+        return divmod(position, self.places // self.batch_size)
+
+    def fill(self, position: int) -> None:
         """Read the pool as it is at this position."""
-        turn, batch = self.position
+        turn, batch = self.round_of(position)
         self.rest: list[Tensor] = []
         self.chunks = self.supply(0 if self.whole else turn * self.places)
         with progress("reading videos", self.places, "frames") as advance:
@@ -87,8 +104,8 @@ class FrameLoader:
         if self.whole:
             self.chunks = iter(())
         self.slots = torch.arange(self.places)  # of the round's frames, in the order of reading
-        self.shuffle(turn)
         if not self.whole:
+            self.shuffle(turn)
             self.take(self.leaving[: batch * self.batch_size])
 
     def shuffle(self, turn: int) -> None:
@@ -96,23 +113,24 @@ class FrameLoader:
         order = np.random.default_rng((self.seed, turn, 6)).permutation(self.places)
         self.leaving = self.slots[torch.from_numpy(order)]
 
-    def batches(self) -> Iterator[Tensor]:
-        while self.delivered < len(self):
-            turn, batch = self.position
+    def batches(self, count: int) -> Iterator[Tensor]:
+        """The next `count` batches that are made from the pool."""
+        for _ in range(count):
+            turn, batch = self.round_of(self.made)
             if not batch:
                 self.shuffle(turn)
             slots = self.leaving[batch * self.batch_size :][: self.batch_size]
             frames = self.views(slots, turn)
+            self.made += 1
             if not self.whole:
                 self.take(slots)
-            self.delivered += 1
-            if not self.whole and not self.position[1]:
-                self.slots = self.leaving
+                if not self.round_of(self.made)[1]:
+                    self.slots = self.leaving
             yield frames
 
     def views(self, slots: Tensor, turn: int) -> Tensor:
         """The frames in these slots, or views of them."""
-        numbers, frames, *wide = (x[slots] for x in self.pool)
+        numbers, frames, *wide = (torch.from_numpy(x.numpy()[slots.numpy()]) for x in self.pool)
         for larger in wide:
             for row, number in enumerate(numbers.tolist()):
                 if view := view_of(self.seed, turn, number):

@@ -104,7 +104,7 @@ def test_half_of_the_frames_are_views_of_the_larger_frames(videos):
     for batch in deliver(frames, 10):
         assert batch.shape == (25, SIZE, SIZE, 3)
     order = frames.leaving[:25]
-    frames.delivered = 0
+    frames.epoch = frames.delivered = 0
     (batch,) = deliver(frames, 1)
     for slot, shown in zip(order.tolist(), batch, strict=True):
         number, plain, wide = (x[slot : slot + 1] for x in frames.pool)

@@ -256,6 +256,22 @@ def test_a_frame_tokenizer_refuses_tokens():
         module.setup("fit")
 
 
+def test_the_share_of_the_time_spent_waiting_for_data_is_logged(monkeypatch):
+    module, logged, now = model(), {}, iter((0.0, 0.4, 1.0, 1.0, 3.0, 3.0))
+    wait = SimpleNamespace(seconds=5.0)
+    module._trainer.train_dataloader = SimpleNamespace(wait=wait)
+    module.log = lambda name, value, **_: logged.update({name: value})
+    monkeypatch.setattr("tttvideo.training.outer_loop.time.monotonic", lambda: next(now))
+    module.on_train_start()
+    module.log_rate(30, "tokens_per_s")  # too early
+    assert not logged
+    wait.seconds = 5.25
+    module.log_rate(30, "tokens_per_s")
+    assert logged == {"tokens_per_s": 60.0, "data_wait": 0.25}
+    module.log_rate(30, "tokens_per_s")
+    assert logged == {"tokens_per_s": 15.0, "data_wait": 0.0}
+
+
 def test_psnr_is_measured_per_frame():
     truth = torch.zeros(2, 4, 4, 3)
     frames = truth.clone()
