@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 
 import numpy as np
 
+from tttvideo.data.video.images import ImageReader
 from tttvideo.data.video.probe import VideoError
 from tttvideo.data.video.reader import VideoReader
 
@@ -26,7 +27,9 @@ CHUNK = 64  # frames that a worker hands over at a time
 class Part:
     """Every `step`-th frame of a video, from `first` to before `stop`."""
 
-    readers: tuple[VideoReader, ...]
+    name: str
+    """of the video, for people"""
+    readers: tuple[VideoReader | ImageReader, ...]
     """of the frames, and of larger ones for views if there are some"""
     number: int
     """of the video's first frame among those of all videos"""
@@ -49,7 +52,7 @@ class Part:
             numbers = self.number + np.array(places[chunk : chunk + CHUNK])
             rows = list(islice(frames, len(numbers)))
             if len(rows) < len(numbers):
-                raise VideoError(f"{self.readers[0].info.path} has changed; start the run again")
+                raise VideoError(f"{self.name} has changed; start the run again")
             yield [
                 numbers,
                 *(np.stack([f.image for f in column]) for column in zip(*rows, strict=True)),

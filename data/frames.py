@@ -7,6 +7,7 @@ epoch, in an order that depends on (seed, epoch) alone. A pool that holds all fr
 N frames, S pixels of height and width, P places in the pool, B frames per batch.
 """
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -20,13 +21,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tttvideo.data.video.images import ImageReader
 from tttvideo.data.video.probe import VideoError
 from tttvideo.data.video.reader import VideoReader
+from tttvideo.data.video.sources import find_videos
 from tttvideo.data.video.views import view_of
 from tttvideo.progress import progress
 
 from .frame_chunks import CHUNK, ChunkReader, Part, read_ahead
-from .inputs import VIDEO_SUFFIXES, find_files
 from .lanes import deal
 from .order import Wait, check_same, processes
 
@@ -233,17 +235,18 @@ class HeldFrames(Dataset):
 
 
 def open_parts(inputs: Sequence[str], sizes: Sequence[int], end: float | None) -> list[Part]:
-    """All frames before `end` seconds of the video files, in each of the sizes.
+    """All frames before `end` seconds of the videos, in each of the sizes.
 
-    Raises: ValueError if there are none, and for a file that cannot serve.
+    Raises: ValueError if there are none, and for a video that cannot serve.
     """
-    parts: list[Part] = []
-    number, paths = 0, find_files(inputs, VIDEO_SUFFIXES)
-    with progress("opening videos", len(paths), "files") as advance:
-        for path in paths:
-            readers = tuple(VideoReader(path, size) for size in sizes)
+    parts, number, found = list[Part](), 0, find_videos(inputs)
+    if found.passed_over:
+        logging.getLogger("tttvideo").info("%s: %s", ", ".join(inputs), found.sentence)
+    with progress("opening videos", len(found.videos), "videos") as advance:
+        for source in found.videos:
+            readers = tuple(source.open(size) for size in sizes)
             frames = frames_before(readers[0], math.inf if end is None else end)
-            parts += [Part(readers, number, 0, frames)] if frames else []
+            parts += [Part(source.name, readers, number, 0, frames)] if frames else []
             number += frames
             advance(1)
     if not parts:
@@ -251,7 +254,7 @@ def open_parts(inputs: Sequence[str], sizes: Sequence[int], end: float | None) -
     return parts
 
 
-def frames_before(reader: VideoReader, end: float) -> int:
+def frames_before(reader: VideoReader | ImageReader, end: float) -> int:
     """The frames of a video before `end` seconds; counted by reading where packets do not tell."""
     if reader.expected():
         return int((reader.index.times < end).sum())

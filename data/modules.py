@@ -143,8 +143,8 @@ class FrameData(LightningDataModule):
     Memory does not depend on the number of frames: see data/frames.py.
 
     Arguments:
-        videos: files or folders.
-        validation: files or folders to measure with; null holds out the end of `videos`.
+        videos: files, folders of them or of pictures, or arrays.
+        validation: the same, to measure with; null holds out the end of `videos`.
         size: height and width in pixels.
         end: seconds of each video that are used; null: all.
         buffer: frames in memory, of each process, that batches are drawn from (3 size^2 bytes each,
