@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tttvideo.data.frame_chunks import CHUNK
-from tttvideo.data.frames import FrameLoader, HeldFrames, hold_out, open_parts
+from tttvideo.data.frames import FrameLoader, HeldFrames, hold_out, open_parts, share_of
+from tttvideo.data.modules import FrameData
 from tttvideo.data.video.probe import VideoError
 from tttvideo.data.video.views import view_of
 from tttvideo.data.video.writer import write_video
@@ -99,6 +100,16 @@ def test_frames_that_workers_read_resume_too(videos):
         loader(videos).load_state_dict(state)
 
 
+def test_processes_share_out_whole_videos_or_else_the_frames_of_each(videos):
+    parts = open_parts(videos, [SIZE], None)
+    shares = [[len(part.places) for part in share_of(parts, rank, 2)] for rank in range(2)]
+    assert shares == [[150], [70, 30]]
+    for world in (2, 4):
+        ranks = [share_of(parts, rank, world) for rank in range(world)]
+        read = [part.number + place for share in ranks for part in share for place in part.places]
+        assert sorted(read) == [*range(250)]
+
+
 def test_half_of_the_frames_are_views_of_the_larger_frames(videos):
     frames = loader(videos, buffer=250, batch_size=25, sizes=(SIZE, 20))
     for batch in deliver(frames, 10):
@@ -138,3 +149,8 @@ def test_a_video_that_vanishes_ends_with_one_line(workers, tmp_path):
         for _ in range(20):
             next(batches)
     assert "a.mp4" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_pool_smaller_than_a_batch_is_refused(videos):
+    with pytest.raises(ValueError, match="buffer is 31; it must be at least data.batch_size, 32"):
+        FrameData(videos, buffer=31).setup("fit")
