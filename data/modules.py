@@ -1,23 +1,16 @@
 """LightningDataModules: windows of token files, and frames of videos."""
 
-import logging
-import math
-from collections.abc import Sequence
 from functools import cached_property
-from itertools import chain, takewhile
 
-import numpy as np
-import torch
 from lightning import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from tttvideo.data.text.tokenizer import tokenizer_of
-from tttvideo.data.video.sources import find_videos
-from tttvideo.data.video.views import RandomViews, larger
-from tttvideo.progress import progress
+from tttvideo.data.video.views import larger
 
-from .order import Frames, ResumableLoader, VideoWindows, Windows, collate
+from .frame_chunks import Part
+from .frames import FrameLoader, HeldFrames, hold_out, open_parts
+from .order import ResumableLoader, VideoWindows, Windows, collate
 from .tokens import SAME_CONDITIONS, SAME_TOKENS, Header, Tokens, difference, open_tokens
 
 
@@ -39,10 +32,13 @@ class TokenData(LightningDataModule):
         window: tokens per window, T; for video a multiple of the tokens of a frame.
         batch_size: windows per step.
         seed: seed of the order.
-        lanes: read `train` in lanes, one per window of a batch. A lane reads windows in order and
-            carries its state to the end of a video, or over all text, which trains on contexts
-            beyond `window`; else windows are shuffled.
+        lanes: read `train` in lanes, one per window of a batch. A lane reads whole videos, or its
+            share of all text, window by window, and carries its state to the end, which trains on
+            contexts beyond `window`; else windows are shuffled. At the end of an epoch a batch has
+            the lanes that have not ended.
         share_fresh: share of lanes that get a fresh state at each step, to learn to start.
+        workers: processes that read windows ahead of training, which change no batch; 0: none. They
+            help where files are on a slow disk: reading a mapped file takes no time otherwise.
         reset_at_documents: start every document of text with a fresh state; the paper does not.
     """
 
@@ -57,12 +53,13 @@ class TokenData(LightningDataModule):
         lanes: bool = False,
         share_fresh: float = 0.3,
         reset_at_documents: bool = False,
+        workers: int = 0,
     ):
         super().__init__()
         self.train, self.validation, self.holdout = train, validation, holdout
         self.window, self.batch_size, self.seed = window, batch_size, seed
         self.lanes, self.share_fresh = lanes, share_fresh
-        self.reset_at_documents = reset_at_documents
+        self.reset_at_documents, self.workers = reset_at_documents, workers
 
     @cached_property
     def file(self) -> Tokens:
@@ -124,7 +121,8 @@ class TokenData(LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         windows = self.windows(self.file, self.train_span, may_move=True)
         share_fresh = self.share_fresh if self.lanes else None
-        return ResumableLoader(windows, self.batch_size, self.seed, self.header.frame, share_fresh)
+        options = self.header.frame, share_fresh, self.workers
+        return ResumableLoader(windows, self.batch_size, self.seed, *options)
 
     def val_dataloader(self) -> DataLoader:
         windows = self.windows(self.validation_file, self.validation_span, may_move=False)
@@ -140,21 +138,27 @@ def check_counts(**counts: int) -> None:
 
 
 class FrameData(LightningDataModule):
-    """Single frames of videos, the training data of a frame tokenizer.
+    """Single frames of videos, the training data of a frame tokenizer, read from disk.
+
+    Memory does not depend on the number of frames: see data/frames.py.
 
     Arguments:
         videos: files, folders of them or of pictures, or arrays.
         validation: the same, to measure with; null holds out the end of `videos`.
         size: height and width in pixels.
         end: seconds of each video that are used; null: all.
-        most: the most frames in memory (3 size^2 bytes each, 2.6 times as much with views); of
-            more, evenly spaced ones are kept.
-        holdout: share of the frames that are held out without `validation`, from the end.
+        buffer: frames in memory, of each process, that batches are drawn from (3 size^2 bytes each,
+            2.6 times as much with views). All frames, if they are no more, are read once.
+        holdout: share that is held out without `validation`: whole videos where that is at least
+            one, else frames from the end. At most 2,048 of them are kept, evenly spaced.
         views: train on random crops, flips and colours of half of the frames, so that a short video
             is not learned by heart.
         batch_size: frames per step.
         seed: seed of the order.
+        workers: processes that read videos ahead of training; 0: none.
     """
+
+    HELD = 2048
 
     def __init__(
         self,
@@ -162,64 +166,45 @@ class FrameData(LightningDataModule):
         validation: list[str] | None = None,
         size: int = 64,
         end: float | None = None,
-        most: int = 50_000,
+        buffer: int = 10_000,
         holdout: float = 0.05,
         views: bool = False,
         batch_size: int = 32,
         seed: int = 0,
+        workers: int = 1,
     ):
         super().__init__()
         self.videos, self.validation, self.size, self.end = videos, validation, size, end
-        self.most, self.holdout, self.views = most, holdout, views
-        self.batch_size, self.seed = batch_size, seed
-        self.frames = self.held = torch.empty(0)  # (N, size, size, 3) uint8
-        self.random_views: RandomViews | None = None
+        self.buffer, self.holdout, self.views = buffer, holdout, views
+        self.batch_size, self.seed, self.workers = batch_size, seed, workers
+        self.parts: list[Part] = []  # to learn from
 
     def setup(self, stage: str) -> None:
-        if len(self.frames):
+        if self.parts:
             return
-        check_counts(size=self.size, most=self.most, batch_size=self.batch_size)
-        self.frames = read_evenly(self.videos, self.size, self.end, self.most)
+        check_counts(size=self.size, batch_size=self.batch_size)
+        if self.buffer < self.batch_size:
+            raise ValueError(
+                f"data.buffer is {self.buffer}; it must be at least data.batch_size, "
+                f"{self.batch_size}"
+            )
+        sizes = [self.size, larger(self.size)] if self.views else [self.size]
+        parts = open_parts(self.videos, sizes, self.end)
         if self.validation:
-            self.held = read_evenly(self.validation, self.size, None, self.most)
+            held = open_parts(self.validation, [self.size], None)
         else:
-            kept = len(self.frames) - max(1, int(len(self.frames) * self.holdout))
-            if not kept:
-                raise ValueError(f"{len(self.frames)} frame is too few for training and validation")
-            self.frames, self.held = self.frames[:kept], self.frames[kept:]
-        if self.views:
-            frames = read_evenly(self.videos, larger(self.size), self.end, self.most)
-            self.random_views = RandomViews(frames[: len(self.frames)], self.size, self.seed)
+            parts, held = hold_out(parts, self.holdout)
+        self.parts, self.held = parts, HeldFrames(held, self.HELD)
 
-    def train_dataloader(self) -> ResumableLoader:
-        frames = Frames(self.frames, self.random_views)
-        return ResumableLoader(frames, self.batch_size, self.seed)
+    @property
+    def frames(self) -> int:
+        """The number of frames to learn from."""
+        return sum(len(part.places) for part in self.parts)
+
+    def train_dataloader(self) -> FrameLoader:
+        return FrameLoader(self.parts, self.batch_size, self.buffer, self.seed, self.workers)
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(Frames(self.held), self.batch_size)
+        return DataLoader(self.held, self.batch_size)
 
     test_dataloader = val_dataloader
-
-
-def read_evenly(videos: Sequence[str], size: int, end: float | None, most: int) -> Tensor:
-    """At most `most` frames (N, size, size, 3) uint8: all, or every 2nd, 4th, ... of all."""
-    kept: list[np.ndarray] = []
-    seen, stride = 0, 1
-    found = find_videos(videos)
-    if found.passed_over:
-        logging.getLogger("tttvideo").info("%s: %s", ", ".join(videos), found.sentence)
-    readers = [source.open(size) for source in found.videos]
-    last = math.inf if end is None else end
-    total = sum(int((reader.index.times < last).sum()) for reader in readers)
-    with progress("reading videos", total, "frames") as advance:
-        early = (takewhile(lambda frame: frame.time < last, reader) for reader in readers)
-        for frame in chain.from_iterable(early):
-            if seen % stride == 0:
-                kept.append(frame.image)
-            if len(kept) > most:
-                kept, stride = kept[::2], stride * 2
-            seen += 1
-            advance(1)
-    if not kept:
-        raise ValueError(f"no frame before {end} seconds in {', '.join(map(str, videos))}")
-    return torch.from_numpy(np.stack(kept))

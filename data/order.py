@@ -1,20 +1,24 @@
 """The order in which training reads tokens: windows, shuffled or in lanes, resumable.
 
 A shuffled window begins with a fresh state. A lane reads consecutive windows and carries its state
-from each to the next. Both orders are pure functions of (seed, epoch).
+from each to the next: see data/lanes.py. Both orders are pure functions of (seed, epoch).
 
 T tokens per window, B windows per batch; of video F frames per window, P tokens per frame, T = F P.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from tttvideo.data.video.views import RandomViews
+from .lanes import Lane, deal_lanes
+
+
+T = TypeVar("T")
 
 
 class Conditions(NamedTuple):
@@ -47,20 +51,8 @@ class Window(NamedTuple):
     """() True if the lane starts from a fresh state; None without lanes"""
     conditions: Conditions | None = None
     """of video"""
-
-
-class Frames(Dataset):
-    """Frames in memory, (N, size, size, 3) uint8; of some a random view, another in every epoch."""
-
-    def __init__(self, frames: Tensor, views: RandomViews | None = None):
-        self.frames, self.views = frames, views
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __getitem__(self, index: int) -> Tensor:
-        view = self.views.of(index) if self.views else None
-        return self.frames[index] if view is None else view
+    rows: Tensor | None = None
+    """(2,) of a batch: the rows of this process and of all, that count; None: all rows do"""
 
 
 def collate(windows: Sequence[Any]) -> Any:
@@ -206,6 +198,13 @@ def whole(values: np.ndarray) -> np.ndarray:
     return values.astype(np.int64 if np.issubdtype(values.dtype, np.integer) else np.float32)
 
 
+def processes() -> tuple[int, int]:
+    """The rank of this process, and the number of those that train together."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
 class EpochBatches(Sampler[list[int]]):
     """Batches of indices, shuffled as a pure function of (seed, epoch), without a short last one.
 
@@ -213,9 +212,7 @@ class EpochBatches(Sampler[list[int]]):
     """
 
     def __init__(self, count: int, batch_size: int, seed: int):
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.rank = torch.distributed.get_rank() if distributed else 0
-        self.world = torch.distributed.get_world_size() if distributed else 1
+        self.rank, self.world = processes()
         self.count, self.seed = count, seed
         self.batch_size = min(batch_size, max(1, count // self.world))
         self.epoch = self.first = 0
@@ -231,33 +228,90 @@ class EpochBatches(Sampler[list[int]]):
 
 
 class LaneBatches(EpochBatches):
-    """Batches of indices, one per lane: lane b reads its share of all windows in order.
+    """Batches of indices, one per lane that has not ended, in the order of data/lanes.py.
 
-    The shares are shifted over the corpus as a pure function of (seed, epoch). Each of several
-    processes takes its share of the lanes.
+    The deal is a pure function of (seed, epoch). Lanes are sorted, the longest first, so that row b
+    of a batch is always lane b of its process. Each of several processes takes its share of the
+    lanes; one whose lanes have all ended reads a window that does not count.
 
     firsts: (count,) True for windows that no lane reads with a carried state.
     """
 
     def __init__(self, firsts: np.ndarray, batch_size: int, seed: int, share_fresh: float):
         super().__init__(len(firsts), batch_size, seed)
+        if len(firsts) < self.world:
+            raise ValueError(
+                f"{len(firsts)} windows are too few for {self.world} processes; prepare more data "
+                "or set trainer.devices"
+            )
         self.firsts, self.share_fresh = firsts, share_fresh
+        self.dealt: int | None = None  # the epoch of the lanes
+        self.steps = max(map(len, self.lanes()))
+
+    def lanes(self) -> list[Lane]:
+        """Those of all processes in this epoch."""
+        if self.dealt != self.epoch:
+            self.dealt, random = self.epoch, np.random.default_rng((self.seed, self.epoch))
+            self.all = deal_lanes(self.firsts, self.batch_size * self.world, random)
+        return self.all
+
+    def __len__(self) -> int:
+        return self.steps
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.first, len(self)):
-            yield self.indices(step)
+            yield [index for index, _ in self.windows(step)] or [0]
 
-    def indices(self, step: int) -> list[int]:
-        shift = np.random.default_rng((self.seed, self.epoch)).integers(self.count)
-        lanes = np.arange(self.batch_size * self.world)
-        return ((lanes * len(self) + step + shift) % self.count)[self.rank :: self.world].tolist()
+    def windows(self, step: int) -> list[tuple[int, bool]]:
+        """The windows of this process's lanes, and whether they need a fresh state."""
+        own = self.lanes()[self.rank :: self.world]
+        return [lane.window(step) for lane in own if step < len(lane)]
 
     def fresh(self, step: int) -> Tensor:
-        """(B,) True for a fresh state: all lanes at step 0, those at first windows, some others."""
+        """(B,) True for a fresh state: at the first windows of runs, and for some others."""
         dice = np.random.default_rng((self.seed, self.epoch, step, 2))
         drawn = dice.random(self.batch_size * self.world)[self.rank :: self.world]
-        begins = self.firsts[self.indices(step)]
-        return torch.from_numpy((drawn < self.share_fresh) | begins | (step == 0))
+        needs = [needs for _, needs in self.windows(step)] or [True]
+        return torch.from_numpy((drawn[: len(needs)] < self.share_fresh) | np.array(needs))
+
+    def rows(self, step: int) -> Tensor:
+        """(2,) the rows of this process and of all, of a step."""
+        rows = len(self.windows(step)), sum(step < len(lane) for lane in self.lanes())
+        return torch.tensor(rows)
+
+
+class Wait:
+    """The time that a run waits for its data: `seconds`, added up."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def of(self, items: Iterator[T]) -> Iterator[T]:
+        """The items, of which each is waited for."""
+        while True:
+            begin = time.monotonic()
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += time.monotonic() - begin
+            yield item
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ValueError for a position in data whose order depends on other facts."""
+    if (was := before.get("processes")) != (processes := now["processes"]):
+        raise ValueError(
+            f"the run in --out has {was} processes, and there are {processes}; set trainer.devices "
+            "to as many, or start a new run with another --out"
+        )
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise ValueError(
+                f"cannot resume with other data: {name} was {before.get(name)} and is {value}; "
+                "start a new run with another --out"
+            )
 
 
 class ResumableLoader(DataLoader):
@@ -266,23 +320,24 @@ class ResumableLoader(DataLoader):
     Arguments:
         step: windows of an epoch are shifted by a random multiple of `step` tokens.
         share_fresh: share of lanes that get a fresh state at each batch; None: no lanes.
+        workers: processes that read ahead, which change no batch; 0: none.
     """
 
     def __init__(
         self,
-        dataset: Windows | VideoWindows | Frames,
+        dataset: Windows | VideoWindows,
         batch_size: int,
         seed: int = 0,
         step: int = 1,
         share_fresh: float | None = None,
+        workers: int = 0,
     ):
         self.batches = EpochBatches(len(dataset), batch_size, seed)
-        self.step, self.windows = step, None if isinstance(dataset, Frames) else dataset
+        self.step, self.windows, self.wait = step, dataset, Wait()
         if share_fresh is not None:
-            assert self.windows is not None
-            self.batches = LaneBatches(self.windows.firsts, batch_size, seed, share_fresh)
+            self.batches = LaneBatches(dataset.firsts, batch_size, seed, share_fresh)
         super().__init__(
-            dataset, batch_sampler=self.batches, collate_fn=collate if self.windows else None
+            dataset, batch_sampler=self.batches, collate_fn=collate, num_workers=workers
         )
         self.epoch = self.delivered = 0
 
@@ -291,15 +346,13 @@ class ResumableLoader(DataLoader):
         if self.delivered >= len(self):
             self.epoch, self.delivered = self.epoch + 1, 0
         self.batches.epoch, self.batches.first = self.epoch, self.delivered
-        if isinstance(self.dataset, Frames) and self.dataset.views:
-            self.dataset.views.epoch = self.epoch
-        if self.windows is not None:
-            steps = self.windows.length // self.step
-            random = np.random.default_rng((self.batches.seed, self.epoch, 1))
-            self.windows.move_by(self.step * int(random.integers(steps)))
-        for batch in super().__iter__():
+        steps = self.windows.length // self.step
+        random = np.random.default_rng((self.batches.seed, self.epoch, 1))
+        self.windows.move_by(self.step * int(random.integers(steps)))
+        for batch in self.wait.of(super().__iter__()):
             if isinstance(self.batches, LaneBatches):
-                batch = batch._replace(fresh=self.batches.fresh(self.delivered))
+                step = self.delivered
+                batch = batch._replace(fresh=self.batches.fresh(step), rows=self.batches.rows(step))
             self.delivered += 1
             yield batch
 
@@ -313,8 +366,7 @@ class ResumableLoader(DataLoader):
             "seed": batches.seed,
             "processes": batches.world,
             "share_fresh": getattr(batches, "share_fresh", None),
-            "window": None if windows is None else windows.length,
-            "views": isinstance(self.dataset, Frames) and self.dataset.views is not None,
+            "window": windows.length,
             "resets": isinstance(windows, Windows) and windows.starts is not None,
         }
 
@@ -322,10 +374,5 @@ class ResumableLoader(DataLoader):
         return {"epoch": self.epoch, "delivered": self.delivered, **self.identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in self.identity().items():
-            if state.get(name) != value:
-                raise ValueError(
-                    f"cannot resume with other data: {name} was {state.get(name)} and is {value}; "
-                    "start a new run with another --out"
-                )
+        check_same(state, self.identity())
         self.epoch, self.delivered = state["epoch"], state["delivered"]

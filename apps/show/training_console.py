@@ -30,6 +30,7 @@ FIGURES = {
     "train_psnr": "{:.1f} dB",
     "tokens_per_s": "{:,.0f} tokens/s",
     "frames_per_s": "{:,.0f} frames/s",
+    "data_wait": "data {:.0%}",
 }
 """Measured values in the bar, by their names in the log."""
 
@@ -127,7 +128,7 @@ def describe(trainer: Trainer, model: LightningModule) -> str:
         mixer = config.entry.label(config.own) if config.entry else "no memory"
         name, data = f"frame model, {mixer}", f"{model.data.train}, {frames:,} frames"
     elif isinstance(model, FrameTokenizerModel):
-        name, data = "frame tokenizer", f"{len(model.data.frames):,} frames"
+        name, data = "frame tokenizer", f"{model.data.frames:,} frames"
     gpu = model.device.type == "cuda"
     device = torch.cuda.get_device_name(model.device) if gpu else str(model.device)
     if trainer.world_size > 1:

@@ -74,23 +74,13 @@ def larger(size: int) -> int:
     return round(size * WIDER)
 
 
-class RandomViews:
-    """Random views of half of the frames, as a pure function of (seed, epoch, number of the frame).
+def view_of(seed: int, turn: int, number: int) -> View | None:
+    """The view of a frame when it is read for the n-th time, for half of the frames; else None.
 
     The other half is seen as it is: where the camera stands still, most of a frame is where it was.
-
-    frames: all frames, (N, S, S, 3) uint8, S larger than the size of a view.
     """
-
-    def __init__(self, frames: Tensor, size: int, seed: int):
-        self.frames, self.size, self.seed, self.epoch = frames, size, seed, 0
-
-    def of(self, number: int) -> Tensor | None:
-        """The view (size, size, 3) of a frame; None for the frame itself."""
-        random = np.random.default_rng((self.seed, self.epoch, number, 3))
-        if random.random() < 0.5:
-            return None
-        return random_view(random).of(self.frames[number][None], self.size)[0]
+    random = np.random.default_rng((seed, turn, number, 3))
+    return None if random.random() < 0.5 else random_view(random)
 
 
 @dataclass(frozen=True)

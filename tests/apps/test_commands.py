@@ -129,7 +129,7 @@ def test_a_frame_tokenizer_learns_from_views_and_measures_on_other_videos(work):
     assert load_frame_tokenizer("viewed/last.ckpt").config.size == 64
     frames = FrameData(["clip.mp4"], ["other.mp4"], views=True)
     frames.setup("fit")
-    assert len(frames.frames) == 40 and np.array_equal(frames.held, other)
+    assert frames.frames == 40 and np.array_equal(frames.held.frames, other)
 
 
 def test_worlds_are_prepared_as_videos_with_what_is_known_of_them(work):
@@ -269,7 +269,7 @@ def test_a_killed_run_that_is_started_again_has_the_same_losses(
     before = losses(tmp_path / "cut")
     main([*arguments, "--out", str(tmp_path / "cut")])
     whole, cut = losses(tmp_path / "whole"), losses(tmp_path / "cut")
-    assert len(before) < len(cut) == len(whole) == 70 + 2 * accumulate
+    assert len(before) < len(cut) and {("train_loss", n) for n in range(70)} < set(cut)
     assert cut == whole
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tttvideo.data.lanes import deal_lanes
 from tttvideo.data.order import ResumableLoader, VideoWindows, Windows
 
 
@@ -82,13 +83,46 @@ def test_conditions_are_of_the_frames_of_their_window():
         assert known.poses.dtype == torch.float32 and known.ages.dtype == torch.int64
 
 
-def test_lanes_of_video_start_fresh_at_each_new_video():
-    windows = video_windows()
-    loader = ResumableLoader(windows, batch_size=2, step=FRAME, share_fresh=0)
-    for number, batch in zip(range(60), (b for _ in range(20) for b in loader), strict=False):
-        starts = np.isin(batch.tokens[:, 0].numpy() * FRAME, STARTS)
-        assert batch.fresh.tolist() == (starts | (number % 7 == 0)).tolist()
-        assert batch.conditions.poses.shape == (2, 4, 2)
+def read_by_lane(windows, batch_size, **options):
+    """What each lane reads in an epoch: the first frames of its windows, those that are fresh
+    negative less one.
+    """
+    loader = ResumableLoader(windows, batch_size, step=FRAME, **options)
+    lanes = [[] for _ in range(batch_size)]
+    for batch in loader:
+        for lane, tokens, fresh in zip(lanes, batch.tokens, batch.fresh, strict=False):
+            lane.append((tokens[0].item(), fresh.item()))
+    return lanes
+
+
+def test_lanes_read_whole_videos_in_order_and_start_each_fresh():
+    longest, other = read_by_lane(video_windows(), 2, share_fresh=0)
+    assert longest == [(frame, frame == 20) for frame in range(20, 47, 3)]
+    pieces = [(0, True), (3, False)], [(9, True), (12, False), (15, False)]
+    assert other in (sum(pieces, []), sum(pieces[::-1], []))
+
+
+def test_a_video_is_cut_only_if_there_are_fewer_videos_than_lanes():
+    lanes = read_by_lane(video_windows(), 6, share_fresh=0)
+    assert sorted(frame for lane in lanes for frame, _ in lane) == [
+        *(0, 3, 9, 12, 15),
+        *range(20, 47, 3),
+    ]
+    assert max(map(len, lanes)) == 3 and all(lane[0][1] for lane in lanes)
+    begins = [frame for lane in lanes for frame, fresh in lane if fresh]
+    assert {0, 9, 20} <= set(begins) and len(begins) <= 6 + 2  # two videos were cut
+
+
+def test_lanes_are_dealt_evenly_and_shuffled_anew_in_each_epoch():
+    counts = np.random.default_rng(0).integers(1, 40, 1000)
+    firsts = np.concatenate([np.arange(count) == 0 for count in counts])
+    deals = [deal_lanes(firsts, 7, np.random.default_rng(seed)) for seed in range(2)]
+    for lanes in deals:
+        assert len(lanes[0]) - len(lanes[-1]) <= 1
+        assert [*map(len, lanes)] == [*map(len, deals[0])]
+        read = [lane.window(step) for lane in lanes for step in range(len(lane))]
+        assert sorted(read) == [(number, fresh) for number, fresh in enumerate(firsts)]
+    assert deals[0][0].firsts.tolist() != deals[1][0].firsts.tolist()
 
 
 def test_videos_shorter_than_a_window_are_refused():
@@ -108,9 +142,10 @@ def deliver(loader, batches):
     return taken
 
 
-def new_loader(seed=0, share_fresh=None):
+def new_loader(seed=0, share_fresh=None, workers=0):
     windows = Windows(np.arange(60), length=6, may_move=True)
-    return ResumableLoader(windows, batch_size=2, seed=seed, step=3, share_fresh=share_fresh)
+    options = {"step": 3, "share_fresh": share_fresh, "workers": workers}
+    return ResumableLoader(windows, batch_size=2, seed=seed, **options)
 
 
 def test_the_order_depends_on_seed_and_epoch_alone():
@@ -138,12 +173,22 @@ def test_a_loader_resumes_at_the_next_batch(stop, share_fresh):
     assert deliver(resumed, 12 - stop) == whole[stop:]
 
 
+@pytest.mark.parametrize("share_fresh", [None, 0.5])
+def test_workers_change_no_batch(share_fresh):
+    wanted = deliver(new_loader(share_fresh=share_fresh), 6)
+    loader = new_loader(share_fresh=share_fresh, workers=2)
+    assert deliver(loader, 6) == wanted
+    assert loader.wait.seconds > 0
+
+
 def test_a_position_in_other_data_is_refused():
     loader = ResumableLoader(Windows(np.arange(70), length=6, may_move=True), batch_size=2)
     with pytest.raises(ValueError, match="items was 8 and is 10; start a new run"):
         loader.load_state_dict(new_loader().state_dict())
     with pytest.raises(ValueError, match="order was EpochBatches and is LaneBatches"):
         new_loader(share_fresh=0.3).load_state_dict(new_loader().state_dict())
+    with pytest.raises(ValueError, match="has 2 processes, and there are 1; set trainer.devices"):
+        new_loader().load_state_dict(new_loader().state_dict() | {"processes": 2})
 
 
 def test_a_lane_continues_after_its_last_window_unless_it_is_fresh():

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tttvideo.data.frames import HeldFrames, open_parts
 from tttvideo.data.inputs import VIDEO_SUFFIXES
-from tttvideo.data.modules import read_evenly
 from tttvideo.data.video.probe import VideoError
 from tttvideo.data.video.sources import VideoSource, find_videos
 from tttvideo.data.video.writer import write_video
@@ -287,7 +287,7 @@ def test_a_frame_tokenizer_learns_from_files_pictures_and_arrays(tmp_path, caplo
     save_pictures(tmp_path / "c", clip(4))
     (tmp_path / "notes.txt").touch()
     with caplog.at_level("INFO", "tttvideo"):
-        frames = read_evenly([str(tmp_path)], 48, None, 100)
+        frames = HeldFrames(open_parts([str(tmp_path)], [48], None), 100).frames
     expected = np.concatenate([middle(clip(n)) for n in (2, 3, 4)])
     assert np.array_equal(frames.numpy(), expected)
     assert "1 other file passed over: .txt 1" in caplog.text

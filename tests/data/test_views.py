@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tttvideo.data.order import Frames, ResumableLoader
 from tttvideo.data.video.drawn import bouncing_glyphs
 from tttvideo.data.video.reader import Frame
-from tttvideo.data.video.views import LEAST, RandomViews, View, copies, larger, random_view
+from tttvideo.data.video.views import LEAST, View, copies, larger, random_view, view_of
 
 
 FRAMES = torch.from_numpy(np.stack(list(bouncing_glyphs(3, size=80))))
@@ -40,24 +39,12 @@ def test_all_frames_of_a_clip_have_the_same_view():
         assert torch.equal(together, alone)
 
 
-def test_half_of_the_frames_of_an_epoch_are_views_drawn_from_the_seed_and_resume():
-    plain = FRAMES[:, :64, :64]
-
-    def loader(seed=0):
-        return ResumableLoader(Frames(plain, RandomViews(FRAMES, 64, seed)), 1, seed)
-
-    def deliver(loader, count):
-        return [batch for _ in range(40) for batch in loader][:count]
-
-    first, again, other = deliver(loader(), 120), deliver(loader(), 120), deliver(loader(1), 120)
-    assert all(map(torch.equal, first, again))
-    kinds = {batch.numpy().tobytes() for batch in (*first, *other)}
-    assert 100 < len(kinds) < 140
-    resumed = loader()
-    resumed.load_state_dict(loader().state_dict() | {"epoch": 1, "delivered": 2})
-    assert all(map(torch.equal, deliver(resumed, 4), first[5:]))
-    with pytest.raises(ValueError, match="with other data: views was True and is False"):
-        ResumableLoader(Frames(plain), 1).load_state_dict(loader().state_dict())
+def test_half_of_the_frames_of_a_turn_have_a_view_drawn_from_the_seed():
+    drawn = [[view_of(seed, 0, number) for number in range(200)] for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    views = [view for view in drawn[0] if view]
+    assert 80 < len(views) < 120 and len(set(views)) == len(views)
+    assert drawn[0] != [view_of(0, 1, number) for number in range(200)]
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -17,6 +17,7 @@ from tttvideo.mixers import registry
 from tttvideo.mixers.mamba import MambaConfig
 from tttvideo.mixers.ttt import TTTConfig
 from tttvideo.training.frames import FrameTokenizerModel
+from tttvideo.training.lanes import weigh
 from tttvideo.training.outer_loop import OptimConfig
 from tttvideo.training.tokens import TokenModel
 from tttvideo.video.frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
@@ -31,13 +32,14 @@ def model(inner="linear", mixer="ttt", header=BYTES, tokenizer=None, start_from=
     mamba = MambaConfig(head_dim=8)
     config = BackboneConfig(**sizes, mixer=mixer, ttt=ttt, mamba=mamba)
     module = TokenModel(config, header, OptimConfig(**optim), tokenizer, start_from)
-    data = SimpleNamespace(lanes=False, share_fresh=0.3, tokenizer_json=None)
+    data = SimpleNamespace(lanes=False, share_fresh=0.3, seed=0, tokenizer_json=None)
     module._trainer = SimpleNamespace(
         datamodule=data,
         estimated_stepping_batches=100,
         global_step=0,
         max_steps=100,
         world_size=1,
+        global_rank=0,
         state=SimpleNamespace(fn="fit"),
     )
     return module
@@ -123,7 +125,7 @@ def lane_window(tokens, *fresh):
 def test_lanes_carry_their_states_and_fresh_ones_do_not(mixer):
     module = model(mixer=mixer)
     module.log = lambda *_, **__: None
-    module.record = lambda _: None
+    module.record = lambda *_: None
     tokens = torch.randint(256, (2, 25))
     module.training_step(lane_window(tokens[:, :9], True, True), 0)
     module.training_step(lane_window(tokens[:, 8:17], False, True), 1)
@@ -137,7 +139,7 @@ def test_lanes_carry_their_states_and_fresh_ones_do_not(mixer):
 def test_a_checkpoint_saves_and_loads_the_lanes():
     module = model()
     module.log = lambda *_, **__: None
-    module.record = lambda _: None
+    module.record = lambda *_: None
     tokens = torch.randint(256, (2, 9))
     module.training_step(lane_window(tokens, True, True), 0)
     checkpoint = {"global_step": 1}
@@ -146,6 +148,23 @@ def test_a_checkpoint_saves_and_loads_the_lanes():
     other.on_load_checkpoint(checkpoint)
     for saved, loaded in zip(module.lanes.carried, other.lanes.carried, strict=True):
         assert_same_state(saved, loaded, tolerance=0)
+    other._trainer.world_size = 2
+    with pytest.raises(ValueError, match="has 1 processes, and there are 2; set trainer.devices"):
+        other.on_load_checkpoint(checkpoint)
+    other._trainer.state.fn = "validate"
+    other.on_load_checkpoint(checkpoint)
+
+
+def test_the_losses_of_processes_have_the_mean_of_all_rows():
+    losses, batches = [], []
+    for rows in (3, 2, 0):  # of three processes; the last has an idle row
+        batch = torch.randn(max(1, rows), 2)
+        batches.append(batch[:rows])
+        weight, count = weigh(Window(batch, rows=torch.tensor((rows, 5))), 3)
+        losses.append(batch.mean() * weight)
+        assert count == 5
+    torch.testing.assert_close(torch.stack(losses).mean(), torch.cat(batches).mean())
+    assert weigh(Window(torch.zeros(4, 2)), 3) == (1.0, 12)
 
 
 def test_training_starts_from_the_weights_of_start_from_once(tmp_path):
@@ -186,7 +205,7 @@ def test_runs_that_cannot_resume_are_refused():
     module, checkpoint = model(), {"global_step": 101}
     with pytest.raises(ValueError, match="has 101 steps behind it, and trainer.max_steps is 100"):
         module.on_load_checkpoint(checkpoint)
-    with pytest.raises(ValueError, match="written by another model or version, without 'lanes'"):
+    with pytest.raises(ValueError, match="another model or version, without 'lane_states'"):
         module.on_load_checkpoint({"global_step": 1})
     attention = model(mixer="attention")
     attention._trainer.datamodule.lanes = True
@@ -194,15 +213,12 @@ def test_runs_that_cannot_resume_are_refused():
     attention._trainer.datamodule.share_fresh = 0
     with pytest.raises(ValueError, match="remember the whole corpus; set attention.window"):
         attention.on_fit_start()
-    attention._trainer.world_size = 2
-    with pytest.raises(ValueError, match="data.lanes is for one process, and there are 2"):
-        attention.on_fit_start()
 
 
 def test_carried_lanes_follow_the_model_to_its_device():
     module = model()
     module.log = lambda *_, **__: None
-    module.record = lambda _: None
+    module.record = lambda *_: None
     module.training_step(lane_window(torch.randint(256, (2, 9)), True, True), 0)
     module.to("meta")
     module.on_fit_start()
@@ -238,6 +254,22 @@ def test_a_frame_tokenizer_refuses_tokens():
     module._trainer = SimpleNamespace(datamodule=TokenData("tokens.bin"))
     with pytest.raises(ValueError, match="learns from frames: set data to a FrameData"):
         module.setup("fit")
+
+
+def test_the_share_of_the_time_spent_waiting_for_data_is_logged(monkeypatch):
+    module, logged, now = model(), {}, iter((0.0, 0.4, 1.0, 1.0, 3.0, 3.0))
+    wait = SimpleNamespace(seconds=5.0)
+    module._trainer.train_dataloader = SimpleNamespace(wait=wait)
+    module.log = lambda name, value, **_: logged.update({name: value})
+    monkeypatch.setattr("tttvideo.training.outer_loop.time.monotonic", lambda: next(now))
+    module.on_train_start()
+    module.log_rate(30, "tokens_per_s")  # too early
+    assert not logged
+    wait.seconds = 5.25
+    module.log_rate(30, "tokens_per_s")
+    assert logged == {"tokens_per_s": 60.0, "data_wait": 0.25}
+    module.log_rate(30, "tokens_per_s")
+    assert logged == {"tokens_per_s": 15.0, "data_wait": 0.0}
 
 
 def test_psnr_is_measured_per_frame():

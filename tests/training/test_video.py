@@ -50,8 +50,10 @@ def model(tmp_path):
         )
         module.log = lambda *_, **__: None
         module.log_rate = lambda *_: None
-        data = SimpleNamespace(lanes=True)
-        module._trainer = SimpleNamespace(datamodule=data, global_step=0, max_steps=9, world_size=1)
+        data = SimpleNamespace(lanes=True, seed=0)
+        module._trainer = SimpleNamespace(
+            datamodule=data, global_step=0, max_steps=9, world_size=1, global_rank=0
+        )
         return module
 
     return build
@@ -115,7 +117,7 @@ def test_a_checkpoint_keeps_the_model_and_the_lanes(model, tmp_path):
     module.on_save_checkpoint(checkpoint)
     other = model()
     other._trainer.state = SimpleNamespace(fn="fit")
-    with pytest.raises(ValueError, match="written by another model or version, without 'lanes'"):
+    with pytest.raises(ValueError, match="another model or version, without 'lane_states'"):
         other.on_load_checkpoint({"global_step": 1})
     other.on_load_checkpoint(checkpoint)
     for saved, loaded in zip(module.lanes.carried, other.lanes.carried, strict=True):
@@ -152,7 +154,9 @@ def test_tables_that_share_digits_are_plain_in_a_loaded_model(tmp_path):
     save_torch_file(checkpoint, tmp_path / "old.ckpt")
     with pytest.raises(ValueError, match="written by another version: 'first_mixer'"):
         load_video_model(tmp_path / "old.ckpt")
-    module._trainer = SimpleNamespace(max_steps=9, state=SimpleNamespace(fn="fit"))
+    module._trainer = SimpleNamespace(
+        max_steps=9, state=SimpleNamespace(fn="fit"), world_size=1, global_rank=0
+    )
     with pytest.raises(ValueError, match="a frame model with other norms"):
         module.on_load_checkpoint(checkpoint)
 
@@ -171,6 +175,18 @@ def test_mistakes_are_random_or_a_frame_late_and_never_show_the_next_frame(model
     late = made == (frames - 1).clamp_min(0)
     assert ((made < 5) | late).all()
     assert 0.48 < late[:, 6:].float().mean() < 0.52
+
+
+def test_a_step_that_is_done_again_makes_the_same_mistakes(model):
+    module, frames = model(), torch.zeros(2, 9, 40, dtype=torch.long)
+    made = []
+    for step, batch, rank in ((3, 6, 0), (3, 6, 0), (4, 6, 0), (3, 7, 0), (3, 6, 1)):
+        module._trainer.global_step, module._trainer.global_rank = step, rank
+        module.warmup_steps = 1
+        module.on_train_batch_start(None, batch)
+        made.append(module.mistakes(frames))
+    assert torch.equal(made[0], made[1])
+    assert not any(torch.equal(made[0], other) for other in made[2:])
 
 
 def test_a_noise_that_leaves_nothing_is_refused(model):

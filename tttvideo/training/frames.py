@@ -53,7 +53,7 @@ class FrameTokenizerModel(OuterLoop):
         loss = (error + FLOOR).log().mean() / 10
         self.log("train_loss", loss)
         self.log("train_psnr", psnr(pixels.detach(), frames / 255).mean(), prog_bar=True)
-        self.log_rate(len(frames), "frames_per_s")
+        self.log_rate(len(frames) * self.trainer.world_size, "frames_per_s")
         return loss
 
     def on_validation_start(self) -> None:

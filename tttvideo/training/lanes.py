@@ -1,4 +1,7 @@
-"""Lanes: streams of a batch, whose states a run of training carries from window to window."""
+"""Lanes: streams of a batch, whose states a run of training carries from window to window.
+
+Each of several processes has lanes of its own; the first one saves the states of all.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from lightning import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, distributed
 
 from tttvideo.states import from_plain, structure, to_plain, tree_map
 
@@ -18,11 +23,12 @@ class Lanes:
         self.model, self.carried = model, list[Any]()
 
     def start(self, fresh: Tensor) -> list[Any]:
-        """The state that each lane continues from: the carried one, or the learned start."""
-        start = self.model.init_state(1)
-        carried = self.carried or [start] * len(fresh)
-        lanes = zip(fresh.tolist(), carried, strict=True)
-        return [start if anew else self.model.attach_carry(carry) for anew, carry in lanes]
+        """The state that each lane continues from: the carried one, or the learned start.
+
+        fresh: (B,) of the first B lanes, which are those that have not ended.
+        """
+        start, lanes = self.model.init_state(1), enumerate(fresh.tolist())
+        return [start if anew else self.model.attach_carry(self.carried[n]) for n, anew in lanes]
 
     def carry(self, after: Sequence[Any]) -> None:
         self.carried = [self.model.detach_carry(state) for state in after]
@@ -30,22 +36,48 @@ class Lanes:
     def to(self, device: torch.device | str) -> None:
         self.carried = [tree_map(lambda x: x.to(device), state) for state in self.carried]
 
-    def to_plain(self) -> list[Any]:
-        return [to_plain(state) for state in self.carried]
+    def to_plain(self) -> list[list[Any]]:
+        """The states of the lanes of each process, in the first of them."""
+        own = [to_plain(tree_map(lambda x: x.cpu(), state)) for state in self.carried]
+        if not distributed.is_available() or not distributed.is_initialized():
+            return [own]
+        first, count = distributed.get_rank() == 0, distributed.get_world_size()
+        found: list[Any] = [None] * count
+        distributed.gather_object(own, found if first else None)
+        return found
 
-    def load(self, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-        """Continue those of a checkpoint; returns its record of training.
+    def load(self, checkpoint: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
+        """Continue those of a checkpoint, in training; returns its record of training.
 
-        Raises: ValueError for a checkpoint without them.
+        Raises: ValueError for a checkpoint without them, or of another number of processes.
         """
         try:
-            self.carried = [from_plain(state) for state in checkpoint["lanes"]]
-            return dict(checkpoint["tttvideo"]["trained"])
+            saved, trained = checkpoint["lane_states"], dict(checkpoint["tttvideo"]["trained"])
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"the checkpoint was written by another model or version, without {error}; start a "
                 "new run with another --out"
             ) from error
+        if trainer.state.fn == TrainerFn.FITTING:
+            if len(saved) != trainer.world_size:
+                raise ValueError(
+                    f"the run in --out has {len(saved)} processes, and there are "
+                    f"{trainer.world_size}; set trainer.devices to as many, or choose another --out"
+                )
+            self.carried = [from_plain(state) for state in saved[trainer.global_rank]]
+        return trained
+
+
+def weigh(batch: Any, processes: int) -> tuple[float, int]:
+    """The factor of this process's loss with which the mean over the processes is that over all
+    rows of the step, and the number of those rows.
+
+    Lanes end at different steps: see data/lanes.py.
+    """
+    if batch.rows is None:
+        return 1.0, len(batch.tokens) * processes
+    own, rows = batch.rows.tolist()
+    return own * processes / rows, rows
 
 
 def by_structure(states: Sequence[Any]) -> list[list[int]]:

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
@@ -85,6 +86,11 @@ class OuterLoop(LightningModule):
             start = 0.1 if inner == "mlp" else 1.0
         return start + (1 - start) * min(1.0, self.global_step / self.warmup_steps)
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed what a step draws by its number, so that a run that resumes draws the same."""
+        facts = self.data.seed, self.global_step, batch_idx, self.global_rank
+        torch.manual_seed(int(np.random.SeedSequence(facts).generate_state(1, np.uint64)[0]))
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         done, most = checkpoint["global_step"], self.trainer.max_steps
         if self.trainer.state.fn == TrainerFn.FITTING and 0 <= most < done:
@@ -94,15 +100,23 @@ class OuterLoop(LightningModule):
             )
 
     def on_train_start(self) -> None:
-        self.clock, self.units = time.monotonic(), 0
+        self.clock, self.units, self.waited = time.monotonic(), 0, self.wait()
 
     on_validation_end = on_train_start  # validation is not training time
 
+    def wait(self) -> float:
+        """Seconds that the run has waited for its data."""
+        loader: Any = self.trainer.train_dataloader  # None in validation alone
+        return loader.wait.seconds if loader else 0.0
+
     def log_rate(self, units: int, name: str) -> None:
-        """Log units per second, over at least half a second."""
+        """Log units of all processes per second, and the share of the time in which this one waits
+        for data, both over at least half a second.
+        """
         self.units += units
         seconds = time.monotonic() - self.clock
         if seconds >= 0.5:
-            rate = self.units / seconds * self.trainer.world_size
-            self.log(name, rate, prog_bar=True, on_step=True)
+            self.log(name, self.units / seconds, prog_bar=True, on_step=True)
+            share = (self.wait() - self.waited) / seconds
+            self.log("data_wait", share, prog_bar=True, on_step=True)
             self.on_train_start()

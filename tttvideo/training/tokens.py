@@ -31,7 +31,7 @@ from tttvideo.weights.checkpoints import (
     load_tokens_model,
 )
 
-from .lanes import Lanes
+from .lanes import Lanes, weigh
 from .outer_loop import OptimConfig, OuterLoop
 
 
@@ -108,11 +108,6 @@ class TokenModel(OuterLoop):
             self.load_start(self.start_from)
         self.lanes.to(self.device)
         data, config = self.data, self.backbone.config
-        if data.lanes and self.trainer.world_size > 1:
-            raise ValueError(
-                f"data.lanes is for one process, and there are {self.trainer.world_size}; set "
-                "trainer.devices to 1"
-            )
         endless = config.mixer == "attention" and config.attention.window is None
         if data.lanes and endless and data.share_fresh == 0:
             raise ValueError(
@@ -142,14 +137,15 @@ class TokenModel(OuterLoop):
         facts = header.tokenizer, json, header.bos, header.eos, header.fps
         model = TokenCheckpoint(self.backbone, *facts, self.frame_tokenizer, dict(self.trained))
         checkpoint["tttvideo"] = description(model)
-        checkpoint["lanes"] = self.lanes.to_plain()
+        checkpoint["lane_states"] = self.lanes.to_plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        trained: Any = self.lanes.load(checkpoint)
+        trained: Any = self.lanes.load(checkpoint, self.trainer)
         self.trained, self.resumed = trained, True
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
         set_inner_lr(self.backbone, self.inner_lr(self.backbone.config.ttt.inner))
 
     def on_validation_start(self) -> None:
@@ -196,8 +192,9 @@ class TokenModel(OuterLoop):
             self.lanes.carry(after)
         self.log("train_loss", loss)
         self.log("train_bits", loss.detach() / math.log(2), prog_bar=True)
-        self.record(targets)
-        return loss
+        weight, rows = weigh(batch, self.trainer.world_size)
+        self.record(rows, targets.shape[1])
+        return loss * weight
 
     def split(self, window: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens (B, T) of a window that are read, and those, a token later, to predict.
@@ -207,16 +204,16 @@ class TokenModel(OuterLoop):
         T = window.shape[1] - (math.prod(self.header.grid) if self.header.grid else 1)
         return window[:, :T], window[:, 1 : T + 1]
 
-    def record(self, targets: Tensor) -> None:
-        """Add targets (B, T) of every process to the record of training.
+    def record(self, rows: int, T: int) -> None:
+        """Add T targets of each row of every process to the record of training.
 
         FLOPs are those of windows of T tokens from an empty state, also with lanes.
         """
-        tokens, T = targets.numel() * self.trainer.world_size, targets.shape[1]
+        tokens = rows * T
         self.trained["tokens"] += tokens
         self.trained["flops"] += training_flops(self.backbone.config, tokens, T)
         self.trained["window"], self.trained["steps"] = T, self.global_step + 1
-        self.log_rate(targets.numel(), "tokens_per_s")
+        self.log_rate(tokens, "tokens_per_s")
 
     def validation_step(self, batch: Any, batch_idx: int, name: str = "val") -> None:
         tokens, targets = self.split(batch.tokens)

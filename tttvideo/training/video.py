@@ -18,7 +18,7 @@ from tttvideo.video.frame_model import FrameModel, FrameModelConfig, FrameModelS
 from tttvideo.video.shared_digits import share_digits
 from tttvideo.weights.video_checkpoints import VideoCheckpoint, video_description
 
-from .lanes import Lanes, by_structure, noisy
+from .lanes import Lanes, by_structure, noisy, weigh
 from .outer_loop import OptimConfig, OuterLoop
 from .tokens import TokenHeader, matching_frame_tokenizer, set_inner_lr
 
@@ -61,17 +61,15 @@ class VideoModel(OuterLoop):
 
     def on_fit_start(self) -> None:
         self.lanes.to(self.device)
-        if self.data.lanes and self.trainer.world_size > 1:
-            raise ValueError("data.lanes is for one process; set trainer.devices to 1")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         facts = self.header.tokenizer, self.header.fps, self.frame_tokenizer, dict(self.trained)
         checkpoint["tttvideo"] = video_description(VideoCheckpoint(self.frame_model, *facts))
-        checkpoint["lanes"] = self.lanes.to_plain()
+        checkpoint["lane_states"] = self.lanes.to_plain()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self.trained = self.lanes.load(checkpoint)
+        self.trained = self.lanes.load(checkpoint, self.trainer)
         if "first_mixer" not in checkpoint["tttvideo"]["frame_model"]:
             raise ValueError(
                 "the checkpoint is of a frame model with other norms; start a new run with another "
@@ -79,6 +77,7 @@ class VideoModel(OuterLoop):
             )
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
         set_inner_lr(self.frame_model, self.inner_lr(self.frame_model.config.ttt.inner))
 
     def on_validation_start(self) -> None:
@@ -135,11 +134,11 @@ class VideoModel(OuterLoop):
         self.log("train_loss", loss)
         bits = loss.detach() * targets.shape[2] / math.log(2)
         self.log("train_bits_per_frame", bits, prog_bar=True)
-        count = targets.shape[0] * targets.shape[1]
-        self.trained["frames"] += count * self.trainer.world_size
+        weight, rows = weigh(batch, self.trainer.world_size)
+        self.trained["frames"] += rows * targets.shape[1]
         self.trained |= {"window": targets.shape[1], "steps": self.global_step + 1}
-        self.log_rate(count, "frames_per_s")
-        return loss
+        self.log_rate(rows * targets.shape[1], "frames_per_s")
+        return loss * weight
 
     def validation_step(self, batch: Any, batch_idx: int, name: str = "val") -> None:
         frames, targets, conditions = self.split(batch)
