@@ -20,7 +20,8 @@ from torchvision.utils import make_grid
 
 from tttvideo.apps.show.prediction_report import PredictionReport, table
 from tttvideo.data.video.horizon import split_frames
-from tttvideo.data.video.reader import Frame, VideoReader, stack_images
+from tttvideo.data.video.reader import Frame, stack_images
+from tttvideo.data.video.sources import one_video
 from tttvideo.data.video.writer import video_writer
 from tttvideo.progress import progress
 from tttvideo.sampling.choose import Chooser
@@ -54,7 +55,7 @@ def continue_video(model: VideoCheckpoint, options: argparse.Namespace) -> Predi
     video, out, device = Path(options.video), Path(options.out), best_device()
     choose = Chooser(options.temperature, options.top_k, options.top_p, options.seed)
     network, tokenizer = model.network.to(device), model.frame_tokenizer.to(device)
-    source = VideoReader(video, tokenizer.config.size)
+    source = one_video(video, options.fps).open(tokenizer.config.size)
     fps, times = source.info.fps or model.fps or 30.0, source.index.times
     known, ahead = split_frames(times, fps, options.context, options.horizon)
     if model.fps and abs(model.fps / fps - 1) > 0.1:

@@ -1,7 +1,6 @@
 """`tttvideo demo`: the options."""
 
 import argparse
-from pathlib import Path
 
 from .options import Parser, check_folder, check_rate
 
@@ -43,8 +42,8 @@ def check(options: argparse.Namespace) -> None:
 
 
 def check_length(video: str) -> None:
-    from tttvideo.data.video.reader import VideoReader
+    from tttvideo.data.video.sources import one_video
 
-    count = len(VideoReader(Path(video), 64).index.times)
+    count = len(one_video(video).open(64).index.times)
     if count < FEWEST:
         raise ValueError(f"{video} has {count} frames; the demo needs at least {FEWEST}")

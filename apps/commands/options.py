@@ -101,20 +101,14 @@ def check_output(path: str, option: str = "out", suffix: str = "") -> None:
     check_folder(str(Path(path).parent), option)
 
 
-def check_video(path: str | Path) -> float:
-    """Refuse a file that is missing, empty, no video, or damaged in its first frame.
+def check_rate(path: str | Path, fps: float | None = None) -> float:
+    """Refuse what is not one video, or damaged in its first frame, or has an unusual rate.
 
+    fps: frames per second of pictures and arrays.
     Returns its frames per second; 0.0 if it does not declare them.
     """
-    from tttvideo.data.video.probe import probe  # PyAV takes longer to import than --help may take
+    from tttvideo.data.video import sources, writer  # PyAV takes longer to import than --help may
 
-    return probe(path).fps
-
-
-def check_rate(path: str | Path) -> float:
-    """`check_video` for a video at whose rate others will be written."""
-    from tttvideo.data.video import writer
-
-    fps = check_video(path)
-    writer.check_rate(path, fps)
-    return fps
+    found = sources.one_video(path, fps).info().fps
+    writer.check_rate(path, found)
+    return found

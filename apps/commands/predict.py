@@ -29,7 +29,10 @@ def parser() -> argparse.ArgumentParser:
     )
     add = top.add_argument
     add("checkpoint", metavar="CKPT", help="trained by `tttvideo fit` on video")
-    add("video", metavar="VIDEO", help="video file to continue")
+    help = "video to continue: a file, an array, or a folder of pictures"
+    add("video", metavar="VIDEO", help=help)
+    help = "frames per second of pictures or an array (default: 25)"
+    add("--fps", type=float, metavar="RATE", help=help)
     help = "read this much of the beginning (default: all except the horizon)"
     add("--context", type=float, metavar="SECONDS", help=help)
     help = "predict this much (default: 1)"
@@ -56,6 +59,8 @@ def parser() -> argparse.ArgumentParser:
 def check(options: argparse.Namespace) -> None:
     check_sampling(options)
     refuse_unless(options.horizon > 0, "horizon", options.horizon, "above 0 seconds")
+    fps = options.fps
+    refuse_unless(fps is None or 0 < fps < 1e6, "fps", fps, "above 0 frames per second")
     if options.context is not None:
         refuse_unless(options.context > 0, "context", options.context, "above 0 seconds")
     refuse_unless(options.futures > 0, "futures", options.futures, "1 or more")
@@ -67,7 +72,7 @@ def check(options: argparse.Namespace) -> None:
         check_output(options.save_state, "save-state")
     check_folder(options.out)
     check_checkpoint(options.checkpoint)
-    check_horizon(options.horizon, check_rate(options.video))
+    check_horizon(options.horizon, check_rate(options.video, options.fps))
 
 
 def check_conditions(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tttvideo.apps.commands import parse
 from tttvideo.apps.predict import predict
-from tttvideo.data.video.reader import VideoReader
+from tttvideo.data.video.sources import one_video
 
 from .stages import Stages, fit, prepare_video
 
@@ -33,7 +33,7 @@ class OwnVideo:
         self.frame_steps, self.steps = frame_steps, steps
         self.tokenizer, self.model = out / "frame_tokenizer", out / "model"
         self.tokens, self.checked = out / "tokens", out / "validation"
-        reader = VideoReader(video, 64)
+        reader = one_video(video).open(64)
         self.times, self.fps = reader.index.times, reader.info.fps or 30.0
         self.held_out = min(HELD_OUT, len(self.times) // 5)
         self.known = len(self.times) - self.held_out

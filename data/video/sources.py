@@ -134,6 +134,16 @@ def find_videos(inputs: Iterable[str | Path], fps: float | None = None) -> Found
     return found
 
 
+def one_video(path: str | Path, fps: float | None = None) -> VideoSource:
+    """The only video of a path; see `find_videos`. Raises ValueError for several."""
+    videos = find_videos([path], fps).videos
+    if len(videos) == 1:
+        return videos[0]
+    single = videos[0].number is None
+    remedy = f"name one of them, such as {videos[0].path}" if single else "save one as an array"
+    raise ValueError(f"{path} holds {len(videos):,} videos, and one is wanted; {remedy}")
+
+
 def named(path: Path, fps: float) -> list[VideoSource]:
     """The videos of a file that a person named."""
     if not path.exists():

@@ -361,6 +361,17 @@ def test_a_frame_model_continues_from_a_saved_state(work):
     assert_a_saved_state_continues("whole", "clip.mp4", cut=16)
 
 
+def test_an_array_is_continued_as_a_video_of_the_same_frames(work):
+    frames = np.stack([frame.image for frame in VideoReader(Path("clip.mp4"), 64)])
+    np.save("clip.npy", frames)
+    np.save("clips.npy", np.stack([frames, frames]))
+    bits, ahead = predict("whole", "clip.mp4", "of_file")
+    same, again = predict("whole", "clip.npy", "of_array", "--fps=10")
+    assert bits == same and np.array_equal(ahead, again)
+    with pytest.raises(SystemExit, match="clips.npy holds 2 videos, and one is wanted; save one"):
+        predict("whole", "clips.npy", "of_several")
+
+
 def test_the_futures_of_a_frame_model_differ(work):
     predict("whole", "clip.mp4", "futures", "--futures=8")
     shown = [frame.image for frame in VideoReader(Path("futures/futures.mp4"), 134)]
