@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tttvideo.data.video.camera import CameraPose
 from tttvideo.data.video.conditions import find_condition, read_condition, seconds_between
+from tttvideo.data.video.sources import VideoSource
 from tttvideo.sampling.given_conditions import GivenConditions, check_fits, conditions_read
 from tttvideo.sampling.saved_states import SavedState
 from tttvideo.video.conditions import Conditions
@@ -86,9 +87,9 @@ class EstimatedPoses:
 def frame_conditions(
     network: object,
     options: argparse.Namespace,
+    source: VideoSource,
     saved: SavedState | None,
-    times: np.ndarray,
-    fps: float,
+    clock: tuple[np.ndarray, float],
     counts: tuple[int, int],
 ) -> FrameConditions:
     """What the model reads of all frames that are read and predicted.
@@ -97,13 +98,15 @@ def frame_conditions(
     are estimated. Prints where each is from. Raises ValueError where there is none, and for rows
     that are too few or not of the model's form.
 
-    times: seconds of the video's frames. counts: frames of the context and of the horizon.
+    clock: seconds of the video's frames, and frames per second beyond them.
+    counts: frames of the context and of the horizon.
     """
     config = network.config if isinstance(network, FrameModel) else FrameModelConfig()
     reads, rows, about = conditions_read(config), {}, {}
     for name in GIVEN:
-        if file := condition_file(name, options, name in reads):
-            rows[name] = enough(read_condition(file, name), name, file, counts)
+        if found := condition_file(name, options, source, name in reads):
+            file, number = found
+            rows[name] = enough(read_condition(file, name, number), name, file, counts)
             check_fits(config, name, rows[name], file)
             about[name] = str(file)
             print(f"{name} of each frame: {file}")
@@ -111,23 +114,27 @@ def frame_conditions(
             can_estimate = name == "poses" and config.address.poses == "shift"
             about[name] = "estimated" if can_estimate else "missing"
             if reads[name] and not can_estimate:
-                raise ValueError(f"the model reads {name}: {remedy(name, options.video, counts)}")
-            print(f"note: no {name} beside {options.video}, so they are {about[name]}")
+                raise ValueError(f"the model reads {name}: {remedy(name, source.path, counts)}")
+            print(f"note: no {name} beside {source.path}, so they are {about[name]}")
     if "seconds" in reads:
+        times, fps = clock
         beyond = times[-1] + np.arange(1, sum(counts) + 1) / fps
         rows["seconds"] = seconds_between(np.append(times, beyond))
     camera = estimated_poses(about.get("poses") == "estimated", saved)
     return FrameConditions(GivenConditions(rows), camera, about)
 
 
-def condition_file(name: str, options: argparse.Namespace, read: bool) -> Path | None:
-    """The file of a condition: the option's, or else the one beside the video."""
+def condition_file(
+    name: str, options: argparse.Namespace, source: VideoSource, read: bool
+) -> tuple[Path, int | None] | None:
+    """The file of a condition, the option's or else that of the video, and the video's number."""
     given = getattr(options, name, None)
     if given and not read:
         raise ValueError(f"--{name} {given}: {options.checkpoint} reads no {name}; leave it out")
     if given:
-        return Path(given)
-    return find_condition(Path(options.video), name) if read else None
+        return Path(given), None
+    beside = find_condition(source.path, name) if read else None
+    return (beside, source.number) if beside else None
 
 
 def enough(rows: np.ndarray, name: str, file: Path, counts: tuple[int, int]) -> np.ndarray:
@@ -143,8 +150,8 @@ def enough(rows: np.ndarray, name: str, file: Path, counts: tuple[int, int]) -> 
     return rows
 
 
-def remedy(name: str, video: str, counts: tuple[int, int]) -> str:
-    beside = f"put {Path(video).stem}.{name}.npy beside {video}"
+def remedy(name: str, video: Path, counts: tuple[int, int]) -> str:
+    beside = f"put {video.stem}.{name}.npy beside {video}"
     if name == "classes":
         return f"{beside}, which may hold one number"
     return f"give --{name} FILE, or {beside}, with a row for each of {sum(counts)} frames"

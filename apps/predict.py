@@ -52,20 +52,17 @@ def predict(options: argparse.Namespace) -> PredictionReport:
 
 def continue_video(model: VideoCheckpoint, options: argparse.Namespace) -> PredictionReport:
     """Read the context and predict the horizon; writes the videos and the state."""
-    video, out, device = Path(options.video), Path(options.out), best_device()
+    video = one_video(options.video, options.fps)
+    out, device = Path(options.out), best_device()
     choose = Chooser(options.temperature, options.top_k, options.top_p, options.seed)
     network, tokenizer = model.network.to(device), model.frame_tokenizer.to(device)
-    source = one_video(video, options.fps).open(tokenizer.config.size)
+    source = video.open(tokenizer.config.size)
     fps, times = source.info.fps or model.fps or 30.0, source.index.times
     known, ahead = split_frames(times, fps, options.context, options.horizon)
-    if model.fps and abs(model.fps / fps - 1) > 0.1:
-        print(
-            f"note: the model was trained at {model.fps:g} frames per second, and {video} has "
-            f"{fps:g}"
-        )
+    warn_of_rate(model.fps, video.name, fps)
     frames, reader = iter(source), FrameReader(network, tokenizer)
     saved = load_state_file(options.load_state, network) if options.load_state else None
-    conditions = frame_conditions(network, options, saved, times, fps, (known, ahead))
+    conditions = frame_conditions(network, options, video, saved, (times, fps), (known, ahead))
     if saved:
         reader.prefix = saved.prefix
     start = time.perf_counter()
@@ -110,6 +107,13 @@ def continue_video(model: VideoCheckpoint, options: argparse.Namespace) -> Predi
         "reader": f"{source.backend}: {source.reason}",
     }
     return report
+
+
+def warn_of_rate(trained: float | None, name: str, fps: float) -> None:
+    if trained and abs(trained / fps - 1) > 0.1:
+        print(
+            f"note: the model was trained at {trained:g} frames per second, and {name} has {fps:g}"
+        )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 from tttvideo.apps.commands import parse
 from tttvideo.apps.predict import predict
+from tttvideo.data.video.conditions import find_condition
 from tttvideo.data.video.sources import one_video
 
 from .stages import Stages, fit, prepare_video
@@ -17,6 +18,7 @@ from .stages import Stages, fit, prepare_video
 HELD_OUT = 64  # frames at the end that no model learns from, or a fifth of a shorter video
 CHECKED = 33  # frames before these that are not learned from either, or an eighth of a longer video
 COPIES = 5  # altered views of the video, besides itself
+MOVING = "actions", "poses", "ages"  # conditions that altered views would not fit
 CHECKS, PATIENCE = 10, 3  # validations in the course of training; those without a better one
 FIRST = 16  # predicted frames of the table
 
@@ -76,7 +78,8 @@ class OwnVideo:
 
     def tokenise(self) -> None:
         codec = ["--frame-tokenizer", str(self.tokenizer / "last.ckpt")]
-        train = ["--end", str(self.learned), "--augment", str(COPIES)]
+        known = any(find_condition(self.video, name) for name in MOVING)
+        train = ["--end", str(self.learned), "--augment", str(0 if known else COPIES)]
         checks = ["--start", str(self.learned), "--end", str(self.end)]
         for part, out in ((train, self.tokens), (checks, self.checked)):
             prepare_video([str(self.video), *codec, *part], out)
