@@ -75,6 +75,7 @@ class Shapes:
             for key, part in parts.items()
             for word in (f"--data.{key}", json.dumps([str(self.clips / part)]))
         ]
+        data += ["--data.buffer", str(CLIPS * FRAMES)]  # so that every clip is read once
         fit("frame_tokenizer_tiny", self.tokenizer, self.frame_steps, data)
 
     def tokenise(self) -> None:
