@@ -1,1 +1,1 @@
-"""`tttvideo prepare text | video | drawn | pan | recall`."""
+"""`tttvideo prepare text | video | pan | drawn | maze | recall`."""
