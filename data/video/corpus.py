@@ -1,8 +1,8 @@
 """A corpus of video: files in; shards of the tokens of every frame, and a manifest, out.
 
-The files are those of data/corpus.py. A video is a document, and is in one part of the corpus with
-all its altered copies left out of validation. A video that cannot be read to its end is left out
-whole, and listed in the manifest.
+The files are those of data/corpus.py. A video is a document, in one part of the corpus. Altered
+copies are written for training only. A video that cannot be read to its end is left out whole, and
+listed in the manifest.
 """
 
 from __future__ import annotations
