@@ -62,3 +62,17 @@ def unique(items: Iterable[Item], key: Callable[[Item], Any]) -> list[Item]:
     for item in items:
         first.setdefault(key(item), item)
     return list(first.values())
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Bytes, and the time of the last change in ns, of a file or of all files in a folder.
+
+    The time of a folder counts too: its names are the order of pictures. (0, 0) if it is gone.
+    """
+    try:
+        files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
+        facts = [file.stat() for file in files]
+        times = [fact.st_mtime_ns for fact in (*facts, path.stat())]
+    except OSError:
+        return 0, 0
+    return sum(fact.st_size for fact in facts), max(times)

@@ -1,8 +1,9 @@
 """Options that `prepare text` and `prepare video` share."""
 
 import argparse
-import os
 import re
+
+from tttvideo.data.cores import cores
 
 from .options import check_folder, refuse_unless
 
@@ -25,11 +26,6 @@ def add_corpus(parser: argparse.ArgumentParser, held_out: str, bad: str, max_bad
     add("--part", type=part_of_all, metavar="I/N", help=help)
     help = "make the corpus from what --part prepared in --out, and in these folders"
     add("--merge", nargs="*", metavar="DIR", help=help)
-
-
-def cores() -> int:
-    """Cores that this process may use: of a job on a shared machine, its own."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def part_of_all(text: str) -> tuple[int, int]:

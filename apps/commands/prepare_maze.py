@@ -1,8 +1,9 @@
 """`tttvideo prepare maze --out DIR`: the options."""
 
 import argparse
-import os
 from importlib.util import find_spec
+
+from tttvideo.data.cores import cores
 
 from .options import Parser, check_folder, refuse_unless
 
@@ -33,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     add("--cells", type=int, default=4, metavar="C", help=help)
     add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers (default: 0)")
     help = "processes (default: one per core)"
-    add("--workers", type=int, default=os.cpu_count(), metavar="W", help=help)
+    add("--workers", type=int, default=cores(), metavar="W", help=help)
     return top
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tttvideo.data.corpus import part_of
+from tttvideo.data.inputs import stamp
 from tttvideo.data.tokens import CONDITIONS
 
 from .conditions import READERS, beside, find_condition, is_condition, read_condition
@@ -86,17 +87,9 @@ class Clip:
 
 
 def new_clips(videos: Sequence[VideoSource]) -> list[Clip]:
-    stamp.cache_clear()
     condition_files.cache_clear()
-    return [Clip(source, *stamp(source.path), place) for place, source in enumerate(videos)]
-
-
-@lru_cache(maxsize=16)
-def stamp(path: Path) -> tuple[int, int]:
-    """Bytes, and the time of the last change, of a file or of all files in a folder."""
-    files = picture_files(path) if path.is_dir() else [path]
-    facts = [file.stat() for file in files]
-    return sum(fact.st_size for fact in facts), max(fact.st_mtime_ns for fact in facts)
+    stamped = lru_cache(maxsize=16)(stamp)  # an array has many videos
+    return [Clip(source, *stamped(source.path), place) for place, source in enumerate(videos)]
 
 
 def picture_files(folder: Path) -> list[Path]:

@@ -6,7 +6,6 @@ frame does not come is ended by the system, even if its parent is gone. That cos
 """
 
 import math
-import os
 import re
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +21,8 @@ from typing import Any
 
 import numpy as np
 
+from tttvideo.data.cores import cores
+from tttvideo.data.inputs import stamp
 from tttvideo.data.tokens import file_hash
 
 from .images import ImageReader, Pictures
@@ -132,11 +133,6 @@ def survey(
             child.end()
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class Child:
     """A process that examines one video after another."""
 
@@ -233,16 +229,6 @@ def known(source: VideoSource) -> tuple[str, int | None, float | None, int, int]
     """The first facts of a survey: what identifies the video, size and time of change."""
     size, changed = stamp(source.path)
     return str(source.path), source.number, source.fps, size, changed
-
-
-def stamp(path: Path) -> tuple[int, int]:
-    """Bytes and time of the last change, of a file or of all files in a folder; 0, 0 if gone."""
-    try:
-        paths = [path, *path.iterdir()] if path.is_dir() else [path]
-        facts = [file.stat() for file in paths]
-    except OSError:
-        return 0, 0
-    return sum(fact.st_size for fact in facts), max(fact.st_mtime_ns for fact in facts)
 
 
 @lru_cache(maxsize=1)  # an array has many videos

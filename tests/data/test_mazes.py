@@ -315,6 +315,16 @@ def test_without_vizdoom_the_extra_is_named(monkeypatch, tmp_path):
         main(["prepare", "maze", "--out", str(tmp_path)])
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs a set of cores")
+def test_a_job_that_has_one_core_gets_one_worker():
+    cores = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        assert prepare_maze.parser().parse_args(["--out", "x"]).workers == 1
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 def test_headings_are_whole_parts_of_a_turn():
     assert HEADINGS * TURN == 360 and 90 % TURN == 0  # exact in the engine's binary angles
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,12 +17,13 @@ from PIL import Image
 from helpers.broken_sources import Crashing, Looping, Raising, Sleeping
 from tttvideo.data.tokens import file_hash
 from tttvideo.data.video import index_file
+from tttvideo.data.video.clips import new_clips
 from tttvideo.data.video.doctor import explain
 from tttvideo.data.video.drawn import bouncing_glyphs
 from tttvideo.data.video.index_file import index_videos, read_surveys, summary
 from tttvideo.data.video.reader import VideoReader
 from tttvideo.data.video.sources import VideoSource, find_videos, printable
-from tttvideo.data.video.survey import Survey, examine, survey
+from tttvideo.data.video.survey import Survey, examine, known, survey
 from tttvideo.data.video.writer import write_video
 
 
@@ -129,6 +131,23 @@ def test_a_survey_tells_uneven_times_repeats_and_skipped_numbers(tmp_path):
     assert (array.constant, array.flags, array.repeats) == (True, [], 1)
     assert folder.flags == ["numbers skip"] and "may be missing" in explain(folder)
     assert folder.frames == 6 and folder.sha256 != array.sha256 != webp.sha256
+
+
+def test_a_survey_and_a_corpus_know_pictures_by_the_same_stamp(tmp_path):
+    (tmp_path / "c" / "old").mkdir(parents=True)
+    for name in ("1.png", "2.png"):
+        Image.new("RGB", (32, 32)).save(tmp_path / "c" / name)
+        os.utime(tmp_path / "c" / name, (1e9, 1e9))
+    os.utime(tmp_path / "c", (1e9, 1e9))
+    source = VideoSource(tmp_path / "c", fps=10.0)
+    (clip,) = new_clips([source])
+    size = 2 * (tmp_path / "c/1.png").stat().st_size
+    assert known(source)[-2:] == (clip.size, clip.changed) == (size, 10**18)
+    (tmp_path / "c/1.png").rename(tmp_path / "c/3.png")  # another order of the same pictures
+    (clip,) = new_clips([source])
+    assert known(source)[-2:] == (clip.size, clip.changed) != (size, 10**18)
+    shutil.rmtree(tmp_path / "c")
+    assert known(source)[-2:] == (0, 0)
 
 
 # --- the index
