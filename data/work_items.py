@@ -141,10 +141,13 @@ def prepare_items(
 ) -> None:
     """Prepare work items by number, in this process if one worker is enough, else in several.
 
+    Sources that may end or stop the process which reads them, of a job with patience, are read in
+    other processes only.
+
     advance: gets the bytes read since the last call, and how many units they held.
     Raises the error of a work item, and WorkerDied.
     """
-    if min(workers, len(items)) > 1:
+    if job.patience or min(workers, len(items)) > 1:
         prepare_in_processes(job, items, workers, advance)
         return
     prepare = job.open()

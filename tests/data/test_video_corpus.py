@@ -30,6 +30,7 @@ LENGTHS = [5, 9, 70, 1, 12, 8, 3, 20]  # frames; one is longer than what is enco
 def inside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(corpus, "ITEM_BYTES", 15_000)
+    monkeypatch.setattr(VideoJob, "patience", None)  # one worker is this process
     Path("clips").mkdir()
 
 
@@ -321,6 +322,17 @@ def test_a_video_that_ends_or_stops_its_process_costs_that_video_alone(monkeypat
     assert [clip["file"] for clip in manifest["bad"]] == ["clips/1b.mp4", "clips/2b.mp4"]
     assert "clips/1b.mp4 ends the process that reads it" in manifest["bad"][0]["reason"]
     assert read_back() == [tokens_of(f"clips/{n}.mp4") for n in range(4)]
+
+
+def test_one_worker_outlives_videos_that_end_its_process_in_one_work_item(monkeypatch):
+    monkeypatch.setattr(VideoJob, "patience", 60)
+    monkeypatch.setattr(corpus, "ITEM_BYTES", 1 << 20)
+    write_clips([4])
+    for name in ("a", "b"):
+        write_clip(f"clips/{name}.mp4", np.full((4, SIZE, SIZE, 3), ENDS, np.uint8))
+    manifest = prepare(run=Run(1, 0.7), codec=DANGEROUS)
+    assert [clip["file"] for clip in manifest["bad"]] == ["clips/a.mp4", "clips/b.mp4"]
+    assert read_back() == [tokens_of("clips/0.mp4")]
 
 
 @pytest.mark.parametrize("outs", [["out"] * 3, ["a", "b", "c"]], ids=["one folder", "three"])
