@@ -15,6 +15,7 @@ VIDEO_SUFFIXES = (
     ".obu", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".y4m",
 )
 # fmt: on
+DISK = 20e6  # bytes per second of the slowest disk; an index may be anywhere in a file
 
 Item = TypeVar("Item")
 

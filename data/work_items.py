@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, suppress
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from tttvideo.files import read_json, write_json
 from tttvideo.progress import Advance
 
+from .inputs import DISK
 from .tokens import Header, TokenWriter, condition_path, file_hash, token_writer
 
 
@@ -164,10 +165,10 @@ def prepare_in_processes(
     with pool:
         try:
             waiting = {pool.submit(Worker.prepare, *item) for item in items.items()}
-            reported = [0, 0]
+            reported = (0, 0)
             while waiting:
                 done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                now = board.counts[:]
+                now = board.counts()
                 advance(*(new - old for new, old in zip(now, reported, strict=True)))
                 reported = now
                 for item in done:
@@ -176,36 +177,62 @@ def prepare_in_processes(
         except BrokenProcessPool as error:
             raise WorkerDied([items[n][place] for n, place in board.being_read()]) from error
         finally:
-            board.stop.set()
+            board.stop.value = True
+            late = threading.Timer(GRACE, board.end_all)
+            late.start()
             pool.shutdown(cancel_futures=True)
+            late.cancel()
 
 
-PID, ITEM, SOURCE, SECONDS = range(4)
-"""Columns of a worker's row on the board: its process, what it reads, and when it last got on."""
+GRACE = 5  # seconds in which workers that were stopped end by themselves
+
+PID, ITEM, SOURCE, SIZE, SECONDS, BYTES, UNITS = range(7)
+"""Columns of a worker's row on the board: its process; what it reads, and the bytes of that; when
+it last got on; and how much it has read."""
+COLUMNS = 7
 IDLE = -1  # of ITEM
 
 
 class Board:
-    """What the workers tell, in memory that all processes share."""
+    """What the workers tell, in memory that all processes share.
+
+    It is without locks, which a worker that dies would hold for ever: each writes its own row.
+    """
 
     def __init__(self, context: Any, workers: int):
         self.workers = workers
-        self.counts = context.Array("q", 2)  # bytes and units read
-        self.stop = context.Event()  # set when a work item failed
+        self.stop = context.RawValue("b")  # true when a work item failed
         self.started = context.Value("q")
-        self.rows = context.Array("q", [IDLE] * (4 * workers))
+        self.memory = context.RawArray("q", [0, IDLE, 0, 0, 0, 0, 0] * workers)
+
+    def rows(self) -> list[list[int]]:
+        return [self.memory[at : at + COLUMNS] for at in range(0, len(self.memory), COLUMNS)]
+
+    def counts(self) -> tuple[int, int]:
+        """Bytes and units that were read."""
+        rows = self.rows()
+        return sum(row[BYTES] for row in rows), sum(row[UNITS] for row in rows)
 
     def being_read(self) -> list[tuple[int, int]]:
         """(item, place) of the sources that workers are at, or were at when they ended."""
-        rows = [self.rows[at : at + 4] for at in range(0, 4 * self.workers, 4)]
-        return [(row[ITEM], row[SOURCE]) for row in rows if row[ITEM] != IDLE]
+        return [(row[ITEM], row[SOURCE]) for row in self.rows() if row[ITEM] != IDLE]
 
     def end_hanging(self, patience: float | None) -> None:
-        """Kill the workers that have not got on with a source for `patience` seconds."""
-        for at in range(0, 4 * self.workers, 4):
-            pid, item, _, seconds = self.rows[at : at + 4]
-            if patience and item != IDLE and time.monotonic() - seconds > patience:
-                os.kill(pid, signal.SIGKILL)
+        """Kill the workers that have not got on with a source for `patience` seconds.
+
+        A source may take longer by its bytes: nobody hears of a file while it is opened.
+        """
+        for row in self.rows():
+            late = time.monotonic() - row[SECONDS]
+            if patience and row[ITEM] != IDLE and late > patience + row[SIZE] / DISK:
+                os.kill(row[PID], signal.SIGKILL)
+
+    def end_all(self) -> None:
+        """Kill the workers that still live."""
+        processes = {row[PID] for row in self.rows()}
+        for child in active_children():
+            if child.pid in processes:
+                child.kill()
 
 
 class Worker:
@@ -222,35 +249,43 @@ class Worker:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
         threading.Thread(target=end_with_parent, daemon=True).start()
         with board.started.get_lock():
-            cls.row = 4 * board.started.value
+            cls.row = COLUMNS * board.started.value
             board.started.value += 1
         cls.job, cls.board = job, board
+        cls.write(PID, os.getpid())
         cls.run = staticmethod(job.open())
+
+    @classmethod
+    def write(cls, column: int, value: int) -> None:
+        cls.board.memory[cls.row + column] = value
 
     @classmethod
     def prepare(cls, number: int, sources: Sequence[Any]) -> None:
         prepare_item(cls.job, cls.run, number, cls.noted(number, sources), cls.advance)
-        cls.note(IDLE, 0)
+        cls.write(ITEM, IDLE)
 
     @classmethod
     def noted(cls, number: int, sources: Sequence[Any]) -> Iterator[Any]:
         for place, source in enumerate(sources):
-            cls.note(number, place)
+            cls.check_stop()
+            cls.write(ITEM, IDLE)  # until the row is whole
+            cls.write(SOURCE, place)
+            cls.write(SIZE, source.size)
+            cls.write(SECONDS, int(time.monotonic()))
+            cls.write(ITEM, number)
             yield source
 
     @classmethod
-    def note(cls, number: int, place: int) -> None:
-        facts = os.getpid(), number, place, int(time.monotonic())
-        cls.board.rows[cls.row : cls.row + 4] = facts
+    def advance(cls, size: int, units: int = 0) -> None:
+        cls.check_stop()
+        cls.write(SECONDS, int(time.monotonic()))
+        for column, more in ((BYTES, size), (UNITS, units)):
+            cls.write(column, cls.board.memory[cls.row + column] + more)
 
     @classmethod
-    def advance(cls, size: int, units: int = 0) -> None:
-        if cls.board.stop.is_set():
+    def check_stop(cls) -> None:
+        if cls.board.stop.value:
             raise InterruptedError("another work item failed")
-        cls.board.rows[cls.row + SECONDS] = int(time.monotonic())
-        with cls.board.counts.get_lock():
-            cls.board.counts[0] += size
-            cls.board.counts[1] += units
 
 
 def end_with_parent() -> None:

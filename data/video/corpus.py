@@ -27,6 +27,7 @@ from tttvideo.data.corpus import (
     publish,
     removed_after_an_error,
 )
+from tttvideo.data.inputs import DISK
 from tttvideo.data.tokens import WORKING, Header, TokenWriter
 from tttvideo.data.work_items import PARTS, Prepare, Shards, WorkerDied, prepare_in_processes
 from tttvideo.files import read_json, write_json
@@ -174,9 +175,10 @@ class VideoJob:
             try:
                 prepare_in_processes(alone, {0: [clip]}, 1, lambda *_: None)
             except WorkerDied:
+                longest = self.patience + clip.size / DISK
                 found[clip.name] = (
                     f"{clip.name} ends the process that reads it, or takes more than "
-                    f"{PATIENCE} s for a few frames; leave it out or re-encode it"
+                    f"{longest:.0f} s for a few frames; leave it out or re-encode it"
                 )
         write_json(self.folder / EXCLUDED, self.excluded() | found)
         return bool(found)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tttvideo.data.cores import cores
-from tttvideo.data.inputs import stamp
+from tttvideo.data.inputs import DISK, stamp
 from tttvideo.data.tokens import file_hash
 
 from .images import ImageReader, Pictures
@@ -37,8 +37,6 @@ UNSTEADY = (
     0.1  # share of a frame's time by which others may differ, beside the TICK of their stamps
 )
 TICK = 0.002  # seconds; Matroska rounds stamps to 1 ms, two of which bound a frame
-
-DISK = 20e6  # bytes per second of the slowest disk; an index may be anywhere in a file
 
 Alive = Callable[[int], None]
 """To be called at every frame, with 0, and before a file of that many bytes is read."""

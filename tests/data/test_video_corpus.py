@@ -4,12 +4,13 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from helpers.codecs import DANGEROUS, ENDS, HANGS, MEANS, SIZE, means
+from helpers.codecs import DANGEROUS, ENDS, FAILS, HANGS, MEANS, SIZE, means
 from tttvideo.data import work_items as workers
 from tttvideo.data.corpus import Run
 from tttvideo.data.tokens import open_tokens
@@ -333,6 +334,17 @@ def test_one_worker_outlives_videos_that_end_its_process_in_one_work_item(monkey
     manifest = prepare(run=Run(1, 0.7), codec=DANGEROUS)
     assert [clip["file"] for clip in manifest["bad"]] == ["clips/a.mp4", "clips/b.mp4"]
     assert read_back() == [tokens_of("clips/0.mp4")]
+
+
+def test_a_run_that_fails_does_not_wait_for_a_worker_that_hangs(monkeypatch):
+    monkeypatch.setattr(VideoJob, "patience", 1000)
+    monkeypatch.setattr(workers, "GRACE", 0.2)
+    monkeypatch.setattr(corpus, "ITEM_BYTES", 1)
+    for name, value in (("a", HANGS), ("b", FAILS)):
+        write_clip(f"clips/{name}.mp4", np.full((4, SIZE, SIZE, 3), value, np.uint8))
+    with pytest.raises(RuntimeError, match="no luck"):
+        prepare(run=Run(2, 0.5), codec=DANGEROUS)
+    assert not active_children()
 
 
 @pytest.mark.parametrize("outs", [["out"] * 3, ["a", "b", "c"]], ids=["one folder", "three"])
