@@ -44,6 +44,11 @@ class Run:
     merge: Sequence[Path] | None = None
     """prepare nothing and publish what was prepared in `out` and in these folders"""
 
+    @property
+    def name(self) -> str:
+        """In the names of files that parts in one folder must not share."""
+        return "{}-{}".format(*(self.part or (1, 1)))
+
     def check_bad(self, bad: int, total: int, what: str, first: Sequence[str]) -> None:
         """Raises ValueError if the share of bad sources is larger than `max_bad`."""
         if bad > self.max_bad * total:
@@ -90,7 +95,7 @@ def open_folder(
         if (out / part).exists():
             raise ValueError(f"{out / part} exists already; choose another --out")
     work.mkdir(parents=True, exist_ok=True)
-    own = planned.with_name("plan.{}-{}.json".format(*run.part)) if run.part else planned
+    own = planned.with_name(f"plan.{run.name}.json")
     write_json(own, plan)
     os.replace(own, planned)  # parts that begin at the same time write the same
     return None

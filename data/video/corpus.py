@@ -44,7 +44,6 @@ from .views import AT_ONCE, Copy, copies
 VERSION = 1  # changes when the same inputs and options give another corpus
 ITEM_BYTES = 1 << 20
 PATIENCE = 300  # seconds without AT_ONCE more frames after which a process is taken to hang
-EXCLUDED = "excluded.json"
 SAME_RATE = 3  # decimals of frames per second in which the videos of a shard agree
 
 Encode = Callable[[np.ndarray], np.ndarray]
@@ -116,7 +115,7 @@ def prepare_video(
     items = group_sources(clips, ITEM_BYTES)
     with removed_after_an_error(out, run):
         if run.merge is None:
-            job = VideoJob(out / WORKING, codec, options, forms)
+            job = VideoJob(out / WORKING, codec, options, forms, run.name)
             records = prepare_sources(job, items, run, "frames")
         else:
             records = merged_records(out, plan, items, run.merge)
@@ -157,6 +156,8 @@ class VideoJob:
     codec: Codec
     options: Options
     conditions: Mapping[str, Form]
+    run: str
+    """other parts, which may write to the same folder, have other names"""
     patience = PATIENCE
 
     def open(self) -> Prepare:
@@ -164,14 +165,14 @@ class VideoJob:
 
     def excluded(self) -> dict[str, str]:
         """The names of videos that ended the process which read them, and what happened."""
-        path = self.folder / EXCLUDED
-        return read_json(path, f"delete {path}") if path.exists() else {}
+        files = sorted(self.folder.glob("excluded.*.json"))  # of all parts
+        return {k: v for file in files for k, v in read_json(file, f"delete {file}").items()}
 
     def exclude(self, suspects: Sequence[Clip]) -> bool:
         """Read each video alone in a process, and leave out those that end it."""
         found = {}
         for clip in suspects:
-            alone = replace(self, folder=self.folder / "alone")
+            alone = replace(self, folder=self.folder / f"alone.{self.run}")
             try:
                 prepare_in_processes(alone, {0: [clip]}, 1, lambda *_: None)
             except WorkerDied:
@@ -180,7 +181,7 @@ class VideoJob:
                     f"{clip.name} ends the process that reads it, or takes more than "
                     f"{longest:.0f} s for a few frames; leave it out or re-encode it"
                 )
-        write_json(self.folder / EXCLUDED, self.excluded() | found)
+        write_json(self.folder / f"excluded.{self.run}.json", self.excluded() | found)
         return bool(found)
 
     def header(self, part: str) -> Header:

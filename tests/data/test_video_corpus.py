@@ -15,12 +15,15 @@ from tttvideo.data import work_items as workers
 from tttvideo.data.corpus import Run
 from tttvideo.data.tokens import open_tokens
 from tttvideo.data.video import corpus
+from tttvideo.data.video.clips import new_clips
 from tttvideo.data.video.conditions import write_conditions
 from tttvideo.data.video.corpus import Options, VideoJob, prepare_video
 from tttvideo.data.video.drawn import bouncing_glyphs
 from tttvideo.data.video.reader import VideoReader
 from tttvideo.data.video.sources import find_videos
 from tttvideo.data.video.writer import write_video
+from tttvideo.data.work_items import WorkerDied
+from tttvideo.files import write_json
 
 
 ONE = Run(workers=1, max_bad=0.01)
@@ -323,6 +326,29 @@ def test_a_video_that_ends_or_stops_its_process_costs_that_video_alone(monkeypat
     assert [clip["file"] for clip in manifest["bad"]] == ["clips/1b.mp4", "clips/2b.mp4"]
     assert "clips/1b.mp4 ends the process that reads it" in manifest["bad"][0]["reason"]
     assert read_back() == [tokens_of(f"clips/{n}.mp4") for n in range(4)]
+
+
+def test_parts_in_one_folder_keep_all_the_videos_that_they_leave_out(monkeypatch):
+    monkeypatch.setattr(VideoJob, "patience", 1)
+    write_clips([1, 1])
+    clips = new_clips(find_videos(["clips"]).videos)
+    one, two = (VideoJob(Path("work"), MEANS, Options(), {}, run) for run in ("1-2", "2-2"))
+    folders, meanwhile = [], [lambda: two.exclude(clips[1:])]
+
+    def die(job, *_):
+        folders.append(job.folder)
+        raise WorkerDied([])
+
+    def write_after_the_other_part(path, value):
+        if meanwhile:
+            meanwhile.pop()()
+        write_json(path, value)
+
+    monkeypatch.setattr(corpus, "prepare_in_processes", die)
+    monkeypatch.setattr(corpus, "write_json", write_after_the_other_part)
+    assert one.exclude(clips[:1])
+    assert {*one.excluded()} == {*two.excluded()} == {"clips/0.mp4", "clips/1.mp4"}
+    assert len({*folders}) == 2  # where they read a video alone
 
 
 def test_one_worker_outlives_videos_that_end_its_process_in_one_work_item(monkeypatch):
