@@ -54,6 +54,7 @@ class FrameLoader:
         totals = [sum(len(part.places) for part in share) for share in shares]
         self.parts, self.total, self.everyone = shares[self.rank], totals[self.rank], sum(totals)
         self.batch_size, self.seed = min(batch_size, min(totals)), seed
+        self.given = {"buffer": buffer, "workers": workers}
         self.steps = min(totals) // self.batch_size
         self.whole = self.total <= buffer  # the pool holds all frames
         self.workers = 0 if self.whole else min(workers, len(self.parts))
@@ -184,7 +185,9 @@ class FrameLoader:
             skip = max(0, skip - len(chunk[0]))
 
     def identity(self) -> dict[str, Any]:
-        """The facts on which the batch at a position depends."""
+        """The facts on which the batch at a position depends; all processes share them, since all
+        resume from the state of the first.
+        """
         return {
             "order": type(self).__name__,
             "items": self.everyone,
@@ -192,8 +195,7 @@ class FrameLoader:
             "seed": self.seed,
             "processes": self.world,
             "views": len(self.parts[0].readers) > 1,
-            "buffer": self.places,
-            "workers": self.workers,
+            **self.given,
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tttvideo.data import frames as frames_room
 from tttvideo.data.frame_chunks import CHUNK
 from tttvideo.data.frames import FrameLoader, HeldFrames, hold_out, open_parts, share_of
 from tttvideo.data.modules import FrameData
@@ -108,6 +109,23 @@ def test_processes_share_out_whole_videos_or_else_the_frames_of_each(videos):
         ranks = [share_of(parts, rank, world) for rank in range(world)]
         read = [part.number + place for share in ranks for part in share for place in part.places]
         assert sorted(read) == [*range(250)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_process_resumes_from_the_state_of_the_first(videos, monkeypatch, workers):
+    def at(rank, buffer):
+        monkeypatch.setattr(frames_room, "processes", lambda: (rank, 2))
+        return loader(videos, buffer, workers=workers)
+
+    for buffer in (64, 120):  # places of the pools 64 and 64; 120 and 100, the whole share
+        first = at(0, buffer)
+        deliver(first, 15)
+        after = at(1, buffer)
+        after.load_state_dict(first.state_dict())
+        whole = deliver(at(1, buffer), 30)
+        assert np.array_equal(deliver(after, 15), whole[15:])
+        with pytest.raises(ValueError, match=f"buffer was {buffer} and is 63"):
+            at(1, 63).load_state_dict(first.state_dict())
 
 
 def test_half_of_the_frames_are_views_of_the_larger_frames(videos):
