@@ -177,6 +177,11 @@ def load_picture(path: Path) -> Image.Image:
         with Image.open(path, formats=FORMATS) as image:
             if image.mode in DEEP:
                 raise VideoError(f"{path} has more than 8 bits a colour; convert it to 8 bits")
+            if image.format == "TIFF" and (pages := getattr(image, "n_frames", 1)) > 1:
+                raise VideoError(
+                    f"{path} has {pages} pages; save them as files of one page each, or all as an "
+                    ".npy of (T, H, W, 3)"
+                )
             return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise VideoError(

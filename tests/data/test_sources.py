@@ -374,6 +374,15 @@ def test_pictures_that_cannot_be_one_video_are_refused(tmp_path):
         find_videos([tmp_path])
 
 
+def test_a_stack_of_pages_is_refused_rather_than_cut_to_its_first(tmp_path):
+    folder = save_pictures(tmp_path / "a", clip(2), ".tif")
+    assert np.array_equal(images(the_one(folder), 48), middle(clip(2)))
+    first, *rest = map(Image.fromarray, clip(3))
+    first.save(folder / "frame2.tif", save_all=True, append_images=rest)
+    with pytest.raises(VideoError, match="frame2.tif has 3 pages; save them as files of one page"):
+        list(the_one(folder).open(48))
+
+
 def test_what_is_named_and_is_no_video_is_refused(tmp_path):
     picture, text, empty = (tmp_path / name for name in ("a.png", "b.txt", "c.npy"))
     Image.fromarray(clip(1)[0]).save(picture)
