@@ -14,7 +14,7 @@ from tttvideo.data.corpus import part_of
 from tttvideo.data.inputs import stamp
 from tttvideo.data.tokens import CONDITIONS
 
-from .conditions import READERS, beside, find_condition, is_condition, read_condition
+from .conditions import beside, condition_files, find_condition, read_condition
 from .conditions import read_conditions as read_rows
 from .images import ImageReader
 from .probe import VideoError
@@ -105,15 +105,8 @@ def ends(path: Path) -> bytes:
 
 def condition_stamps(path: Path) -> list[list[Any]]:
     """Name, size and time of change of each file of conditions beside a video."""
-    listed = condition_files(path.parent)
-    files = (beside(path, name, suffix).name for name in CONDITIONS for suffix in READERS)
-    return [[name, *listed[name]] for name in files if name in listed] if listed else []
-
-
-@lru_cache(maxsize=16)
-def condition_files(folder: Path) -> dict[str, tuple[int, int]]:
-    files = (entry for entry in os.scandir(folder) if is_condition(Path(entry.name)))
-    return {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+    files = [file for name in CONDITIONS for file in beside(path, name)]
+    return [[file.name, (fact := file.stat()).st_size, fact.st_mtime_ns] for file in files]
 
 
 def condition_forms(clips: Sequence[Clip]) -> dict[str, Form]:

@@ -2,13 +2,16 @@
 
 clip.mp4 has clip.actions.npy, or .csv, or .jsonl, and so on for each name of CONDITIONS; an array
 file that holds the video, clip.npz, may hold them too, under these names. A .csv has a frame's
-numbers on each line, after an optional line of names; a .jsonl a number or a list.
+numbers on each line, after an optional line of names; a .jsonl a number or a list. A suffix may be
+written in capitals.
 
 F frames, A numbers of an action, D numbers of a pose.
 """
 
 import json
+import os
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -45,21 +48,49 @@ def read_conditions(path: Path, number: int | None, frames: int) -> dict[str, np
 
 def write_conditions(path: Path, **arrays: np.ndarray) -> None:
     """Write the conditions of a video beside it: clip.mp4 gets clip.actions.npy and so on."""
+    path = with_name(path)
     for name, rows in arrays.items():
-        with replacing(beside(path, name, ".npy")) as partial, open(partial, "wb") as file:
+        out = path.parent / f"{title(path)}.{name}.npy"
+        with replacing(out) as partial, open(partial, "wb") as file:
             np.save(file, checked(rows, name, str(path)))
 
 
-def beside(path: Path, name: str, suffix: str) -> Path:
-    """The file of a condition beside a video, or beside a folder of pictures."""
-    stem = path.name if path.is_dir() else path.stem
-    return path.with_name(f"{stem}.{name}{suffix}")
+def title(path: Path) -> str:
+    """The name that conditions share with a video, or with a folder of pictures."""
+    return path.name if path.is_dir() else path.stem
+
+
+def with_name(path: Path) -> Path:
+    """A path that ends in a name, which `.` and `..` do not."""
+    return path.resolve() if path.name in ("", "..") else path
+
+
+def beside(path: Path, name: str) -> list[Path]:
+    """The files of a condition beside a video, or beside a folder of pictures."""
+    path = with_name(path)
+    if not path.parent.is_dir():
+        return []
+    files = condition_files(path.parent, path.parent.stat().st_mtime_ns)
+    return files.get(f"{title(path)}.{name}", [])
+
+
+@lru_cache(maxsize=16)
+def condition_files(folder: Path, changed: int) -> dict[str, list[Path]]:
+    """The files of conditions in a folder, by their names without suffix, such as clip.actions.
+
+    changed: time of the last change of the folder, in ns.
+    """
+    found: dict[str, list[Path]] = {}
+    for name in sorted(os.listdir(folder)):
+        if is_condition(file := folder / name) and file.is_file():
+            found.setdefault(file.stem, []).append(file)
+    return found
 
 
 def is_condition(path: Path) -> bool:
     """Whether a file is by its name the condition of a video, such as clip.actions.npy."""
     name = Path(path.stem).suffix[1:]
-    return path.suffix in READERS and name in CONDITIONS
+    return path.suffix.lower() in READERS and name in CONDITIONS
 
 
 def find_condition(path: Path, name: str) -> Path | None:
@@ -67,10 +98,9 @@ def find_condition(path: Path, name: str) -> Path | None:
 
     Raises: ValueError where there are two.
     """
-    files = [beside(path, name, suffix) for suffix in READERS]
-    files = [file for file in files if file.is_file()]
-    if path.suffix == ".npz" and path.is_file() and name in arrays_of(path):
-        files.append(path)
+    files = beside(path, name)
+    if path.suffix.lower() == ".npz" and path.is_file() and name in arrays_of(path):
+        files = [*files, path]
     if len(files) > 1:
         raise ValueError(f"{path} has {name} in {files[0]} and in {files[1]}; remove one of them")
     return files[0] if files else None
@@ -84,12 +114,13 @@ def read_condition(path: Path, name: str, number: int | None = None) -> np.ndarr
     Raises: ValueError, in one line, for files of another kind, rows of another form, and numbers
         that are not finite.
     """
-    if path.suffix not in READERS:
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
         raise ValueError(f"{path} is no file of {name}; give one of {', '.join(READERS)}")
     if not path.is_file():
         raise ValueError(f"there is no file {path}; it should have the {name} of the frames")
     try:
-        rows = np.asarray(READERS[path.suffix](path, name))
+        rows = np.asarray(reader(path, name))
     except KeyError as error:
         held = ", ".join(arrays_of(path)) or "nothing"
         raise ValueError(f"{path} holds no array {name}, but {held}; rename one") from error

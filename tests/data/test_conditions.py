@@ -1,10 +1,12 @@
 """Laws of conditions beside a video: read as they were written, one row per frame, or refused."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tttvideo.data.video.clips import condition_stamps
 from tttvideo.data.video.conditions import (
     is_condition,
     read_condition,
@@ -12,6 +14,7 @@ from tttvideo.data.video.conditions import (
     seconds_between,
     write_conditions,
 )
+from tttvideo.data.video.sources import find_videos
 
 
 RANDOM = np.random.default_rng(0)
@@ -64,6 +67,31 @@ def test_a_folder_of_pictures_has_them_beside_it(tmp_path):
     write_conditions(tmp_path / "walk.v2", actions=np.arange(3))
     assert (tmp_path / "walk.v2.actions.npy").is_file()
     assert len(read_conditions(tmp_path / "walk.v2", None, 3)["actions"]) == 3
+
+
+def test_the_working_folder_may_be_the_video(tmp_path, monkeypatch):
+    (tmp_path / "walk" / "inner").mkdir(parents=True)
+    write_conditions(tmp_path / "walk", actions=np.arange(3))
+    monkeypatch.chdir(tmp_path / "walk")
+    assert len(read_conditions(Path("."), None, 3)["actions"]) == 3
+    assert [name for name, *_ in condition_stamps(Path("."))] == ["walk.actions.npy"]
+    monkeypatch.chdir(tmp_path / "walk" / "inner")
+    write_conditions(Path(".."), poses=np.zeros((3, 2)))
+    assert read_conditions(Path(".."), None, 3).keys() == {"actions", "poses"}
+
+
+def test_suffixes_may_be_capitals(tmp_path):
+    (tmp_path / "clip.actions.CSV").write_text("1\n2")
+    with open(tmp_path / "CLIP.NPZ", "wb") as file:
+        np.savez(file, video=np.zeros((2, 8, 8, 3), np.uint8), actions=[3, 4])
+    assert read_conditions(tmp_path / "clip.mp4", None, 2)["actions"].tolist() == [1, 2]
+    assert read_conditions(tmp_path / "CLIP.NPZ", None, 2)["actions"].tolist() == [3, 4]
+    assert is_condition(tmp_path / "clip.actions.CSV")
+    assert [name for name, *_ in condition_stamps(tmp_path / "clip.mp4")] == ["clip.actions.CSV"]
+    assert not find_videos([tmp_path]).passed_over
+    np.save(tmp_path / "clip.actions.npy", [1, 2])
+    with pytest.raises(ValueError, match="clip.actions.CSV and in .*npy; remove one of them"):
+        read_conditions(tmp_path / "clip.mp4", None, 2)
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["inside", "beside"])
@@ -136,7 +164,7 @@ def test_two_files_of_one_condition_and_an_array_of_another_name_are_refused(tmp
         read_condition(tmp_path / "clip.npz", "actions")
     (tmp_path / "clip.actions.csv").write_text("1")
     np.save(tmp_path / "clip.actions.npy", [1])
-    with pytest.raises(ValueError, match="clip.actions.npy and in .*csv; remove one of them"):
+    with pytest.raises(ValueError, match="clip.actions.csv and in .*npy; remove one of them"):
         read_conditions(tmp_path / "clip.npz", None, 1)
 
 
