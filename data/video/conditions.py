@@ -15,13 +15,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
+from zlib import error as ZlibError
 
 import numpy as np
 
 from tttvideo.data.tokens import CONDITIONS
 from tttvideo.files import replacing
 
+from .probe import one_line
 
+
+DAMAGE = (OSError, ValueError, EOFError, BadZipFile, ZlibError)  # what a damaged file raises
 MOST = np.iinfo(np.int32).max
 
 
@@ -124,9 +128,9 @@ def read_condition(path: Path, name: str, number: int | None = None) -> np.ndarr
     except KeyError as error:
         held = ", ".join(arrays_of(path)) or "nothing"
         raise ValueError(f"{path} holds no array {name}, but {held}; rename one") from error
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+    except DAMAGE as error:
         raise ValueError(
-            f"{path} cannot be read as {name}: {str(error).splitlines()[0]}; a row is a number, or "
+            f"{path} cannot be read as {name}: {one_line(error)}; a row is a number, or "
             "a list of as many numbers as the others"
         ) from error
     if number is not None:
@@ -201,13 +205,18 @@ def is_number(text: str) -> bool:
 
 
 def arrays_of(path: Path) -> list[str]:
-    """The names of the arrays in an .npz."""
-    with np.load(path) as arrays:
-        return list(arrays)
+    """The names of the arrays in an .npz. Raises ValueError for a damaged one."""
+    try:
+        with open(path, "rb") as file, np.load(file) as arrays:  # closed where it is damaged
+            return list(arrays)
+    except DAMAGE as error:
+        raise ValueError(
+            f"{path} cannot be read as arrays ({one_line(error)}); save it again or leave it out"
+        ) from error
 
 
 def read_npz(path: Path, name: str) -> np.ndarray:
-    with np.load(path) as arrays:
+    with open(path, "rb") as file, np.load(file) as arrays:  # closed where it is damaged
         return arrays[name]
 
 

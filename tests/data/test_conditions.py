@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tttvideo.data.video.clips import condition_stamps
+from tttvideo.data.video.clips import Clip, condition_forms, condition_stamps
 from tttvideo.data.video.conditions import (
     is_condition,
     read_condition,
@@ -14,7 +14,7 @@ from tttvideo.data.video.conditions import (
     seconds_between,
     write_conditions,
 )
-from tttvideo.data.video.sources import find_videos
+from tttvideo.data.video.sources import VideoSource, find_videos
 
 
 RANDOM = np.random.default_rng(0)
@@ -156,6 +156,21 @@ def test_files_that_hold_no_rows_are_refused(tmp_path, name, content, message):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_condition(tmp_path / name, "actions")
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed"])
+def test_a_damaged_array_file_is_refused_by_its_name(tmp_path, damage):
+    path = tmp_path / "clip.npz"
+    np.savez_compressed(path, video=np.zeros((500, 8, 8, 3), np.uint8), actions=np.arange(500))
+    data = path.read_bytes()
+    at = data.rindex(b"actions.npy", 0, data.index(b"PK\1\2")) + 60  # inside its deflated data
+    path.write_bytes(data[:-30] if damage == "cut" else data[:at] + bytes(40) + data[at + 40 :])
+    with pytest.raises(ValueError, match="clip.npz cannot be read as a") as error:
+        read_conditions(path, None, 500)
+    assert "\n" not in str(error.value)
+    clip = Clip(VideoSource(path, None, 25.0), 1, 1, 0)
+    with pytest.raises(ValueError, match="clip.npz cannot be read as a"):
+        condition_forms([clip])
 
 
 def test_two_files_of_one_condition_and_an_array_of_another_name_are_refused(tmp_path):
