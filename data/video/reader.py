@@ -73,8 +73,8 @@ class VideoReader:
     Arguments:
         path: a video file of any container and codec that FFmpeg reads.
         size: height and width of the frames, in pixels.
-        backend: "auto" (decord where it is exact, else PyAV; `reason` has the cause), "decord" or
-            "pyav".
+        backend: "auto" (decord where it is exact, else PyAV), "decord" or "pyav". After an
+            iteration, `backend` and `reason` tell what it came to.
     Raises: VideoError for a file that cannot serve, and during an iteration for damage inside it.
     """
 
@@ -95,8 +95,10 @@ class VideoReader:
         self.decord_only = backend == "decord"
         self.backend = "pyav" if obstacle or backend == "pyav" else "decord"
         self.reason = obstacle or ("asked for" if backend == "pyav" else "decord reads it exactly")
+        self.choice = self.backend, self.reason
 
     def __iter__(self) -> Iterator[Frame]:
+        self.backend, self.reason = self.choice  # whatever an iteration before came to
         if self.index.lost:
             self.note(
                 f"{self.index.lost} frames at its beginning cannot be shown, because what they "
@@ -129,7 +131,7 @@ class VideoReader:
             yield image, float(time)
 
     def leave_decord(self, good: int) -> Iterator[tuple[np.ndarray, float]]:
-        """The images from number `good` on by PyAV, which reads this file from now on."""
+        """The images from number `good` on by PyAV, which goes on in this iteration."""
         reason = f"the picture changes its size at frame {good}"
         if self.decord_only:
             raise VideoError(f"{self.info.path}: decord cannot serve: {reason}; use backend='auto'")
