@@ -16,7 +16,8 @@ def parser() -> argparse.ArgumentParser:
         "line of JSON with its hash, frames, times, rate, size, rotation, codec, flags, reader and "
         "status (ok, bad, hang or crash), and the reason. A decoder that hangs or crashes costs "
         "one video. An index that was stopped is continued, and one whose videos changed is "
-        "renewed: what did not change is not read again. Remove the index to read all again.",
+        "renewed: what did not change is not read again, unless it hung or crashed. Remove the "
+        "index to read all again.",
         epilog="example: tttvideo index clips --out out/clips.jsonl",
     )
     add = top.add_argument

@@ -1,7 +1,8 @@
 """An index of videos: a line of JSON for each, what a survey found in it.
 
 While it is made, lines are appended to FILE.unfinished; FILE itself appears whole, in the order of
-the videos. A line is kept for as long as the size and the time of change of its video.
+the videos. A line is kept for as long as the size and the time of change of its video,
+unless the reading hung or crashed.
 """
 
 import json
@@ -51,7 +52,11 @@ def index_videos(
 
 
 def holds(source: VideoSource, line: Survey) -> bool:
-    """Whether a line is of the video as it is now."""
+    """Whether a line is of the video as it is now, and would be found again: what hung or crashed
+    may be read with another limit, or with more memory.
+    """
+    if line.status in ("hang", "crash"):
+        return False
     return known(source) == (line.path, line.number, line.given_fps, line.bytes, line.changed)
 
 

@@ -206,6 +206,18 @@ def test_only_what_changed_is_read_again(tmp_path, monkeypatch):
     assert [(Path(one.path).name, one.frames) for one in surveys] == [("b.mp4", 4), ("c.mp4", 3)]
 
 
+@pytest.mark.parametrize("status", ["hang", "crash"])
+def test_what_hung_or_crashed_is_read_again(status, clips, tmp_path, monkeypatch):
+    def stuck(sources, **options):
+        return (replace(look(source), status=status) for source in sources)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index_file, "survey", stuck)
+        assert [one.status for one in index(clips, tmp_path / "a.jsonl")] == [status] * 4
+    monkeypatch.setattr(index_file, "survey", lambda sources, **options: map(look, sources))
+    assert [one.status for one in index(clips, tmp_path / "a.jsonl")] == ["ok"] * 4
+
+
 def test_a_file_that_is_no_index_is_not_overwritten(clips, tmp_path):
     out = tmp_path / "notes.txt"
     out.write_text("my notes")
