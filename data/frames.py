@@ -243,7 +243,7 @@ def open_parts(inputs: Sequence[str], sizes: Sequence[int], end: float | None) -
     """
     parts, number, found = list[Part](), 0, find_videos(inputs)
     if found.passed_over:
-        logging.getLogger("tttvideo").info("%s: %s", ", ".join(inputs), found.sentence)
+        logging.getLogger("tttvideo").warning("%s: %s", ", ".join(inputs), found.sentence)
     with progress("opening videos", len(found.videos), "videos") as advance:
         for source in found.videos:
             readers = tuple(source.open(size) for size in sizes)

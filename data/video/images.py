@@ -254,11 +254,17 @@ def webp_durations(path: Path) -> list[int]:
 
 
 def is_animated(path: Path) -> bool:
-    """Whether a .webp or .png file holds an animation, by its first bytes."""
+    """Whether a .webp or .png file holds an animation, by its first bytes.
+
+    One that cannot be opened counts as a picture, which fails when its folder is read.
+    """
     if path.suffix.lower() not in (".png", ".webp"):
         return False
-    with open(path, "rb") as file:
-        head = file.read(1 << 16)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(1 << 16)
+    except OSError:
+        return False
     if head.startswith(b"\x89PNG"):
         return b"acTL" in head.partition(b"IDAT")[0]
     return head[:4] == b"RIFF" and head[12:16] == b"VP8X" and bool(head[20] & 2)

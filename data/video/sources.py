@@ -271,8 +271,12 @@ def kind_passed_over(file: Path) -> str:
 
 
 def is_text(file: Path) -> bool:
-    with open(file, "rb") as opened:
-        head = opened.read(1024)
+    """Whether a file begins as text; one that cannot be opened is found, and fails when it is."""
+    try:
+        with open(file, "rb") as opened:
+            head = opened.read(1024)
+    except OSError:
+        return False
     try:
         head.decode()
     except UnicodeDecodeError as error:

@@ -11,6 +11,8 @@ from PIL import Image
 
 from tttvideo.data.frames import HeldFrames, open_parts
 from tttvideo.data.inputs import VIDEO_SUFFIXES
+from tttvideo.data.video import images as images_room
+from tttvideo.data.video import sources as sources_room
 from tttvideo.data.video.probe import VideoError
 from tttvideo.data.video.sources import VideoSource, find_videos
 from tttvideo.data.video.writer import write_video
@@ -286,7 +288,7 @@ def test_a_frame_tokenizer_learns_from_files_pictures_and_arrays(tmp_path, caplo
     np.save(tmp_path / "b.npy", clip(3))
     save_pictures(tmp_path / "c", clip(4))
     (tmp_path / "notes.txt").touch()
-    with caplog.at_level("INFO", "tttvideo"):
+    with caplog.at_level("WARNING", "tttvideo"):  # as the command sets it
         frames = HeldFrames(open_parts([str(tmp_path)], [48], None), 100).frames
     expected = np.concatenate([middle(clip(n)) for n in (2, 3, 4)])
     assert np.array_equal(frames.numpy(), expected)
@@ -381,6 +383,21 @@ def test_a_stack_of_pages_is_refused_rather_than_cut_to_its_first(tmp_path):
     first.save(folder / "frame2.tif", save_all=True, append_images=rest)
     with pytest.raises(VideoError, match="frame2.tif has 3 pages; save them as files of one page"):
         list(the_one(folder).open(48))
+
+
+def test_files_that_cannot_be_opened_fail_as_themselves(tmp_path, monkeypatch):
+    save_pictures(tmp_path / "a", clip(3))
+    write_video(tmp_path / "b.mp4", clip(2), 10)
+    (tmp_path / "c.ts").write_text("no matter")
+
+    def refusing(path, *arguments):
+        if Path(path).name in ("frame2.png", "c.ts"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return open(path, *arguments)
+
+    for room in (images_room, sources_room):
+        monkeypatch.setattr(room, "open", refusing, raising=False)
+    assert sorted(v.path.name for v in find_videos([tmp_path]).videos) == ["a", "b.mp4", "c.ts"]
 
 
 def test_what_is_named_and_is_no_video_is_refused(tmp_path):
