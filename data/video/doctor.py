@@ -29,6 +29,7 @@ def explain(survey: Survey) -> str:
     else:
         lines.append(f"{survey.status}: {survey.reason}")
     lines += [f"note: {NOTES[flag]}" for flag in survey.flags]
+    lines += [f"note: {note}" for note in survey.notes]
     if survey.repeats:
         lines.append(
             f"note: {counted(survey.repeats, 'frame')} look like the one before: a still scene, or "

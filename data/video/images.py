@@ -55,6 +55,7 @@ class ImageReader:
         self.index = Index(images.times(), 0, True)
         self.width, self.height = scaled_size(self.info.width, self.info.height, size)
         self.backend, self.reason = images.library, "the frames are stored as images"
+        self.notes: list[str] = []
 
     def __iter__(self) -> Iterator[Frame]:
         scaler = VideoReformatter()

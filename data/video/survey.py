@@ -80,6 +80,8 @@ class Survey:
     reader: str | None = None
     reader_reason: str | None = None
     flags: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """what the reader said: changes of size, frames that are lost, a high dynamic range"""
 
     @property
     def source(self) -> VideoSource:
@@ -206,10 +208,14 @@ def examine(source: VideoSource, size: int, alive: Alive) -> Survey:
         facts |= {"sha256": content_hash(source.path, changed)}
         alive(bytes_)
         reader = source.open(size)
-        facts |= facts_of(reader.info) | facts_of_reading(source, reader)
-        for frame in reader:
-            tally.add(frame)
-            alive(0)
+        facts |= facts_of(reader.info) | {"flags": flags_of(source, reader)}
+        try:
+            for frame in reader:
+                tally.add(frame)
+                alive(0)
+        finally:  # which reader served is known when it has read
+            facts |= {"reader": reader.backend, "reader_reason": reader.reason}
+            facts |= {"notes": list(reader.notes)}
         if not tally.frames:
             raise VideoError(f"{source.path} has no frame; leave it out")
     except Exception as error:  # whatever a decoder raises costs this video only
@@ -250,7 +256,7 @@ def facts_of(info: VideoInfo) -> dict[str, Any]:
     }
 
 
-def facts_of_reading(source: VideoSource, reader: VideoReader | ImageReader) -> dict[str, Any]:
+def flags_of(source: VideoSource, reader: VideoReader | ImageReader) -> list[str]:
     info, index = reader.info, reader.index
     flags = {
         "interlaced": info.interlaced,
@@ -260,8 +266,7 @@ def facts_of_reading(source: VideoSource, reader: VideoReader | ImageReader) -> 
         "several streams": info.streams > 1,
         "numbers skip": source.path.is_dir() and numbers_skip(Pictures(source.path, 1.0).files),
     }
-    kept = [flag for flag, holds in flags.items() if holds]
-    return {"reader": reader.backend, "reader_reason": reader.reason, "flags": kept}
+    return [flag for flag, holds in flags.items() if holds]
 
 
 def numbers_skip(pictures: list[Path]) -> bool:

@@ -21,6 +21,7 @@ from tttvideo.data.video.clips import new_clips
 from tttvideo.data.video.doctor import explain
 from tttvideo.data.video.drawn import bouncing_glyphs
 from tttvideo.data.video.index_file import index_videos, read_surveys, summary
+from tttvideo.data.video.probe import VideoError
 from tttvideo.data.video.reader import VideoReader
 from tttvideo.data.video.sources import VideoSource, find_videos, printable
 from tttvideo.data.video.survey import Survey, examine, known, survey
@@ -148,6 +149,32 @@ def test_a_survey_and_a_corpus_know_pictures_by_the_same_stamp(tmp_path):
     assert known(source)[-2:] == (clip.size, clip.changed) != (size, 10**18)
     shutil.rmtree(tmp_path / "c")
     assert known(source)[-2:] == (0, 0)
+
+
+class Changing(VideoSource):
+    """A video whose reader notes something and goes over to PyAV while it reads."""
+
+    def open(self, size):
+        reader = super().open(size)
+        images = reader.decord_images
+
+        def changing():
+            reader.note("its picture changes")
+            reader.backend, reader.reason = "pyav", "it changes"
+            yield from images()
+            if self.number:
+                raise VideoError("it is damaged")
+
+        reader.decord_images = reader.pyav_images = changing
+        return reader
+
+
+@pytest.mark.parametrize("number", [None, 1], ids=["ok", "bad"])
+def test_a_survey_states_the_reader_that_served_and_its_notes(number, clips):
+    found = look(Changing(clips / "0.mp4", number))
+    assert found.status == ("bad" if number else "ok") and found.notes == ["its picture changes"]
+    assert (found.reader, found.reader_reason) == ("pyav", "it changes")
+    assert "note: its picture changes" in explain(found)
 
 
 # --- the index
