@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from glob import glob, has_magic
 from pathlib import Path
 
-from tttvideo.data.inputs import VIDEO_SUFFIXES, unique
+from tttvideo.data.inputs import unique
 
 from .conditions import is_condition
 from .images import (
@@ -34,7 +34,18 @@ from .reader import VideoReader
 
 RATE = 25.0
 """Frames per second of pictures and arrays, which have none of their own; FFmpeg's choice too."""
+# fmt: off
+VIDEO_SUFFIXES = (
+    ".264", ".265", ".266", ".3g2", ".3gp", ".apng", ".asf", ".avi", ".avs2", ".avs3", ".cdxl",
+    ".dav", ".divx", ".dv", ".evc", ".f4v", ".flv", ".gif", ".gxf", ".h261", ".h264", ".h265",
+    ".h266", ".hevc", ".ivf", ".ivr", ".kux", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg",
+    ".mjpg", ".mkv", ".moflex", ".mov", ".mp4", ".mpe", ".mpeg", ".mpg", ".mts", ".mxf", ".nut",
+    ".obu", ".ogg", ".ogm", ".ogv", ".qt", ".rcv", ".rm", ".rmvb", ".ts", ".ty", ".usm", ".vc1",
+    ".viv", ".vob", ".vvc", ".webm", ".wmv", ".wtv", ".xmv", ".y4m",
+)
+# fmt: on
 TYPESCRIPT = (".ts", ".mts")  # suffixes of MPEG transport streams and of program text
+VIDEO_IN_OGG = (b"\x80theora", b"OVP80", b"BBCD", b"\x01video")  # how streams of video begin
 
 
 @dataclass(frozen=True)
@@ -263,6 +274,8 @@ def kind_passed_over(file: Path) -> str:
     suffix = file.suffix.lower()
     if suffix in TYPESCRIPT and is_text(file):
         return f"{suffix} that is no video"
+    if suffix == ".ogg" and is_sound(file):
+        return f"{suffix} that is no video"
     if suffix in ARRAY_SUFFIXES and not is_video_array(file):
         return f"{suffix} that is no video"
     if suffix in (*VIDEO_SUFFIXES, *ARRAY_SUFFIXES, *PICTURE_SUFFIXES):
@@ -282,6 +295,16 @@ def is_text(file: Path) -> bool:
     except UnicodeDecodeError as error:
         return error.start > len(head) - 4  # a letter that was cut
     return b"\0" not in head
+
+
+def is_sound(file: Path) -> bool:
+    """Whether an Ogg file has no stream of video, all of which begin at its start."""
+    try:
+        with open(file, "rb") as opened:
+            head = opened.read(4096)
+    except OSError:
+        return False
+    return head.startswith(b"OggS") and not any(mark in head for mark in VIDEO_IN_OGG)
 
 
 def is_video_array(file: Path) -> bool:

@@ -10,11 +10,10 @@ import pytest
 from PIL import Image
 
 from tttvideo.data.frames import HeldFrames, open_parts
-from tttvideo.data.inputs import VIDEO_SUFFIXES
 from tttvideo.data.video import images as images_room
 from tttvideo.data.video import sources as sources_room
 from tttvideo.data.video.probe import VideoError
-from tttvideo.data.video.sources import VideoSource, find_videos
+from tttvideo.data.video.sources import VIDEO_SUFFIXES, VideoSource, find_videos
 from tttvideo.data.video.writer import write_video
 
 
@@ -117,10 +116,11 @@ CODECS = {
         "mov": (".mov", ".qt", ".m4v"),
         "3gp": (".3gp", ".3g2"),
         "h264": (".264", ".h264"),
-        "flv": (".flv",),
+        "flv": (".flv", ".kux"),
         "nut": (".nut",),
     },
-    "libvpx": {"webm": (".webm",), "ogg": (".ogv", ".ogm"), "ivf": (".ivf",)},
+    "libvpx": {"webm": (".webm",), "ogg": (".ogv", ".ogm", ".ogg"), "ivf": (".ivf",)},
+    "h261": {"h261": (".h261",)},
     "wmv2": {"asf": (".wmv", ".asf")},
     "rv20": {"rm": (".rm", ".rmvb")},
     "mjpeg": {"mjpeg": (".mjpeg", ".mjpg")},
@@ -146,6 +146,17 @@ def test_every_frame_of_a_listed_kind_is_read(codec, format, suffix, tmp_path):
     read = images(the_one(tmp_path), 32)
     assert suffix in VIDEO_SUFFIXES and len(read) == len(greys)
     assert np.abs(read.mean((1, 2, 3)) - greys).max() < 20
+
+
+def test_an_ogg_of_sound_is_counted(tmp_path):
+    with av.open(str(tmp_path / "a.ogg"), "w") as container:
+        stream = container.add_stream("flac", rate=44100)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 2048), np.int16), "s16", "stereo")
+        sound.sample_rate = 44100
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))
+    write_video(tmp_path / "b.mp4", clip(2), 10)
+    assert find_videos([tmp_path]).passed_over == {".ogg that is no video": 1}
 
 
 # --- videos that are stored as images
