@@ -4,7 +4,7 @@ A round delivers every frame of the pool once, shuffled. The place of a frame th
 taken by the next frame of the videos, which are read one after the other, all of them once in an
 epoch, in an order that depends on (seed, epoch) alone. A pool that holds all frames is read once.
 
-N frames, S pixels of height and width, P places in the pool, B frames per batch.
+N frames, S pixels of height and width, R places in the pool (a round's frames), B frames per batch.
 """
 
 import logging
@@ -39,7 +39,7 @@ class FrameLoader:
     Arguments:
         parts: what to read, of all processes; of those with two readers some frames are views.
         batch_size: B; less if there are fewer frames.
-        buffer: the most places of the pool, P, of each process; at least B.
+        buffer: the most places of the pool, R, of each process; at least B.
         seed: seed of the order and of the views.
         workers: processes that read videos ahead, each its share of the videos, if the pool does
             not hold all frames; 0: none.
@@ -61,7 +61,7 @@ class FrameLoader:
         self.places = self.total if self.whole else buffer // self.batch_size * self.batch_size
         self.epoch = self.delivered = self.made = 0  # batches made may be ahead of those delivered
         self.wait = Wait()
-        self.pool: list[Tensor] = []  # numbers (P,), frames (P, S, S, 3), larger ones
+        self.pool: list[Tensor] = []  # numbers (R,), frames (R, S, S, 3), larger ones
 
     def __len__(self) -> int:
         return self.steps
@@ -96,9 +96,9 @@ class FrameLoader:
 
     def fill(self, position: int) -> None:
         """Read the pool as it is at this position."""
-        turn, batch = self.round_of(position)
+        round_, batch = self.round_of(position)
         self.rest: list[Tensor] = []
-        self.chunks = self.supply(0 if self.whole else turn * self.places)
+        self.chunks = self.supply(0 if self.whole else round_ * self.places)
         with progress("reading videos", self.places, "frames") as advance:
             for begin in range(0, self.places, CHUNK):
                 slots = torch.arange(begin, min(begin + CHUNK, self.places))
@@ -108,22 +108,22 @@ class FrameLoader:
             self.chunks = iter(())
         self.slots = torch.arange(self.places)  # of the round's frames, in the order of reading
         if not self.whole:
-            self.shuffle(turn)
+            self.shuffle(round_)
             self.take(self.leaving[: batch * self.batch_size])
 
-    def shuffle(self, turn: int) -> None:
+    def shuffle(self, round_: int) -> None:
         """Draw the slots of a round in the order in which their frames leave."""
-        order = np.random.default_rng((self.seed, turn, 6)).permutation(self.places)
+        order = np.random.default_rng((self.seed, round_, 6)).permutation(self.places)
         self.leaving = self.slots[torch.from_numpy(order)]
 
     def batches(self, count: int) -> Iterator[Tensor]:
         """The next `count` batches that are made from the pool."""
         for _ in range(count):
-            turn, batch = self.round_of(self.made)
+            round_, batch = self.round_of(self.made)
             if not batch:
-                self.shuffle(turn)
+                self.shuffle(round_)
             slots = self.leaving[batch * self.batch_size :][: self.batch_size]
-            frames = self.views(slots, turn)
+            frames = self.views(slots, round_)
             self.made += 1
             if not self.whole:
                 self.take(slots)
@@ -131,12 +131,12 @@ class FrameLoader:
                     self.slots = self.leaving
             yield frames
 
-    def views(self, slots: Tensor, turn: int) -> Tensor:
+    def views(self, slots: Tensor, round_: int) -> Tensor:
         """The frames in these slots, or views of them."""
         numbers, frames, *wide = (torch.from_numpy(x.numpy()[slots.numpy()]) for x in self.pool)
         for larger in wide:
             for row, number in enumerate(numbers.tolist()):
-                if view := view_of(self.seed, turn, number):
+                if view := view_of(self.seed, round_, number):
                     frames[row] = view.of(larger[row : row + 1], frames.shape[1])[0]
         return frames
 
