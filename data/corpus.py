@@ -91,14 +91,19 @@ def open_folder(
         return None
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; name a folder for the corpus")
-    for part in PARTS:
-        if (out / part).exists():
-            raise ValueError(f"{out / part} exists already; choose another --out")
+    check_empty(out, but=WORKING)  # another part may just begin
     work.mkdir(parents=True, exist_ok=True)
     own = planned.with_name(f"plan.{run.name}.json")
     write_json(own, plan)
     os.replace(own, planned)  # parts that begin at the same time write the same
     return None
+
+
+def check_empty(out: Path, but: str = "") -> None:
+    """Raises ValueError for a folder that holds anything, except hidden files and `but`."""
+    held = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    if held := [name for name in held if name != but and not name.startswith(".")]:
+        raise ValueError(f"{out} holds other files, such as {held[0]}; choose another --out")
 
 
 def check_plan(planned: Path, plan: dict[str, Any], out: Path) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -164,7 +164,8 @@ def prepare_in_processes(
     pool = ProcessPoolExecutor(board.workers, context, Worker.start, (job, board))
     with pool:
         try:
-            waiting = {pool.submit(Worker.prepare, *item) for item in items.items()}
+            with without_interrupts():
+                waiting = {pool.submit(Worker.prepare, *item) for item in items.items()}
             reported = (0, 0)
             while waiting:
                 done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -182,6 +183,19 @@ def prepare_in_processes(
             late.start()
             pool.shutdown(cancel_futures=True)
             late.cancel()
+
+
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Let processes that start here ignore Ctrl-C from their first moment on."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 GRACE = 5  # seconds in which workers that were stopped end by themselves

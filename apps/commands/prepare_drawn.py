@@ -30,9 +30,10 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="tttvideo prepare drawn",
         description="Draw videos whose truth is known: lossless mp4 in the folders train and "
-        "held_out, beside each its actions, its poses and the ages of what it shows, and "
-        "palette.ckpt, a frame tokenizer that loses nothing. A run that was stopped resumes when "
-        f"it is started again. Worlds: {worlds}.",
+        "held_out. Beside each video stand the ages of what it shows (not of glyphs) and, of pan, "
+        "its actions and poses. palette.ckpt is a frame tokenizer that loses nothing, for all "
+        "but glyphs and the texture of pan. A run that was stopped resumes when it is started "
+        f"again. Worlds: {worlds}.",
         epilog="example: tttvideo prepare drawn flash --videos 500 --out out/flash",
     )
     add = top.add_argument

@@ -17,8 +17,9 @@ def parser() -> argparse.ArgumentParser:
         description="Turn every frame of video files into tokens: a folder with shards of tokens "
         "for training and validation, where each video is a document, and a manifest. Files of "
         "actions, poses, ages, seconds and classes beside a video (clip.actions.npy, .csv, .jsonl) "
-        "become arrays beside the shards. A video that cannot be read to its end is left out "
-        "whole, and listed. A run that was stopped resumes when it is started again.",
+        "become arrays beside the shards; all videos must have the same. A video that cannot be "
+        "read to its end is left out whole, and listed. A run that was stopped resumes when it is "
+        "started again.",
         epilog="example: tttvideo prepare video clips --frame-tokenizer "
         "out/frame_tokenizer_tiny/last.ckpt --out out/video --validation 0.05",
     )
@@ -41,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
     add("--camera-shift", action="store_true", help=help)
     help = "write the time from each frame to the next, as seconds, for videos of unlike rates"
     add("--seconds", action="store_true", help=help)
-    add_corpus(top, "videos to hold out, 0 to 1; equal files", "videos that cannot be read", 0.01)
+    bad = "videos that cannot be read, or have other conditions,"
+    add_corpus(top, "videos to hold out, 0 to 1; equal files", bad, 0.01)
     return top
 
 

@@ -1,7 +1,9 @@
 """The videos of a corpus: where each comes from, which part it is in, and what is known of it."""
 
 import hashlib
+import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +21,7 @@ from .conditions import read_conditions as read_rows
 from .images import ImageReader
 from .probe import VideoError
 from .reader import VideoReader
-from .sources import VideoSource
+from .sources import VideoSource, counted
 from .writer import check_rate
 
 
@@ -80,8 +82,8 @@ class Clip:
             own = form(rows[name]) if name in rows else None
             if own != forms.get(name):
                 raise VideoError(
-                    f"{self.name} has {described(own)} {name}, and the corpus "
-                    f"{described(forms.get(name))}; give all videos the same conditions"
+                    f"{self.name} has {described(own, name)}, and the corpus "
+                    f"{described(forms.get(name), name)}; give all videos the same conditions"
                 )
         return {name: rows[name].astype("<i4" if forms[name][0] else "<f4") for name in forms}
 
@@ -109,15 +111,20 @@ def condition_stamps(path: Path) -> list[list[Any]]:
     return [[file.name, (fact := file.stat()).st_size, fact.st_mtime_ns] for file in files]
 
 
-def condition_forms(clips: Sequence[Clip]) -> dict[str, Form]:
-    """The conditions of the first video whose conditions can be read; all others must have them.
+def condition_forms(clips: Sequence[Clip], most_others: float) -> dict[str, Form]:
+    """The conditions that most videos have, as the first of these has them.
 
-    Raises: ValueError if none of the first can be read.
+    Raises: ValueError if none of the first can be read, and if more than the share `most_others`
+    of the videos have others.
     """
+    named = [condition_names(clip) for clip in clips]
+    usual = Counter(named).most_common(1)[0][0]
+    if others := [place for place, names in enumerate(named) if names != usual]:
+        check_others(clips, others, named, usual, most_others)
     errors = []
-    for clip in clips[:TRIED]:
+    for clip in [clip for clip, names in zip(clips, named, strict=True) if names == usual][:TRIED]:
         try:
-            files = ((name, find_condition(clip.path, name)) for name in CONDITIONS)
+            files = ((name, find_condition(clip.path, name)) for name in usual)
             number = clip.source.number
             return {n: form(read_condition(file, n, number)) for n, file in files if file}
         except ValueError as error:
@@ -125,11 +132,36 @@ def condition_forms(clips: Sequence[Clip]) -> dict[str, Form]:
     raise errors[0]
 
 
+def condition_names(clip: Clip) -> tuple[str, ...]:
+    """The conditions of a video by their files; none of one whose files are damaged."""
+    try:
+        return tuple(name for name in CONDITIONS if find_condition(clip.path, name))
+    except ValueError:
+        return ()
+
+
+def check_others(
+    clips: Sequence[Clip],
+    others: Sequence[int],
+    named: Sequence[tuple[str, ...]],
+    usual: tuple[str, ...],
+    most: float,
+) -> None:
+    if len(others) <= most * len(clips):
+        return  # they are left out one by one, with the reason
+    first = clips[others[0]].name, " and ".join(named[others[0]]) or "none"
+    raise ValueError(
+        f"{len(others):,} of {len(clips):,} videos have other conditions than the rest: {first[0]} "
+        f"has {first[1]}, and the rest {' and '.join(usual) or 'none'}; give all videos the same, "
+        "or leave some out"
+    )
+
+
 def form(rows: np.ndarray) -> Form:
     return rows.dtype.kind == "i", rows.shape[1:]
 
 
-def described(form: Form | None) -> str:
+def described(form: Form | None, name: str) -> str:
     if form is None:
-        return "no"
-    return f"{'integers' if form[0] else 'numbers'} of shape {form[1]} a frame as"
+        return f"no {name}"
+    return f"{name} of {counted(math.prod(form[1]), 'integer' if form[0] else 'number')} a frame"

@@ -33,7 +33,7 @@ from tttvideo.data.work_items import PARTS, Prepare, Shards, WorkerDied, prepare
 from tttvideo.files import read_json, write_json
 
 from .camera import CameraPose
-from .clips import Clip, Form, condition_forms, new_clips
+from .clips import Clip, Form, condition_forms, described, new_clips
 from .conditions import seconds_between
 from .probe import VideoError
 from .reader import Frame
@@ -96,18 +96,18 @@ def prepare_video(
     Raises: ValueError for input that cannot serve, and for an `out` that holds something else.
     """
     clips = new_clips(found.videos)
-    forms = condition_forms(clips)
+    forms = condition_forms(clips, run.max_bad)
     check_conditions(forms, codec, options)
-    described = {
+    settings = {
         "version": VERSION,
         "kind": "video",
         "inputs": list(inputs),
         "tokenizer": codec.name,
         "size": codec.size,
         **asdict(options),
-        "conditions": {name: [whole, list(row)] for name, (whole, row) in forms.items()},
+        "conditions": ", ".join(described(own, name) for name, own in forms.items()) or "none",
     }
-    plan = described | {"files": [clip.facts() for clip in clips]}
+    plan = settings | {"files": [clip.facts() for clip in clips]}
     if manifest := open_folder(out, plan, run, "video", ("videos", "bad")):
         check_bad(manifest, run)
         return manifest, True
@@ -125,7 +125,7 @@ def prepare_video(
         check_parts(records, totals, options)
     check_bad(totals, run)
     facts = {"tokenizer": codec.name, "vocab_size": codec.vocab_size}
-    about = {"plan": digest(plan), "options": described, **totals}
+    about = {"plan": digest(plan), "options": settings, **totals}
     return publish(out, about, facts, records), False
 
 

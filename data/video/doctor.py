@@ -52,7 +52,7 @@ def what_is_read(survey: Survey) -> str:
 
 
 def why_the_reader(survey: Survey) -> str:
-    slower = ", which is as exact" if survey.reader == "pyav" else ""
+    slower = ", which is as exact as decord" if survey.reader == "pyav" else ""
     return f"{survey.reader}{slower}; {survey.reader_reason}"
 
 

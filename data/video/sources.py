@@ -150,13 +150,19 @@ def one_video(path: str | Path, fps: float | None = None) -> VideoSource:
     videos = find_videos([path], fps).videos
     if len(videos) == 1:
         return videos[0]
-    single = videos[0].number is None
-    remedy = f"name one of them, such as {videos[0].path}" if single else "save one as an array"
-    raise ValueError(f"{path} holds {len(videos):,} videos, and one is wanted; {remedy}")
+    raise ValueError(
+        f"{path} holds {len(videos):,} videos, and one is wanted; name it, such as {videos[0].name}"
+    )
 
 
 def named(path: Path, fps: float) -> list[VideoSource]:
-    """The videos of a file that a person named."""
+    """The videos of a file that a person named, or one of an array, such as clips.npy#3."""
+    whole, _, number = str(path).rpartition("#")
+    if not path.exists() and number.isdigit() and Path(whole).suffix.lower() in ARRAY_SUFFIXES:
+        videos = array_videos(Path(whole), fps) if Path(whole).is_file() else []
+        if len(videos) <= int(number):
+            raise ValueError(f"there is no video {path}; {whole} holds {len(videos):,} videos")
+        return [videos[int(number)]]
     if not path.exists():
         raise ValueError(f"there is no file or folder {path}")
     if not path.stat().st_size and path.is_file():

@@ -368,8 +368,11 @@ def test_an_array_is_continued_as_a_video_of_the_same_frames(work):
     bits, ahead = predict("whole", "clip.mp4", "of_file")
     same, again = predict("whole", "clip.npy", "of_array", "--fps=10")
     assert bits == same and np.array_equal(ahead, again)
-    with pytest.raises(SystemExit, match="clips.npy holds 2 videos, and one is wanted; save one"):
+    assert predict("whole", "clips.npy#1", "of_second", "--fps=10")[0] == bits
+    with pytest.raises(SystemExit, match="clips.npy holds 2 videos, and one is .* clips.npy#0"):
         predict("whole", "clips.npy", "of_several")
+    with pytest.raises(SystemExit, match="no video clips.npy#2; clips.npy holds 2 videos"):
+        predict("whole", "clips.npy#2", "of_none")
 
 
 def test_the_futures_of_a_frame_model_differ(work):

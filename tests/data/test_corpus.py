@@ -315,7 +315,8 @@ def test_files_are_synchronised_before_they_are_renamed(monkeypatch):
     monkeypatch.setattr(os, "replace", rename)
     write_texts("books", ["one"])
     prepare("books --workers 1")
-    assert renamed == ["plan.json", "00000.train.00000.bin", "00000.json", "manifest.json"]
+    names = ["plan.1-1.json", "00000.train.00000.bin", "00000.json", "manifest.json"]
+    assert renamed == names
 
 
 def inode(file):
@@ -445,7 +446,9 @@ def test_a_folder_with_another_corpus_is_refused(monkeypatch):
         prepare("books", "old")
     assert "old holds another corpus (version is 1 there and" in message_of("books", "old")
     Path("taken/train").mkdir(parents=True)
-    assert "taken/train exists already" in message_of("books", "taken")
+    assert "taken holds other files, such as train; choose another --out" in message_of(
+        "books", "taken"
+    )
     assert "books/01.txt is a file; name a folder" in message_of("books", "books/01.txt")
     assert snapshot("taken") == {}
 

@@ -179,5 +179,5 @@ def test_a_folder_takes_the_videos_of_one_setting_and_draws_each_once(tmp_path):
         with pytest.raises(ValueError, match=message):
             claim_folder(out, other, count)
     (out / "world.json").unlink()
-    with pytest.raises(ValueError, match="out holds other videos; name another folder"):
+    with pytest.raises(ValueError, match="out holds other files, such as"):
         claim_folder(out, settings, counts)

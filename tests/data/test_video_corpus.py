@@ -154,7 +154,8 @@ def test_the_time_to_the_next_frame_lies_beside_every_shard():
     lengths = [5, 4]  # frames after 0.05 s
     steps = np.repeat(1 / np.array(rates), lengths)
     assert np.allclose(open_tokens("out/train").conditions["seconds"][:], steps, atol=1e-4)
-    write_conditions(Path("clips/0.mp4"), seconds=np.ones(6))
+    for number in range(2):
+        write_conditions(Path(f"clips/{number}.mp4"), seconds=np.ones(6))
     with pytest.raises(ValueError, match="the videos have seconds; leave --seconds out"):
         prepare("again", Options(seconds=True))
 
@@ -186,16 +187,20 @@ def test_the_kinds_of_actions_are_those_of_the_whole_corpus():
     assert [header.action_kinds for header in headers] == [6, 6]
 
 
-def test_a_video_with_other_conditions_than_the_first_is_left_out():
+def test_a_video_with_other_conditions_than_most_is_left_out():
     write_clips([3, 3, 3, 3, 3])
     for number, actions in enumerate([[0, 1, 0], [0, 1], [0.5, 1, 2], [1, 1, 2]]):
         np.save(f"clips/{number}.actions.npy", np.array(actions))
+    most = "1 of 5 videos have other conditions than the rest: clips/4.mp4 has none, and the rest "
+    with pytest.raises(ValueError, match=f"{most}actions; give all videos the same"):
+        prepare()
+    assert not Path("out").exists()
     manifest = prepare(run=replace(ONE, max_bad=0.9))
     assert open_tokens("out/train").conditions["actions"][:].tolist() == [0, 1, 0, 1, 1, 2]
     reasons = [clip["reason"] for clip in manifest["bad"]]
     assert "clips/1.actions.npy has 2 rows of actions for the 3 frames" in reasons[0]
-    assert "clips/2.mp4 has numbers of shape (1,) a frame as actions, and the corpus" in reasons[1]
-    assert "clips/4.mp4 has no actions, and the corpus integers" in reasons[2]
+    assert "clips/2.mp4 has actions of 1 number a frame, and the corpus actions of 1" in reasons[1]
+    assert "clips/4.mp4 has no actions, and the corpus actions of 1 integer a" in reasons[2]
 
 
 def test_a_changed_file_of_conditions_is_noticed():

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tttvideo.data.corpus import check_empty
 from tttvideo.data.video.conditions import write_conditions
 from tttvideo.data.video.writer import write_video
 from tttvideo.files import read_json, write_json
@@ -27,8 +28,8 @@ def claim_folder(out: Path, settings: Mapping[str, Any], counts: Mapping[str, in
         if name := next((n for n in names if before.get(n) != settings.get(n)), None):
             was, now = before.get(name), settings.get(name)
             raise ValueError(f"{out} was drawn with {name} {was}, not {now}; {remedy}")
-    elif any((out / part).exists() for part in PARTS):
-        raise ValueError(f"{out} holds other videos; {remedy}")
+    else:
+        check_empty(out)
     for part, count in counts.items():
         if video_path(out, part, count).exists():
             raise ValueError(f"{out / part} holds more than {count} videos; {remedy}")
