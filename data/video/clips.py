@@ -117,14 +117,16 @@ def condition_forms(clips: Sequence[Clip], most_others: float) -> dict[str, Form
     Raises: ValueError if none of the first can be read, and if more than the share `most_others`
     of the videos have others.
     """
-    named = [condition_names(clip) for clip in clips]
-    usual = Counter(named).most_common(1)[0][0]
-    if others := [place for place, names in enumerate(named) if names != usual]:
-        check_others(clips, others, named, usual, most_others)
+    named = [(clip, condition_names(clip)) for clip in clips]
+    common = Counter(names for _, names in named if names is not None).most_common(1)
+    usual = common[0][0] if common else None
+    others = [clip for clip, names in named if names not in (usual, None)]
+    if len(others) > most_others * len(clips):  # else they are left out one by one
+        raise unlike(others, usual or (), len(clips))
     errors = []
-    for clip in [clip for clip, names in zip(clips, named, strict=True) if names == usual][:TRIED]:
+    for clip in [clip for clip, names in named if names in (usual, None)][:TRIED]:
         try:
-            files = ((name, find_condition(clip.path, name)) for name in usual)
+            files = ((name, find_condition(clip.path, name)) for name in CONDITIONS)
             number = clip.source.number
             return {n: form(read_condition(file, n, number)) for n, file in files if file}
         except ValueError as error:
@@ -132,28 +134,23 @@ def condition_forms(clips: Sequence[Clip], most_others: float) -> dict[str, Form
     raise errors[0]
 
 
-def condition_names(clip: Clip) -> tuple[str, ...]:
-    """The conditions of a video by their files; none of one whose files are damaged."""
+def condition_names(clip: Clip) -> tuple[str, ...] | None:
+    """The conditions of a video by their files; None where these are damaged."""
     try:
         return tuple(name for name in CONDITIONS if find_condition(clip.path, name))
     except ValueError:
-        return ()
+        return None
 
 
-def check_others(
-    clips: Sequence[Clip],
-    others: Sequence[int],
-    named: Sequence[tuple[str, ...]],
-    usual: tuple[str, ...],
-    most: float,
-) -> None:
-    if len(others) <= most * len(clips):
-        return  # they are left out one by one, with the reason
-    first = clips[others[0]].name, " and ".join(named[others[0]]) or "none"
-    raise ValueError(
-        f"{len(others):,} of {len(clips):,} videos have other conditions than the rest: {first[0]} "
-        f"has {first[1]}, and the rest {' and '.join(usual) or 'none'}; give all videos the same, "
-        "or leave some out"
+def unlike(others: Sequence[Clip], usual: tuple[str, ...], count: int) -> ValueError:
+    """The error for others among `count` videos, whose conditions are not the usual ones."""
+    own, rest = (
+        " and ".join(names or ()) or "none" for names in (condition_names(others[0]), usual)
+    )
+    return ValueError(
+        f"{len(others):,} of {count:,} videos have other conditions than the rest: "
+        f"{others[0].name} has {own}, and the rest {rest}; give all videos the same, or leave some "
+        "out"
     )
 
 

@@ -174,11 +174,12 @@ def test_glyphs_are_drawn_as_clips_that_differ(work):
 
 @pytest.mark.parametrize("world", ["pan", "flash", "code", "static"])
 def test_cells_of_a_drawn_world_are_its_tokens(work, world):
-    main(["prepare", "drawn", world, *FEW, "--frames=12", "--colours=4", "--out", world])
-    options = ["--frame-tokenizer", f"{world}/palette.ckpt", "--out", f"{world}_cells"]
-    main(["prepare", "video", f"{world}/train", *options])
+    out = f"drawn_{world}"
+    main(["prepare", "drawn", world, *FEW, "--frames=12", "--colours=4", "--out", out])
+    options = ["--frame-tokenizer", f"{out}/palette.ckpt", "--out", f"{world}_cells"]
+    main(["prepare", "video", f"{out}/train", *options])
     kind, file = WORLDS[world], open_tokens(f"{world}_cells/train")
-    tokenizer = load_frame_tokenizer(f"{world}/palette.ckpt")
+    tokenizer = load_frame_tokenizer(f"{out}/palette.ckpt")
     for number, tokens in enumerate(np.split(file.tokens[:], 2)):
         own = {name: value for name, value in kind.options.items() if name != "colours"}
         palette = tokenizer.palette.numpy()

@@ -170,7 +170,7 @@ def test_a_damaged_array_file_is_refused_by_its_name(tmp_path, damage):
     assert "\n" not in str(error.value)
     clip = Clip(VideoSource(path, None, 25.0), 1, 1, 0)
     with pytest.raises(ValueError, match="clip.npz cannot be read as a"):
-        condition_forms([clip])
+        condition_forms([clip], 0.01)
 
 
 def test_two_files_of_one_condition_and_an_array_of_another_name_are_refused(tmp_path):
