@@ -234,7 +234,7 @@ class Board:
     def end_hanging(self, patience: float | None) -> None:
         """Kill the workers that have not got on with a source for `patience` seconds.
 
-        A source may take longer by its bytes: nobody hears of a file while it is opened.
+        A source may take longer by its bytes: a worker reports nothing while it opens a file.
         """
         for row in self.rows():
             late = time.monotonic() - row[SECONDS]

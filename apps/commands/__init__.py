@@ -24,7 +24,7 @@ COMMANDS = {
     "prepare maze": ("prepare_maze", "walk through mazes of Doom, with actions and poses"),
     "prepare recall": ("prepare_recall", "generate text with facts and questions about them"),
     "index": ("index", "read every frame of videos and write what each is: frames, times, faults"),
-    "doctor": ("doctor", "explain a video: what is read, what is wrong, how to mend it"),
+    "doctor": ("doctor", "explain a video: what is read, what is wrong, how to repair it"),
     "fit": ("fit", "train a model, or resume its training: --config NAME|FILE"),
     "validate": ("validate", "measure a model on its validation data"),
     "test": ("test", "measure a model on its test data"),

@@ -12,7 +12,7 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="tttvideo doctor",
         description="Explain a video: what it is, which frames are read and by which reader, what "
-        "is wrong with it, and a line that mends it.",
+        "is wrong with it, and a line that repairs it.",
         epilog="example: tttvideo doctor clip.mp4",
     )
     add = top.add_argument

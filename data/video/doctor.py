@@ -1,4 +1,4 @@
-"""A surveyed video in words: what it is, what is read of it, what is wrong and how to mend it."""
+"""A surveyed video in words: what it is, what is read of it, what is wrong and how to repair it."""
 
 import shlex
 

@@ -32,7 +32,7 @@ class Listeners:
     level: int | None = None
     skip_repeated = True
     others: av.logging.Capture
-    """what threads say that do not listen: nobody would have heard it before"""
+    """messages of threads that do not listen: they were not shown before either"""
 
 
 @contextmanager

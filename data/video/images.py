@@ -1,19 +1,17 @@
-"""Videos that are stored as images: pictures in a folder, NumPy arrays, animated WebP.
+"""Videos that are stored as images: pictures in a folder, animated WebP, arrays (arrays.py).
 
 They are read as VideoReader reads a file: every frame once and in order, the short side resized
 bilinearly by FFmpeg's scaler, cropped around its centre, exact where nothing is resized.
 
-T frames, N videos, H height, W width, C colours (1 grey, 3 RGB).
+H height, W width.
 """
 
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 import numpy as np
 from av import VideoFrame
@@ -21,15 +19,12 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageOps
 
 from .probe import UPRIGHT, Index, VideoError, VideoInfo, one_line
-from .reader import Frame, crop, scaled_size
+from .reader import Frame, check_size, crop, scaled_size, size_text
 
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-ARRAY_SUFFIXES = (".npy", ".npz")
 FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others of Pillow start programs
 DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of more than 8 bits
-FRAMES_KEYS = ("frames", "video", "image")  # of the arrays in an .npz
-MOVING_MNIST = (20, 64, 64)  # T, H, W of an array (T, N, H, W)
 
 
 class Images(Protocol):
@@ -49,8 +44,7 @@ class ImageReader:
     """
 
     def __init__(self, images: Images, size: int) -> None:
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"size is {size!r}; it must be a whole number of pixels, at least 1")
+        check_size(size)
         self.images, self.size, self.info = images, size, images.info()
         self.index = Index(images.times(), 0, True)
         self.width, self.height = scaled_size(self.info.width, self.info.height, size)
@@ -61,10 +55,12 @@ class ImageReader:
         scaler = VideoReformatter()
         for image, time in zip(self.images, self.index.times.tolist(), strict=True):
             if image.shape[:2] != (self.info.height, self.info.width):
-                size, first = shown(*image.shape[:2]), shown(self.info.height, self.info.width)
+                height, width = image.shape[:2]
+                first = size_text((self.info.width, self.info.height))
                 raise VideoError(
-                    f"{self.info.path} has an image of {size} at {time:g} s, and its first is of "
-                    f"{first}; make all of one size, or put them into folders by size"
+                    f"{self.info.path} has an image of {size_text((width, height))} at {time:g} s, "
+                    f"and its first is of {first}; make all of one size, or put them into folders "
+                    "by size"
                 )
             frame = VideoFrame.from_ndarray(image, format="rgb24")
             frame = scaler.reformat(
@@ -75,10 +71,6 @@ class ImageReader:
     def expected(self) -> int:
         """The number of frames that must come."""
         return len(self.index.times)
-
-
-def shown(height: int, width: int) -> str:
-    return f"{width}x{height}"
 
 
 def image_info(
@@ -269,162 +261,3 @@ def is_animated(path: Path) -> bool:
     if head.startswith(b"\x89PNG"):
         return b"acTL" in head.partition(b"IDAT")[0]
     return head[:4] == b"RIFF" and head[12:16] == b"VP8X" and bool(head[20] & 2)
-
-
-# --- NumPy arrays
-
-
-@dataclass(frozen=True)
-class ArrayHeader:
-    """The array of frames in a file."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    fortran: bool
-    key: str | None
-    """its name in an .npz"""
-
-
-@dataclass(frozen=True)
-class ArrayVideo:
-    """One video of an array file: (T, H, W), (T, H, W, C), number of (N, T, H, W, C), Moving MNIST.
-
-    Memory is bounded: an .npy is mapped, an .npz is read frame by frame. Nothing is unpickled.
-    """
-
-    path: Path
-    number: int | None
-    fps: float
-
-    library = "numpy"
-
-    @cached_property
-    def header(self) -> ArrayHeader:
-        return read_header(self.path)
-
-    @cached_property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(T, H, W, C)"""
-        count = count_videos(self.path, self.header)
-        if (self.number is None) != (count is None) or (self.number or 0) >= (count or 1):
-            raise VideoError(f"{self.path} has no video {self.number}; it has {count or 1}")
-        shape = self.header.shape
-        if is_moving_mnist(shape):
-            return *MOVING_MNIST, 1
-        T, H, W, C = shape[-4:] if len(shape) > 3 else (*shape, 1)
-        return T, H, W, C
-
-    def info(self) -> VideoInfo:
-        T, H, W, _ = self.shape
-        container = self.path.suffix.lower().removeprefix(".")
-        return image_info(self.path, container, "uint8", (W, H), self.fps, T)
-
-    def times(self) -> np.ndarray:
-        return np.arange(self.shape[0]) / self.fps
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        _, H, W, C = self.shape
-        for image in self.mapped() if self.header.key is None else self.streamed():
-            yield np.ascontiguousarray(np.broadcast_to(image.reshape(H, W, C), (H, W, 3)))
-
-    def mapped(self) -> np.ndarray:
-        try:
-            array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError) as error:
-            raise unreadable(self.path, error) from error
-        if self.number is None:
-            return array
-        return array[:, self.number] if is_moving_mnist(array.shape) else array[self.number]
-
-    def streamed(self) -> Iterator[np.ndarray]:
-        T, H, W, C = self.shape
-        try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.header.key}.npy") as f:
-                read_npy_header(f)
-                for _ in range(T):
-                    if len(data := f.read(H * W * C)) < H * W * C:
-                        raise EOFError("it ends early")
-                    yield np.frombuffer(data, np.uint8)
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise unreadable(self.path, error) from error
-
-
-def read_header(path: Path) -> ArrayHeader:
-    """The header of the array of frames in an .npy or .npz. Raises VideoError without one."""
-    try:
-        if path.suffix.lower() == ".npy":
-            with open(path, "rb") as file:
-                return ArrayHeader(*read_npy_header(file), key=None)
-        with zipfile.ZipFile(path) as archive:
-            keys = [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
-            key = next((key for key in FRAMES_KEYS if key in keys), None)
-            if key is None and len(keys) != 1:
-                raise VideoError(
-                    f"{path} has the arrays {', '.join(keys) or '(none)'}; name that of its frames "
-                    f"{' or '.join(FRAMES_KEYS)}"
-                )
-            key = key or keys[0]
-            with archive.open(f"{key}.npy") as file:
-                return ArrayHeader(*read_npy_header(file), key=key)
-    except VideoError:
-        raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise unreadable(path, error) from error
-
-
-def read_npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype, bool]:
-    """Shape, type and whether the order is Fortran's; the file is then at the first number."""
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
-    else:
-        raise ValueError(f"its format is {version}, of arrays with named fields")
-    return shape, dtype, fortran
-
-
-def count_videos(path: Path, header: ArrayHeader) -> int | None:
-    """The number of videos N in an array that has an axis of them; None for a single video.
-
-    Raises: VideoError for an array that is no video, with the way to make it one.
-    """
-    shape, name = header.shape, f"the array {header.key}" if header.key else "its array"
-    layouts = "(T, H, W), (T, H, W, 1 or 3) or (N, T, H, W, 1 or 3)"
-    if header.dtype != np.uint8:
-        raise VideoError(
-            f"{path}: {name} is {header.dtype} {shape}; frames must be uint8 from 0 to 255: "
-            "x.astype('uint8'), after 255 * x if it is from 0 to 1"
-        )
-    moving = is_moving_mnist(shape)
-    if 0 in shape or not (
-        moving or len(shape) == 3 or (len(shape) in (4, 5) and shape[-1] in (1, 3))
-    ):
-        raise VideoError(
-            f"{path}: {name} is {shape}; it must be {layouts}, or Moving MNIST's (20, N, 64, 64): "
-            "x[..., None] adds an axis of colour, np.moveaxis(x, -3, -1) puts it last"
-        )
-    count = shape[1] if moving else shape[0] if len(shape) == 5 else None
-    if header.key and (count is not None or header.fortran):
-        part = f"np.ascontiguousarray(np.load('{path.name}')['{header.key}'])"
-        raise VideoError(
-            f"{path}: {name} is {shape}, which cannot be read in parts from an .npz; save it as "
-            f"an .npy: np.save('{path.stem}.npy', {part})"
-        )
-    return count
-
-
-def is_moving_mnist(shape: tuple[int, ...]) -> bool:
-    """Whether an array is (20, N, 64, 64), N videos of 20 grey frames."""
-    return len(shape) == 4 and (shape[0], *shape[2:]) == MOVING_MNIST
-
-
-def could_be_video(header: ArrayHeader) -> bool:
-    """Whether an array that is found in a folder is worth a complaint if it is no video."""
-    return len(header.shape) > 3 or (len(header.shape) == 3 and header.dtype == np.uint8)
-
-
-def unreadable(path: Path, error: Exception) -> VideoError:
-    return VideoError(
-        f"{path} cannot be read as an array ({one_line(error)}); save it again or leave it out"
-    )

@@ -24,7 +24,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from tttvideo.data.corpus import check_empty
 from tttvideo.data.tokens import MANIFEST, condition_path
+from tttvideo.data.work_items import WorkerDied, without_interrupts
 from tttvideo.files import read_json, write_json
 from tttvideo.progress import progress
 
@@ -79,8 +81,7 @@ def open_folder(out: Path, plan: dict[str, Any]) -> None:
         if found := differences(before, plan):
             raise ValueError(f"{out} was prepared with {found}; name another folder, or delete it")
         return
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} holds other files; name another folder")
+    check_empty(out)
     write_json(path, plan)
 
 
@@ -105,7 +106,8 @@ def film_in_processes(
     started: list[int] = []
     with ProcessPoolExecutor(min(workers, len(names)), context, Worker.start, (stop,)) as pool:
         try:
-            films = [pool.submit(Worker.film, out, name, options) for name in names]
+            with without_interrupts():
+                films = [pool.submit(Worker.film, out, name, options) for name in names]
             started += [p.pid for p in active_children() if p not in others and p.pid]
             for finished in as_completed(films):
                 finished.result()
@@ -114,10 +116,7 @@ def film_in_processes(
             for group in started:
                 with suppress(ProcessLookupError):
                     os.killpg(group, signal.SIGKILL)  # also the engine of the dead one
-            raise OSError(
-                "a worker process died, perhaps from lack of memory; run the command again, with "
-                "fewer --workers, to resume"
-            ) from error
+            raise WorkerDied([]) from error
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)

@@ -319,10 +319,9 @@ def strictness(codec: str, key_frame: bytes) -> str:
 
 
 def witness_of(stream: Any, first: av.VideoFrame) -> str:
-    own, other = (
-        stream.codec_context.codec.name,
-        WITNESSES.get(stream.codec_context.codec.canonical_name),
-    )
+    """The decoder that tells of the most damage."""
+    codec = stream.codec_context.codec
+    own, other = codec.name, WITNESSES.get(codec.canonical_name)
     eight_bits = first.format.components[0].bits == 8  # libvpx may be built for no more
     return other if other in av.codecs_available and eight_bits else own
 
@@ -339,6 +338,11 @@ def turn_of(path: str | os.PathLike, frame: av.VideoFrame) -> Turn:
         angle = round(math.degrees(math.atan2(entries[1], entries[0])))
         raise VideoError(f"{path} is shown turned by {angle} degrees; re-encode it upright")
     return a, b, c, d
+
+
+def is_mirrored(turn: Turn) -> bool:
+    a, b, c, d = turn
+    return a * d - b * c < 0
 
 
 def declared_rate(stream: Any) -> float:

@@ -4,8 +4,9 @@ decord reads the files that it is known to read exactly: its frame order is righ
 container with a true index, it repeats frames that an edit list hides, and it cannot open AV1. PyAV
 reads all others, and those that decord refuses or counts otherwise. While decord reads, PyAV
 decodes the same file without making pictures and checks every frame, because decord returns
-concealed damage as a picture. Where the picture changes its size, PyAV goes on alone. Both resize
-bilinearly with FFmpeg's scaler: they agree to 40 dB or more, and exactly when nothing is resized.
+concealed damage as a picture. Where the picture changes its size, PyAV reads the rest alone. Both
+resize bilinearly with FFmpeg's scaler: they agree to 40 dB or more, and exactly when nothing is
+resized.
 
 The n-th frame has the n-th of the packets' sorted stamps, since a decoder's own stamp is wrong
 where a container keeps the order of decoding only (AVI). Where packets do not count frames (fields,
@@ -35,6 +36,7 @@ from .probe import (
     VideoError,
     VideoInfo,
     checked_frames,
+    is_mirrored,
     one_line,
     probe,
     read_index,
@@ -79,8 +81,7 @@ class VideoReader:
     """
 
     def __init__(self, path: str | os.PathLike, size: int, backend: str = "auto") -> None:
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"size is {size!r}; it must be a whole number of pixels, at least 1")
+        check_size(size)
         if backend not in BACKENDS:
             raise ValueError(f"backend {backend!r} is not one of {', '.join(BACKENDS)}")
         self.info, self.size = probe(path), size
@@ -131,7 +132,7 @@ class VideoReader:
             yield image, float(time)
 
     def leave_decord(self, good: int) -> Iterator[tuple[np.ndarray, float]]:
-        """The images from number `good` on by PyAV, which goes on in this iteration."""
+        """The images from number `good` on by PyAV, which reads the rest of this iteration."""
         reason = f"the picture changes its size at frame {good}"
         if self.decord_only:
             raise VideoError(f"{self.info.path}: decord cannot serve: {reason}; use backend='auto'")
@@ -196,10 +197,14 @@ class VideoReader:
         return len(self.index.times) * self.height * row + self.info.path.stat().st_size
 
 
+def check_size(size: int) -> None:
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"size is {size!r}; it must be a whole number of pixels, at least 1")
+
+
 def decord_obstacle(info: VideoInfo, index: Index, held: int) -> str:
     """The reason why decord cannot read this file exactly in bounded memory; empty if it can."""
     known = f"{', '.join(DECORD_CODECS)} in mp4, mov, mkv or webm"
-    a, b, c, d = info.turn
     this = f"{info.codec} in {info.container.split(',')[0]}"
     obstacles = {
         "decord is not installed": find_spec("decord") is None,
@@ -209,7 +214,7 @@ def decord_obstacle(info: VideoInfo, index: Index, held: int) -> str:
         f"the file has {info.streams} video streams": info.streams > 1,
         f"the picture has a high dynamic range ({info.transfer})": info.transfer != "",
         "the frames are interlaced": info.interlaced,
-        "the picture is mirrored": a * d - b * c < 0,
+        "the picture is mirrored": is_mirrored(info.turn),
         "decord does not check its frames' checksums": info.strict == "crccheck",
         f"an edit list hides {index.hidden} frames": index.hidden > 0,
         f"{index.lost} frames at its beginning cannot be shown": index.lost > 0,

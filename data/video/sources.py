@@ -10,25 +10,20 @@ from pathlib import Path
 
 from tttvideo.data.inputs import unique
 
+from .arrays import ARRAY_SUFFIXES, ArrayVideo, could_be_video, count_videos, read_header
 from .conditions import is_condition
 from .images import (
-    ARRAY_SUFFIXES,
     PICTURE_SUFFIXES,
-    ArrayVideo,
     ImageReader,
     Images,
     Pictures,
-    VideoError,
     WebP,
-    could_be_video,
-    count_videos,
     is_animated,
     is_picture,
     natural,
     pictures_of,
-    read_header,
 )
-from .probe import VideoInfo, probe
+from .probe import VideoError, VideoInfo, probe
 from .reader import VideoReader
 
 

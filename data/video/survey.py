@@ -26,16 +26,14 @@ from tttvideo.data.inputs import DISK, stamp
 from tttvideo.data.tokens import file_hash
 
 from .images import ImageReader, Pictures
-from .probe import Turn, VideoError, VideoInfo, one_line
+from .probe import Turn, VideoError, VideoInfo, is_mirrored, one_line
 from .reader import Frame, VideoReader
 from .sources import VideoSource
 
 
 SIZE = 32  # pixels to which frames are resized
 LIMIT = 60.0  # seconds for the next frame
-UNSTEADY = (
-    0.1  # share of a frame's time by which others may differ, beside the TICK of their stamps
-)
+UNSTEADY = 0.1  # share of a frame's time by which others may differ, if it is above TICK
 TICK = 0.002  # seconds; Matroska rounds stamps to 1 ms, two of which bound a frame
 
 Alive = Callable[[int], None]
@@ -314,8 +312,3 @@ class Tally:
 def rotation(turn: Turn) -> int:
     """Degrees, clockwise; of a mirrored picture, those of its rows."""
     return round(math.degrees(math.atan2(turn[1], turn[0]))) % 360
-
-
-def is_mirrored(turn: Turn) -> bool:
-    a, b, c, d = turn
-    return a * d - b * c < 0

@@ -345,7 +345,7 @@ EXPLAINED = [
 
 
 @pytest.mark.parametrize("found, words", EXPLAINED, ids=[str(words) for _, words in EXPLAINED])
-def test_the_doctor_says_what_is_read_and_how_to_mend_the_rest(found, words):
+def test_the_doctor_says_what_is_read_and_how_to_repair_the_rest(found, words):
     for word in words:
         assert word in explain(found)
 

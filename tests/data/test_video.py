@@ -590,7 +590,7 @@ TRANSPORTED = [
 
 @pytest.mark.parametrize("options", TRANSPORTED[:2])  # mpeg2 takes no clock of 9,000 ticks
 def test_joined_segments_of_mpeg_ts_are_read(tmp_path, options):
-    """The clock of the first two goes on, and that of the third begins anew."""
+    """The clock of the first two is continuous, and that of the third begins again."""
     joined = tmp_path / "joined.ts"
     with joined.open("wb") as file:
         for first in (0, 40, 0):
