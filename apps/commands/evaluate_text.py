@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .options import Parser, check_checkpoint, check_folder, refuse_unless
+from .options import Parser, check_checkpoint, check_folder, named_checkpoints, refuse_unless
 
 
 if TYPE_CHECKING:
@@ -91,12 +90,3 @@ def plan_settings(options: argparse.Namespace) -> PlanSettings:
     return PlanSettings(
         **{field.name: getattr(options, field.name) for field in fields(PlanSettings)}
     )
-
-
-def named_checkpoints(arguments: list[str]) -> list[tuple[str, str]]:
-    """The name, or "", and the path of each argument [NAME=]CKPT, each once."""
-    found = []
-    for argument in dict.fromkeys(arguments):
-        name, equals, path = argument.partition("=")
-        found.append((name, path) if equals and not Path(argument).exists() else ("", argument))
-    return found

@@ -85,6 +85,50 @@ def check_checkpoint(
         raise ValueError(f"{path} is not a {name} of {source}")
 
 
+def named_checkpoints(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """The name, or "", and the path of each argument [NAME=]CKPT, each once."""
+    found = []
+    for argument in dict.fromkeys(arguments):
+        name, equals, path = argument.partition("=")
+        found.append((name, path) if equals and not Path(argument).exists() else ("", argument))
+    return found
+
+
+def add_seeds(parser: argparse.ArgumentParser) -> None:
+    """The argument `checkpoints`, for `checkpoint_seeds`."""
+    parser.add_argument(
+        "checkpoints",
+        nargs="+",
+        metavar="[NAME=]CKPT",
+        help="trained by `tttvideo fit`; those of one name are seeds of one model, reported as "
+        "their mean and its 95 %% interval (default name: the folder of the file)",
+    )
+
+
+def checkpoint_seeds(arguments: Sequence[str]) -> dict[str, list[str]]:
+    """The checkpoints of each model, by its name, from arguments [NAME=]CKPT.
+
+    A checkpoint without a name has that of its folder.
+    Raises ValueError for a file that is missing or no checkpoint, for one that is given twice, and
+    for two files that have the name of their folder, of which nobody said that they are seeds.
+    """
+    models: dict[str, list[str]] = {}
+    seen: dict[Path, str] = {}
+    for given, path in named_checkpoints(arguments):
+        check_checkpoint(path)
+        name, real = given or Path(path).resolve().parent.name, Path(path).resolve()
+        if real in seen:
+            raise ValueError(f"{path} is given twice, also as {seen[real]}; give each file once")
+        if not given and name in models:
+            raise ValueError(
+                f"{path} and {models[name][0]} would both be named {name}, after their folders; "
+                "name them: NAME=CKPT, and seeds of one model alike"
+            )
+        seen[real] = f"{name}={path}"
+        models.setdefault(name, []).append(path)
+    return models
+
+
 def check_folder(path: str, option: str = "out") -> None:
     """Refuse a folder to write into whose name is a file's."""
     first = next((p for p in (Path(path), *Path(path).parents) if p.exists()), None)

@@ -4,7 +4,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from tttvideo.apps.commands.evaluate_text import named_checkpoints, plan_settings
+from tttvideo.apps.commands.evaluate_text import plan_settings
+from tttvideo.apps.commands.options import named_checkpoints
 from tttvideo.apps.device import best_device
 from tttvideo.apps.report import run_conditions
 from tttvideo.apps.show.text_plots import draw_text_figures
