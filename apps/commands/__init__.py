@@ -30,6 +30,7 @@ COMMANDS = {
     "test": ("test", "measure a model on its test data"),
     "generate": ("generate", "continue texts"),
     "predict": ("predict", "continue a video: mp4 in, mp4 out"),
+    "verify": ("verify", "prove that a model of video reads a stream: no leak, constant cost"),
     "evaluate": (
         None,
         "measure how models use context: text, recall, memory, scaling, harness",

@@ -156,3 +156,12 @@ def check_rate(path: str | Path, fps: float | None = None) -> float:
     found = sources.one_video(path, fps).info().fps
     writer.check_rate(path, found)
     return found
+
+
+def check_conditions(options: argparse.Namespace) -> None:
+    """Refuse a file of actions or poses that cannot be read."""
+    from tttvideo.data.video.conditions import read_condition  # imports NumPy
+
+    for name in ("actions", "poses"):
+        if file := getattr(options, name):
+            read_condition(Path(file), name)

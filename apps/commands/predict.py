@@ -1,12 +1,12 @@
 """`tttvideo predict CKPT VIDEO --out DIR`: the options."""
 
 import argparse
-from pathlib import Path
 
 from .options import (
     Parser,
     add_sampling,
     check_checkpoint,
+    check_conditions,
     check_folder,
     check_output,
     check_rate,
@@ -73,15 +73,6 @@ def check(options: argparse.Namespace) -> None:
     check_folder(options.out)
     check_checkpoint(options.checkpoint)
     check_horizon(options.horizon, check_rate(options.video, options.fps))
-
-
-def check_conditions(options: argparse.Namespace) -> None:
-    """Refuse a file of actions or poses that cannot be read."""
-    from tttvideo.data.video.conditions import read_condition  # imports NumPy
-
-    for name in ("actions", "poses"):
-        if file := getattr(options, name):
-            read_condition(Path(file), name)
 
 
 def check_horizon(horizon: float, fps: float) -> None:

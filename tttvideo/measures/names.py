@@ -8,6 +8,7 @@ from typing import Any
 
 from tttvideo.backbone import BackboneConfig
 from tttvideo.mixers.registry import CONFIGS
+from tttvideo.video.frame_model import FrameModelConfig
 
 
 SIZES = ("vocab_size", "width", "depth", "heads", "mlp_width")
@@ -46,6 +47,11 @@ def mixer_name(config: BackboneConfig) -> str:
     traits_of_usual = traits(usual)
     different = [phrase(n, x) for n, x in traits(config).items() if x != traits_of_usual[n]]
     return ", ".join([entry.label(config.own), *different])
+
+
+def frame_model_name(config: FrameModelConfig) -> str:
+    """Such as "frame model, TTT-Linear"."""
+    return f"frame model, {config.entry.label(config.own) if config.entry else 'no memory'}"
 
 
 def traits(config: BackboneConfig) -> dict[str, Any]:

@@ -153,3 +153,13 @@ def peak_memory(device: str) -> int:
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def resident_bytes(device: str) -> int:
+    """The bytes that the process, or on a GPU its tensors, hold now; their peak without /proc."""
+    statm = Path("/proc/self/statm")
+    if device == "cuda":
+        return torch.cuda.memory_allocated()
+    if not statm.exists():
+        return peak_memory(device)
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -45,6 +45,7 @@ def score_frames(
     frames: Tensor,
     prefix: FramePrefix | None = None,
     conditions: Conditions = NOTHING,
+    at_once: int = FRAMES,
 ) -> tuple[Tensor, FramePrefix]:
     """Read frames (B, F, P) after `prefix`; bits (B, F, P) of each token given all before it.
 
@@ -52,8 +53,8 @@ def score_frames(
     log V.
     """
     bits = []
-    for begin in range(0, frames.shape[1], FRAMES):
-        part = frames[:, begin : begin + FRAMES]
+    for begin in range(0, frames.shape[1], at_once):
+        part = frames[:, begin : begin + at_once]
         known = conditions.frames(begin, begin + part.shape[1])
         vectors, state = model(part, prefix and prefix.state, known)
         if prefix is None:
@@ -104,12 +105,16 @@ def fork(prefix: Any, count: int) -> Any:
 
 
 def read_frames(
-    model: FrameModel | Backbone, frames: Tensor, prefix: Any, conditions: Conditions = NOTHING
+    model: FrameModel | Backbone,
+    frames: Tensor,
+    prefix: Any,
+    conditions: Conditions = NOTHING,
+    at_once: int = FRAMES,
 ) -> tuple[Tensor, AnyPrefix]:
     """As `score_frames`, by a model of either mode; None is the prefix of no frames."""
     if isinstance(model, FrameModel):
-        return score_frames(model, frames, prefix, conditions)
-    nats, _, after = score(model, frames.flatten(1), prefix)
+        return score_frames(model, frames, prefix, conditions, at_once)
+    nats, _, after = score(model, frames.flatten(1), prefix, at_once * frames.shape[2])
     return nats.view(frames.shape) / math.log(2), after
 
 

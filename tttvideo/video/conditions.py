@@ -5,6 +5,7 @@ B batch, F frames, C width, A numbers of an action, D numbers of a pose.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,18 @@ class Conditions:
 
         poses = part(self.poses, more=1)
         return Conditions(part(self.actions), poses, self.classes, part(self.seconds))
+
+    @staticmethod
+    def join(parts: Sequence[Conditions]) -> Conditions:
+        """Those of the frames of all parts, one after the other, of the same videos."""
+
+        def cat(name: str) -> Tensor | None:
+            found = [x for part in parts if (x := getattr(part, name)) is not None]
+            if name == "poses":  # the last of a part is the first of the next
+                found = [x[:, :-1] for x in found[:-1]] + found[-1:]
+            return torch.cat(found, dim=1) if found else None
+
+        return Conditions(cat("actions"), cat("poses"), parts[-1].classes, cat("seconds"))
 
     def to(self, device: torch.device | str) -> Conditions:
         return tree_map(lambda x: x.to(device), self)
