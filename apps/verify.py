@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-from tttvideo.backbone import Backbone
 from tttvideo.data.video.reader import stack_images
 from tttvideo.data.video.sources import one_video
 from tttvideo.files import write_text
-from tttvideo.measures.names import frame_model_name, mixer_name
+from tttvideo.measures.names import video_name
 from tttvideo.measures.played import PlayedVideo
 from tttvideo.measures.verify import Property, verify
 from tttvideo.progress import progress
@@ -85,14 +84,8 @@ def heading(
     about: dict[str, Any],
     conditions: dict[str, Any],
 ) -> str:
-    network = model.network
-    tokens = isinstance(network, Backbone)
-    name = (
-        f"tokens one by one, {mixer_name(network.config)}"
-        if tokens
-        else frame_model_name(network.config)
-    )
-    grid = network.config.grid or ()
+    config = model.network.config
+    name, grid = video_name(config), " x ".join(map(str, config.grid or ()))
     played = (
         "played forward and backward"
         if about["mirrored"]
@@ -102,7 +95,7 @@ def heading(
     lines = [
         f"`{conditions['command']}`",
         f"{conditions['date']}, {conditions['device']}, commit {conditions['commit']}",
-        f"{options.checkpoint}: {name}, {' x '.join(map(str, grid))} tokens a frame",
+        f"{options.checkpoint}: {name}, {grid} tokens a frame",
         f"{about['video']}: {about['frames']:,} frames, {played}",
         *(f"{name}: {where}" for name, where in about["conditions"].items()),
     ]

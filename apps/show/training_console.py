@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from tttvideo.kernels.backends import choose_backend
 from tttvideo.measures.inner_loss import ttt_layers
 from tttvideo.measures.layer_memory import capacity
-from tttvideo.measures.names import frame_model_name, mixer_name
+from tttvideo.measures.names import mixer_name, video_name
 from tttvideo.states import state_bytes
 from tttvideo.training import FrameTokenizerModel, TokenModel, VideoModel
 
@@ -125,7 +125,7 @@ def describe(trainer: Trainer, model: LightningModule) -> str:
         data = f"{model.data.train}, {len(model.data.file.tokens):,} tokens"
     elif isinstance(model, VideoModel):
         config, frames = model.frame_model.config, len(model.data.file.tokens) // model.header.frame
-        name, data = frame_model_name(config), f"{model.data.train}, {frames:,} frames"
+        name, data = video_name(config), f"{model.data.train}, {frames:,} frames"
     elif isinstance(model, FrameTokenizerModel):
         name, data = "frame tokenizer", f"{model.data.frames:,} frames"
     gpu = model.device.type == "cuda"

@@ -1,4 +1,4 @@
-"""Whether a model of video sees what it predicts: later frames are replaced, and nothing may change.
+"""Whether a model of video sees what it predicts: where later frames are others, nothing changes.
 
 The runs that are compared have the same shapes, so that equal outputs have equal bits.
 

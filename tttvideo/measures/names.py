@@ -49,8 +49,10 @@ def mixer_name(config: BackboneConfig) -> str:
     return ", ".join([entry.label(config.own), *different])
 
 
-def frame_model_name(config: FrameModelConfig) -> str:
-    """Such as "frame model, TTT-Linear"."""
+def video_name(config: BackboneConfig | FrameModelConfig) -> str:
+    """Such as "frame model, TTT-Linear", or "token model, TTT-Linear" of tokens in raster order."""
+    if isinstance(config, BackboneConfig):
+        return f"token model, {mixer_name(config)}"
     return f"frame model, {config.entry.label(config.own) if config.entry else 'no memory'}"
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tttvideo.backbone import Backbone
 from tttvideo.progress import Advance
-from tttvideo.sampling.frame_streams import read_frames
+from tttvideo.sampling.frame_streams import AnyPrefix, read_frames
 from tttvideo.states import state_bytes
 from tttvideo.video.conditions import Conditions
 from tttvideo.video.frame_model import FrameModel
@@ -81,7 +81,8 @@ class Stream:
     def __init__(self, model: FrameModel | Backbone, video: PlayedVideo):
         self.model, self.video = model, video
         self.device = model.embedding.weight.device
-        self.frames, self.prefix = 0, None
+        self.frames = 0
+        self.prefix: AnyPrefix | None = None
 
     def next(self) -> tuple[Tensor, Conditions]:
         tokens, known = self.video.read(self.frames, self.frames + 1)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from tttvideo.backbone import Backbone
 from tttvideo.progress import Advance
-from tttvideo.sampling.frame_streams import FRAMES, AnyPrefix, read_frames
+from tttvideo.sampling.frame_streams import AnyPrefix, read_frames
 from tttvideo.sampling.saved_states import SavedState, load_state_file, save_state_file
 from tttvideo.states import structure, tree_map
 from tttvideo.video.conditions import Conditions
@@ -158,7 +159,8 @@ def worst(x: Tensor) -> float:
 
 def saved_state(model: Model, video: PlayedVideo) -> Property:
     half = READ // 2
-    _, prefix = read_frames(model, *first_half(model, video, half))
+    begun, known = read(model, video, 0, half)
+    _, prefix = read_frames(model, begun, None, known)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "state")
         save_state_file(SavedState(prefix, half * video.tokens.shape[1]), model, path)
@@ -178,13 +180,6 @@ def saved_state(model: Model, video: PlayedVideo) -> Property:
     )
 
 
-def first_half(
-    model: Model, video: PlayedVideo, half: int
-) -> tuple[Tensor, AnyPrefix | None, Conditions]:
-    tokens, known = read(model, video, 0, half)
-    return tokens, None, known
-
-
 def equal_states(state: Any, other: Any) -> bool:
     same = structure(state) == structure(other)
     parts: list[bool] = []
@@ -201,40 +196,41 @@ def equal_states(state: Any, other: Any) -> bool:
 def cost(found: StreamCosts, frames: int) -> Property:
     """The property of a stream's costs, of which `frames` frames were asked for."""
     if found.grows:
-        whole = found.states[0] + found.growth_per_frame * (frames - found.settled)
-        sentence = (
-            f"The state grows by {found.growth_per_frame:,.0f} bytes a frame, after frame "
-            f"{found.settled} too: {found.states[-1] / 1e6:,.1f} MB after {found.frames} frames, "
-            f"and {whole / 1e9:,.1f} GB after {frames:,}. No more were read."
-        )
-        figures = {"frames": found.frames, "bytes_per_frame": found.growth_per_frame}
-        return Property("cost", False, sentence, figures)
-    first, last = (1000 * sorted(x)[len(x) // 2] for x in found.seconds.values())
-    timed = min(TIMED, frames // 4)
-    failed = [
-        f"{what} ({by:+.1%})"
-        for what, by, bound in (
-            ("a frame takes longer", found.slower, SLOWER),
-            ("the process grows", found.more_resident, LARGER),
-        )
-        if by > bound
-    ]
+        return growing(found, frames)
+    first, last = (1000 * median(found.seconds[name]) for name in ("first", "last"))
+    checks = {
+        "a frame takes longer": (found.slower, SLOWER),
+        "the process grows": (found.more_resident, LARGER),
+    }
+    failed = [f"{what}: {by:+.1%}. " for what, (by, most) in checks.items() if by > most]
+    timed = f"{min(TIMED, frames // 4):,}"
     sentence = (
-        f"{frames:,} frames, one at a time. A frame takes {first:.2f} ms among the first {timed:,} "
-        f"after frame {found.settled}, and {last:.2f} ms among the last {timed:,} "
-        f"({found.slower:+.1%}; {SLOWER:.0%} more is allowed): medians of {found.clock}, head "
-        "included, of both read by turns. The state has "
-        f"{found.states[-1]:,} bytes at each of {len(found.states):,} looks; the process "
-        f"{found.resident[-1] / 1e6:,.0f} MB ({found.more_resident:+.1%}; {LARGER:.0%})."
+        f"{''.join(failed)}{frames:,} frames, one at a time. A frame takes {first:.2f} ms among "
+        f"the first {timed} after frame {found.settled}, and {last:.2f} ms among the last {timed} "
+        f"({found.slower:+.1%}; {SLOWER:+.0%} is allowed): medians of {found.clock}, head "
+        f"included, of both read by turns. The state has {found.states[-1]:,} bytes at each of "
+        f"{len(found.states):,} looks; the process {found.resident[-1] / 1e6:,.0f} MB "
+        f"({found.more_resident:+.2%}; {LARGER:+.0%} is allowed)."
     )
-    if failed:
-        sentence = f"{', and '.join(failed)}. {sentence}"
     figures = {
         "frames": frames,
-        "milliseconds": {"first": first, "last": last},
+        "first_ms": first,
+        "last_ms": last,
         "slower": found.slower,
         "state_bytes": found.states[-1],
         "process_bytes": found.resident[-1],
         "process_growth": found.more_resident,
     }
     return Property("cost", not failed, sentence, figures)
+
+
+def growing(found: StreamCosts, frames: int) -> Property:
+    each, size = found.growth_per_frame, found.states[-1]
+    whole = found.states[0] + each * (frames - found.settled)
+    sentence = (
+        f"The state grows by {each:,.0f} bytes a frame, after frame {found.settled} too: "
+        f"{size / 1e6:,.1f} MB after {found.frames} frames, and {whole / 1e9:,.1f} GB after "
+        f"{frames:,}. No more were read."
+    )
+    figures = {"frames": found.frames, "bytes_per_frame": each, "state_bytes": size}
+    return Property("cost", False, sentence, figures)
