@@ -32,7 +32,8 @@ from .played import PlayedVideo
 from .stream_costs import TIMED, StreamCosts, stream_costs
 
 
-READ = 48  # frames that are read for the properties other than the cost
+READ = 48  # frames in which nothing may leak, and around a saved state
+CUT = 200  # frames that are cut in other ways
 PIECES = 1, 11, 2, 17, 5  # frames of the pieces that the video is cut into, again and again
 CUTS = 20  # random places after which everything is replaced
 EQUAL = 1e-5  # the largest difference of cuts, relative to the size of what is compared
@@ -88,10 +89,10 @@ def no_leak(model: Model, video: PlayedVideo) -> Property:
 
 def any_cut(model: Model, video: PlayedVideo) -> Property:
     """The video in one call is what pieces and single frames are compared with."""
-    tokens, known = read(model, video, 0, READ)
-    bits, prefix = read_frames(model, tokens, None, known, at_once=READ)
-    ways = {"in pieces": cuts(READ, PIECES), "frame by frame": cuts(READ, (1,))}
-    figures: dict[str, Any] = {"frames": READ}
+    tokens, known = read(model, video, 0, CUT)
+    bits, prefix = read_frames(model, tokens, None, known, at_once=CUT)
+    ways = {"in pieces": cuts(CUT, PIECES), "frame by frame": cuts(CUT, (1,))}
+    figures: dict[str, Any] = {"frames": CUT}
     for name, sizes in ways.items():
         found, after = read_cut(model, tokens, known, sizes)
         figures[name] = {"bits": bits_apart(found, bits), "state": states_apart(after, prefix)}
@@ -103,7 +104,7 @@ def any_cut(model: Model, video: PlayedVideo) -> Property:
     return Property(
         "any cut",
         largest <= EQUAL,
-        f"{READ} frames in one call, in pieces of {', '.join(map(str, PIECES))} frames, and frame "
+        f"{CUT} frames in one call, in pieces of {', '.join(map(str, PIECES))} frames, and frame "
         f"by frame. Largest difference from one call, as a share ({EQUAL:g} is allowed): {each}.",
         figures,
     )
