@@ -14,6 +14,7 @@ import yaml
 
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+PLANS = CONFIGS / "reproduce"  # of `tttvideo reproduce`, no configs of `fit`
 CONFIG_OPTIONS = ("--config", "-c")
 
 
@@ -32,7 +33,7 @@ def find_config(name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     packaged = CONFIGS / f"{name}.yaml"
-    if not packaged.is_file():
+    if not packaged.is_file() or packaged.parent == PLANS:
         names = packaged_names(name.rpartition("/")[0])
         raise ValueError(f"there is no config file {name}, and no packaged one ({names})")
     return packaged
@@ -40,7 +41,7 @@ def find_config(name: str) -> Path:
 
 def packaged_names(folder: str = "") -> str:
     """The packaged layers of `folder`; of another name, all configs and the folders of layers."""
-    folders = sorted({path.parent.name for path in CONFIGS.glob("*/*.yaml")})
+    folders = sorted({path.parent.name for path in CONFIGS.glob("*/*.yaml")} - {PLANS.name})
     if folder in folders:
         return ", ".join(f"{folder}/{name}" for name in stems(CONFIGS / folder))
     layers = ", ".join(f"{name}/" for name in folders)

@@ -41,6 +41,7 @@ COMMANDS = {
     "evaluate scaling": ("evaluate_scaling", "fit how loss falls with size and data"),
     "evaluate harness": ("evaluate_harness", "tasks of lm-evaluation-harness"),
     "compare": ("compare", "train mixers on equal tokens and draw their loss by context"),
+    "reproduce": ("reproduce", "make a figure of results/video: data, training, measurement"),
     "bench": ("bench", "measure speed and memory: kernels, decode, layers, generation, bars"),
     "import": ("import_weights", "read weights of the reference implementations (PyTorch, JAX)"),
     "export": ("export_weights", "write weights for Hugging Face transformers"),

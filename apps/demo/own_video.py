@@ -9,10 +9,11 @@ from typing import Any
 
 from tttvideo.apps.commands import parse
 from tttvideo.apps.predict import predict
+from tttvideo.apps.stages import Stages
 from tttvideo.data.video.conditions import find_condition
 from tttvideo.data.video.sources import one_video
 
-from .stages import Stages, fit, prepare_video
+from .training import fit, prepare_video
 
 
 HELD_OUT = 64  # frames at the end that no model learns from, or a fifth of a shorter video

@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from tttvideo.apps.stages import Stages
 from tttvideo.files import write_json
 
 from .own_video import OwnVideo
 from .shapes import Shapes
-from .stages import Stages
 from .world import World
 
 

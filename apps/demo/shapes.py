@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tttvideo.apps.commands import invoke
 from tttvideo.apps.show.demo_sheets import draw_clips, write_clips
+from tttvideo.apps.stages import Stages
 from tttvideo.data.video.reader import VideoReader
 from tttvideo.measures.clips import Continued, clip_quality, continue_clips
 from tttvideo.measures.memory import state_swap
@@ -17,7 +18,7 @@ from tttvideo.sampling.choose import Chooser
 from tttvideo.video.frame_model import FrameModel
 from tttvideo.weights.video_checkpoints import VideoCheckpoint, load_video_model
 
-from .stages import Stages, fit, prepare_video
+from .training import fit, prepare_video
 
 
 CLIPS, HELD_OUT, FRAMES = 600, 128, 80

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tttvideo.apps.commands import invoke
 from tttvideo.apps.show.demo_sheets import OTHER, PREDICTION, TRUTH, Memory, draw_world, write_world
+from tttvideo.apps.stages import Stages
 from tttvideo.data.video.drawn.pan import Pan, pan_worlds
 from tttvideo.measures.memory import remember, state_swap
 from tttvideo.sampling.choose import Chooser
@@ -19,7 +20,7 @@ from tttvideo.video.conditions import Conditions
 from tttvideo.video.frame_model import FrameModel
 from tttvideo.weights.video_checkpoints import VideoCheckpoint, load_video_model
 
-from .stages import Stages, fit
+from .training import fit
 
 
 S = TypeVar("S")

@@ -179,6 +179,10 @@ REFUSED = [
     ("evaluate recall nowhere.ckpt --out x", "there is no checkpoint nowhere.ckpt"),
     ("evaluate scaling nowhere --out x", "there is no run folder nowhere"),
     ("evaluate harness nowhere.ckpt --tasks a --out x", "there is no checkpoint nowhere.ckpt"),
+    ("reproduce nowhere", "there is no figure nowhere; choose from "),
+    ("reproduce a.txt", "a.txt is not a config; it must be a YAML mapping"),
+    ("reproduce codec --set steps=1", "--set needs --out DIR"),
+    ("reproduce codec --out a.txt", "a.txt is a file; name a folder"),
     ("bench kernels --repeats 0", "--repeats 0 must be 1 or more"),
 ]
 

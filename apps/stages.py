@@ -1,11 +1,9 @@
-"""Stages of the demo, which are done once."""
+"""Stages of a long command, which are done once."""
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tttvideo.apps.commands import invoke
 from tttvideo.files import read_json, write_json
 
 
@@ -20,13 +18,17 @@ class Stages:
         self.done: dict[str, Any] = read_json(path, "delete it") if path.is_file() else {}
 
     def do(self, name: str, settings: Any, title: str, work: Callable[[], None]) -> None:
-        """Do a stage unless it is finished with these settings; all stages after it are repeated.
+        """Announce a stage, and do it `once`.
 
         title: for the user: the work, and its time on two CPU cores.
         """
         finished = self.done.get(name) == settings
         self.announce(f"{title.splitlines()[0]}: already done" if finished else title)
-        if finished:
+        self.once(name, settings, work)
+
+    def once(self, name: str, settings: Any, work: Callable[[], None]) -> None:
+        """Do a stage unless it is finished with these settings; those after it are repeated."""
+        if self.done.get(name) == settings:
             return
         names = list(self.done)
         kept = names[: names.index(name)] if name in names else names
@@ -42,29 +44,3 @@ class Stages:
     def save(self, done: dict[str, Any]) -> None:
         self.done = done
         write_json(self.path, self.done, indent=None)
-
-
-def fit(
-    config: str,
-    out: Path,
-    steps: int,
-    options: Sequence[str],
-    checks: int = 1,
-    patience: int | None = None,
-) -> None:
-    """Train anew by a packaged config, with a number of validations.
-
-    patience: stop after so many without a better one.
-    """
-    shutil.rmtree(out, ignore_errors=True)
-    trainer = ["--trainer.max_steps", str(steps), "--trainer.devices", "1"]
-    trainer += ["--trainer.val_check_interval", str(-(-steps // checks))]
-    if patience:
-        trainer += ["--model.optim.patience", str(patience)]
-    invoke("fit", ["--config", config, "--out", str(out), *options, *trainer])
-
-
-def prepare_video(arguments: Sequence[str], out: Path) -> None:
-    """Prepare a corpus anew, in `out`."""
-    shutil.rmtree(out, ignore_errors=True)
-    invoke("prepare video", [*arguments, "--out", str(out)])
