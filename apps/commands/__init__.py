@@ -33,11 +33,12 @@ COMMANDS = {
     "verify": ("verify", "prove that a model of video reads a stream: no leak, constant cost"),
     "evaluate": (
         None,
-        "measure how models use context: text, recall, memory, scaling, harness",
+        "measure how models use context: text, recall, memory, length, scaling, harness",
     ),
     "evaluate text": ("evaluate_text", "loss by token index and by context, with controls"),
     "evaluate recall": ("evaluate_recall", "exact answers by length and difficulty"),
     "evaluate memory": ("evaluate_memory", "what mixers remember of a world, and a state swap"),
+    "evaluate length": ("evaluate_length", "bits of video frames by the length of the stream"),
     "evaluate scaling": ("evaluate_scaling", "fit how loss falls with size and data"),
     "evaluate harness": ("evaluate_harness", "tasks of lm-evaluation-harness"),
     "compare": ("compare", "train mixers on equal tokens and draw their loss by context"),

@@ -3,7 +3,13 @@
 import argparse
 from pathlib import Path
 
-from tttvideo.data.video.drawn import WORLDS, DrawnVideo, claim_folder, draw_videos
+from tttvideo.data.video.drawn import (
+    WORLDS,
+    DrawnVideo,
+    claim_folder,
+    draw_videos,
+    missing_videos,
+)
 from tttvideo.progress import progress
 from tttvideo.video.palette import PaletteConfig, PaletteTokenizer
 from tttvideo.weights.checkpoints import save_palette
@@ -30,7 +36,8 @@ def run(options: argparse.Namespace) -> None:
     def draw(which: tuple[int, bool]) -> DrawnVideo:
         return world.draw(options.frames, size, (options.seed, *which), palette, **own)
 
-    with progress("drawing", sum(counts.values()), "videos") as advance:
+    frames = len(missing_videos(out, counts)) * options.frames
+    with progress("drawing", frames, "frames") as advance:
         draw_videos(out, counts, draw, world.fps, advance)
     print(f"{out}: {options.videos:,} videos in train, {options.held_out:,} in held_out")
     if (out / PALETTE).is_file():

@@ -8,15 +8,19 @@ B batch, F frames, P tokens per frame, S pixels of height and width.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from tttvideo.backbone import BackboneState
 from tttvideo.sampling.frame_streams import FramePrefix, score_frames
 from tttvideo.states import tree_map
 from tttvideo.video.conditions import NOTHING, Conditions
 from tttvideo.video.frame_model import FrameModel, FrameModelState
 
+
+S = TypeVar("S", bound=FrameModelState | BackboneState)
 
 AGES = {"1": (1, 2), "2 to 7": (2, 8), "8 or more": (8, 1 << 62), "never": (-1, 0)}
 """Groups of tokens by the frames since what they show was last seen, from and below."""
@@ -34,12 +38,12 @@ def bits_by_age(bits: Tensor, ages: Tensor) -> dict[str, float]:
     return found
 
 
-def with_memory(state: FrameModelState, other: FrameModelState) -> FrameModelState:
+def with_memory(state: S, other: FrameModelState | BackboneState) -> S:
     """A state with the memories of another; the window of the last frames and the pose stay."""
     return replace(state, blocks=other.blocks)
 
 
-def swapped(state: FrameModelState) -> FrameModelState:
+def swapped(state: S) -> S:
     """The states of a batch, each with the memory of the video before it."""
     return with_memory(state, tree_map(lambda x: x.roll(1, 0), state))
 

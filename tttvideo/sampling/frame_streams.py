@@ -21,7 +21,7 @@ from tttvideo.video.frame_codec import FrameCodec
 from tttvideo.video.frame_model import FrameModel, FrameModelState
 
 from .choose import Choose
-from .decode import Prefix, decode, score
+from .decode import Prefix, decode, prefill, score
 
 
 FRAMES = 16  # frames of a video that one call reads
@@ -116,6 +116,17 @@ def read_frames(
         return score_frames(model, frames, prefix, conditions, at_once)
     nats, _, after = score(model, frames.flatten(1), prefix, at_once * frames.shape[2])
     return nats.view(frames.shape) / math.log(2), after
+
+
+@torch.inference_mode()
+def prefill_frames(
+    model: FrameModel | Backbone, frames: Tensor, prefix: Any, conditions: Conditions = NOTHING
+) -> AnyPrefix:
+    """Read at most FRAMES frames (B, F, P) as `read_frames` does, and score none of them."""
+    if not isinstance(model, FrameModel):
+        return prefill(model, frames.flatten(1), FRAMES * frames.shape[2], prefix)
+    vectors, state = model(frames, prefix and prefix.state, conditions)
+    return FramePrefix(vectors[:, -1], frames[:, -1].clone(), state)
 
 
 def decode_frames(

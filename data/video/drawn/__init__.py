@@ -1,8 +1,16 @@
 """Drawn videos whose truth is known exactly, each a pure function of its seed."""
 
-from .folders import claim_folder, draw_videos
+from .folders import claim_folder, draw_videos, missing_videos
 from .glyphs import bouncing_glyphs
 from .worlds import WORLDS, DrawnVideo, World
 
 
-__all__ = ["WORLDS", "DrawnVideo", "World", "bouncing_glyphs", "claim_folder", "draw_videos"]
+__all__ = [
+    "WORLDS",
+    "DrawnVideo",
+    "World",
+    "bouncing_glyphs",
+    "claim_folder",
+    "draw_videos",
+    "missing_videos",
+]

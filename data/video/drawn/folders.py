@@ -1,8 +1,10 @@
 """Folders of drawn videos: DIR/train and DIR/held_out, with conditions beside each video."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from tttvideo.data.corpus import check_empty
 from tttvideo.data.video.conditions import write_conditions
@@ -50,13 +52,23 @@ def draw_videos(
     """Draw what the folders do not hold yet, so that a stopped run resumes.
 
     draw: a video by its number, and whether it is held out.
+    advance: called after each frame that is drawn.
     """
-    for part, count in counts.items():
-        (out / part).mkdir(parents=True, exist_ok=True)
-        for number in range(count):
-            path = video_path(out, part, number)
-            if not path.exists():
-                video = draw((number, part == "held_out"))
-                write_conditions(path, **video.conditions)
-                write_video(path, video.frames, fps, lossless=True)
-            advance(1)
+    for part, number in missing_videos(out, counts):
+        path = video_path(out, part, number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        video = draw((number, part == "held_out"))
+        write_conditions(path, **video.conditions)
+        write_video(path, counted(video.frames, advance), fps, lossless=True)
+
+
+def missing_videos(out: Path, counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Part and number of the videos that the folders do not hold yet."""
+    every = [(part, number) for part, count in counts.items() for number in range(count)]
+    return [one for one in every if not video_path(out, *one).exists()]
+
+
+def counted(frames: Iterable[np.ndarray], advance: Callable[[int], None]) -> Iterator[np.ndarray]:
+    for frame in frames:
+        yield frame
+        advance(1)
