@@ -28,6 +28,7 @@ from tttvideo.data.video.conditions import read_conditions, write_conditions
 from tttvideo.data.video.drawn import WORLDS, bouncing_glyphs
 from tttvideo.data.video.reader import VideoReader
 from tttvideo.data.video.writer import write_video
+from tttvideo.measures import verify
 from tttvideo.weights.checkpoints import load_frame_tokenizer, load_tokens_model
 from tttvideo.weights.video_checkpoints import load_video_model
 
@@ -323,6 +324,43 @@ def test_predict_continues_beyond_the_end_of_the_video(work, capsys):
     assert len(list(VideoReader(Path("beyond/prediction.mp4"), 64))) == 5
     main(["predict", "video/last.ckpt", "clip.mp4", "--context", "9", "--out", "none"])
     assert "no truth" in capsys.readouterr().out
+
+
+def test_verify_passes_both_modes_and_writes_its_page(work, monkeypatch, capsys):
+    monkeypatch.setattr(verify, "SLOWER", 9.0)  # of fifteen frames, on a busy machine
+    for model in ("video", "whole"):
+        main(["verify", f"{model}/last.ckpt", "clip.mp4", "--frames=60", f"--out=verified/{model}"])
+        page, printed = Path(f"verified/{model}/verify.md").read_text(), capsys.readouterr().out
+        assert page == printed and page.count(": holds.") == 4
+        record = json.loads(Path(f"verified/{model}/verify.json").read_text())
+        assert [one["holds"] for one in record["properties"]] == [True] * 4
+
+
+def test_a_failed_verification_ends_with_an_error_that_names_the_property(work, monkeypatch):
+    monkeypatch.setattr(verify, "EQUAL", -1.0)
+    monkeypatch.setattr(verify, "SLOWER", 9.0)
+    with pytest.raises(SystemExit, match="whole/last.ckpt failed: any cut$"):
+        main(["verify", "whole/last.ckpt", "clip.mp4", "--frames=60"])
+
+
+def test_length_is_measured_once_and_a_batch_at_a_time(work, capsys):
+    Path("lengths").mkdir()
+    for name in "abc":
+        shutil.copy("clip.mp4", f"lengths/{name}.mp4")
+    models = ["whole=whole/last.ckpt", "tokens=video/last.ckpt", "lengths", "--out=length"]
+    options = ["--targets=5", "--batch=2", "--contexts", "4", "30", "99"]
+    main(["evaluate", "length", *models, *options])
+    page = capsys.readouterr().out
+    assert page.count("| whole") == page.count("| tokens") == 2
+    assert "Contexts of 99 frames were left out: the shortest video has 40 frames." in page
+    record = json.loads(Path("length/length.json").read_text())
+    assert len(record["batches"]) == 2
+    assert Path("length/length.png").stat().st_size > 10_000
+    main(["evaluate", "length", *models, *options])
+    again = json.loads(Path("length/length.json").read_text())
+    assert again["batches"] == record["batches"]
+    with pytest.raises(SystemExit, match="was measured with other settings"):
+        main(["evaluate", "length", *models, "--targets=6", *options[1:]])
 
 
 def test_a_prediction_does_not_depend_on_what_comes_after(work, tmp_path):
