@@ -221,6 +221,16 @@ def open_tokens(path: str | Path) -> Tokens:
     return Tokens(path, files, hashes)
 
 
+def is_token_data(path: str | Path) -> bool:
+    """Whether a path names a token file, or a folder with some, rather than videos."""
+    if Path(path).is_dir():
+        return any(Path(path).glob("*.bin")) or (Path(path) / MANIFEST).is_file()
+    if not Path(path).is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
 def allow_open_files(more: int) -> None:
     """Raise this process's limit, often 1,024: each mapped array keeps its file open."""
     try:
