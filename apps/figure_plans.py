@@ -1,6 +1,6 @@
 """Plans of figures, configs/reproduce/NAME.yaml: the commands that make a figure from nothing.
 
-A plan begins with a comment that ends in "about N minutes on two cores." Its keys:
+A plan begins with a comment that says "about N minutes on two cores". Its keys:
 
     title    one sentence
     seeds    a step that names {seed} runs once for each (left out: 0)
@@ -25,7 +25,7 @@ from tttvideo.apps.commands import COMMANDS, find, parse
 from .config_files import PLANS, Setting, read_config, stems
 
 
-MINUTES = re.compile(r"# .* about (\d+) minutes on two cores\.$")
+MINUTES = re.compile(r"# .*\babout (\d+) minutes\b")
 PLACE = re.compile(r"\{(\w+)\}")
 FOR_ALL = re.compile(r"\{all:(.+)\}")
 SIZE = re.compile(r"sizes\.(cpu|gpu)\.(\w+)")
@@ -118,7 +118,7 @@ def read_plan(path: Path) -> FigurePlan:
     values = {setting.key: setting.value for setting in settings}
     minutes = MINUTES.match(path.read_text(encoding="utf-8").split("\n")[0])
     if not minutes or not {"title", "steps"} <= values.keys():
-        missing = "title or steps is" if minutes else "'about N minutes on two cores.' in line 1 is"
+        missing = "title or steps is" if minutes else "'about N minutes on two cores' in line 1 is"
         raise ValueError(f"{path} is no plan of a figure: {missing} missing")
     sizes = {device: sizes_of(device, values) for device in DEVICES}
     if sizes["cpu"].keys() != sizes["gpu"].keys():

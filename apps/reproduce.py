@@ -25,6 +25,9 @@ from .report import run_conditions
 from .stages import Stages
 
 
+RECORDS = "lock", "stages.json", "reproduce.json"
+
+
 def run(options: argparse.Namespace) -> None:
     if not options.name:
         return print(listing(options.plans))
@@ -49,7 +52,8 @@ def listing(plans: Sequence[FigurePlan]) -> str:
 
 def pages(out: Path) -> list[Path]:
     """The pages and pictures that the commands wrote."""
-    return sorted(path for kind in ("md", "png") for path in out.glob(f"*/*.{kind}"))
+    places = [f"{folder}*.{kind}" for folder in ("", "*/") for kind in ("md", "png")]
+    return sorted(path for place in places for path in out.glob(place))
 
 
 class Figure:
@@ -70,9 +74,19 @@ class Figure:
         stages = Stages(self.out / "stages.json", len(commands))
         outs = [written(words, self.out) for words in commands]
         for number, words in enumerate(commands):
-            stages.once(f"clear {number}", words, partial(clear, outs[number], outs[:number]))
+            stages.once(f"clear {number}", words, partial(self.clear, outs[number], outs[:number]))
             title = f"tttvideo {shlex.join(words)}"
             stages.do(f"run {number}", words, title, partial(self.step, number, words))
+
+    def clear(self, path: Path | None, kept: Sequence[Path | None]) -> None:
+        """Remove what a command wrote with other arguments, unless an earlier one wrote there."""
+        if path is None or any(path == other or path in other.parents for other in kept if other):
+            return
+        for one in self.out.glob("*") if path == self.out else [path]:
+            if one.is_dir():
+                shutil.rmtree(one)
+            elif one.name not in RECORDS:
+                one.unlink(missing_ok=True)
 
     def step(self, number: int, words: list[str]) -> None:
         """Run a command and record its time, with that of runs of it that were stopped before."""
@@ -94,18 +108,9 @@ class Figure:
 
 
 def written(words: list[str], out: Path) -> Path | None:
-    """What a command writes below `out`, by its option --out; None for another place."""
-    path = Path(dict(split(words)).get("--out") or out)
-    return path if out in path.parents else None
-
-
-def clear(path: Path | None, kept: Sequence[Path | None]) -> None:
-    """Remove what a command wrote with other arguments, unless an earlier command wrote there."""
-    if path is None or any(path == other or path in other.parents for other in kept if other):
-        return
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
+    """What a command writes, by its option --out: `out` or below it; None for another place."""
+    path = dict(split(words)).get("--out")
+    return Path(path) if path and out in (Path(path), *Path(path).parents) else None
 
 
 def run_command(words: list[str], lock: int) -> None:

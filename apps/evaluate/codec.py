@@ -87,6 +87,7 @@ def measure(
             "reset": reset,
             "stated": stated,
             "code": 8 * sizes["code"],
+            "file": 8 * sum(sizes.values()),
         },
         "bytes": sizes,
         "frames_per_second": {

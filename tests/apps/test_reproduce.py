@@ -101,6 +101,21 @@ def test_a_command_that_changed_is_repeated_without_what_it_wrote_and_with_all_a
     assert [words.split()[1] for words in ran[4:]] == ["text"]
 
 
+def test_a_command_that_writes_to_the_folder_itself_is_repeated_without_what_it_wrote(plan, ran):
+    plan(
+        TWO[: TWO.index("  - prepare text")]
+        .replace("recall --tasks mqar", "pan")
+        .replace(
+            "--length 256 --size {size} --out {out}/texts.jsonl", "--worlds {size} --out {out}"
+        )
+    )
+    run("--out", "o", "--set", "size=2")
+    Path("o/left").touch()
+    run("--out", "o", "--set", "size=3")
+    assert len(ran) == 2 and not Path("o/left").exists() and Path("o/palette.ckpt").is_file()
+    assert len(record("o")["steps"]) == 1
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError("no disk")], ids=str)
 def test_a_run_that_stopped_resumes_with_its_command_in_what_it_wrote(
     plan, ran, monkeypatch, error
@@ -154,7 +169,7 @@ REFUSED = [
     ("prepare recall", "prepare", "there is no prepare '--tasks'"),
     ("--length", "--lenth", "--lenth does not exist; did you mean --length?"),
     ("prepare text", "fit --config nowhere", "there is no config file nowhere"),
-    ("about 1 minutes on two cores", "soon", "'about N minutes on two cores.' in line 1 is miss"),
+    ("about 1 minutes on two cores", "soon", "'about N minutes on two cores' in line 1 is miss"),
     ("title: A tiny plan\n", "", "title or steps is missing"),
 ]
 

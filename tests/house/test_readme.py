@@ -18,8 +18,11 @@ SHORT = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", *QUIET]
 TINY = ["--tokens", "32", "--heads", "1", "--head-dim", "16", "--repeats", "3"]
 COMPARE = ["--tokens", "256", "256", "--windows", "64", "128", "--seeds", "0", "--jobs", "1"]
 MEMORY = ["--seconds", "0.5", "--seeds", "0", "--seen", "8", "--worlds", "2"]
+FEW = ["worlds=20", "new_worlds=2", "pan_steps=2", "clips=4", "held_out=1"]
+FEW += ["tokenizer_steps=2", "steps=2"]
 SMALLER = {
     "demo": ["--steps", "2", "2", "2"],
+    "reproduce codec": ["--out", "out/small_codec", "--set", *FEW],
     "fit": SHORT,
     "bench": TINY,
     "compare": [*COMPARE, "--mixers", "attention"],
@@ -46,7 +49,7 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, ca
     for name in "abcdef":
         Path(f"books/{name}.txt").write_text(f"It was the best of times, wrote {name}. " * 800)
     lines = "".join(blocks("console")).strip().splitlines()
-    assert len(lines) == 27
+    assert len(lines) == 31
     for line in lines:
         run, command, *arguments = shlex.split(line)
         assert run == "./run"
@@ -55,6 +58,7 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, ca
             smaller = SMALLER.get(kind, SMALLER.get(command, []))
             main([command, *arguments, *smaller])
     assert Path("out/clip/compare.mp4").is_file()
+    assert Path("out/small_codec/codec/codec.png").is_file()
     for name in ("evaluation/by_index.png", "compare/fixed_targets.png", "recall_maps/recall.md"):
         assert Path("out", name).is_file()
     assert "It was " in capsys.readouterr().out
