@@ -243,13 +243,16 @@ OTHER |= {
     "d_state": 7,
     "expand": 3,
     "head_dim": 32,
+    "hidden": 7,
+    "first_step": 7.0,
+    "first_decay": 7.0,
 }
 OTHER |= dict.fromkeys(("share_qk", "gate", "pre_conv", "learn_start", "norm"), False)
 OTHER |= dict.fromkeys(("learn_step", "normalise", "causal"), False)
 
 
 @pytest.mark.parametrize(
-    "mixer", ["ttt", "attention", "linear_attention", "gated_delta", "mamba", "mamba2"]
+    "mixer", ["ttt", "attention", "linear_attention", "gated_delta", "mamba", "mamba2", "lstm"]
 )
 def test_no_two_models_that_differ_in_more_than_size_have_one_name(mixer):
     config = BackboneConfig(mixer=mixer)

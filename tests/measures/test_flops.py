@@ -110,5 +110,12 @@ def test_mamba_2_is_counted_as_its_chunks_multiply():
     assert counted == pytest.approx(seen(config, T), rel=0.02)
 
 
+def test_an_lstm_is_counted_with_its_gates():
+    config = replace(SMALL, mixer="lstm")
+    h = 5 * SMALL.width // 9
+    unseen = config.depth * 8 * h * (SMALL.width + h)  # the counter does not see into oneDNN
+    assert 16 * (flops_per_token(config, 16) - unseen) == seen(config, 16)
+
+
 def test_training_takes_three_times_the_forward_pass():
     assert training_flops(SMALL, 1000, 64) == 3 * 1000 * flops_per_token(SMALL, 64)

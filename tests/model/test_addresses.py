@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from helpers.states import assert_same_state
 from tttvideo.backbone import BackboneConfig
 from tttvideo.kernels import Packed
+from tttvideo.mixers.mamba import MambaConfig
 from tttvideo.mixers.mixer import Address
 
 
@@ -21,6 +22,7 @@ CONFIGS = {
     "attention": replace(SIZES, mixer="attention"),
     "linear attention": replace(SIZES, mixer="linear_attention"),
     "gated delta": replace(SIZES, mixer="gated_delta"),
+    "mamba2": replace(SIZES, mixer="mamba2", mamba=MambaConfig(d_state=6, head_dim=8)),
 }
 MIXERS = pytest.mark.parametrize("name", CONFIGS)
 
@@ -73,6 +75,9 @@ def layer_views(name, layer, x, address):
     if name == "gated delta":
         q, k, *_ = layer.views(x, layer.init_state(2).tail, address)
         return q.transpose(1, 2), k.transpose(1, 2)
+    if name == "mamba2":
+        _, B, C, _ = layer.views(layer.in_proj(x), layer.init_state(2).tail, address)
+        return C, B
     return layer.views(x, 0, address)[:2]
 
 

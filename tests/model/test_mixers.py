@@ -10,6 +10,7 @@ from helpers.states import assert_same_state, leaves, run_in_pieces
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.kernels import Packed
 from tttvideo.mixers.attention import Attention, AttentionConfig, attend
+from tttvideo.mixers.lstm import LSTMConfig
 from tttvideo.mixers.mamba import MambaConfig
 from tttvideo.mixers.ttt import TTTConfig
 from tttvideo.states import from_plain, same_structure, stack, to_plain, tree_map, unstack
@@ -30,10 +31,13 @@ CONFIGS = {
     "gated delta": replace(SIZES, mixer="gated_delta"),
     "norm-free": replace(SIZES, ttt=TTTConfig(mini_batch_size=4, norm=False, learn_step=False)),
     "mamba2": replace(SIZES, mixer="mamba2", mamba=MambaConfig(d_state=3, head_dim=8)),
+    "lstm": replace(SIZES, mixer="lstm", lstm=LSTMConfig(hidden=10)),
 }
 MIXERS = pytest.mark.parametrize("name", CONFIGS)
 GROWING = "attention", "linear_attention"
 """Mixers whose states count the tokens, or are cut."""
+UNCOUNTED = "mamba", "mamba2", "gated delta", "lstm"
+"""Mixers whose states do not know how many tokens were read."""
 
 
 def new_model(name):
@@ -105,7 +109,7 @@ def test_states_are_stacked_and_unstacked(name):
     assert same_structure(rows)
     assert_same_state(stack(rows), state)
     _, longer = model(tokens[:1, :6])
-    assert same_structure([rows[0], longer]) == (name in ("mamba", "mamba2", "gated delta"))
+    assert same_structure([rows[0], longer]) == (name in UNCOUNTED)
 
 
 @MIXERS

@@ -34,6 +34,7 @@ MODELS = {
     "gated-delta": dict(mixer="gated_delta"),
     "mamba": dict(mixer="mamba", mlp_width=0),
     "mamba2": dict(mixer="mamba2"),
+    "lstm": dict(mixer="lstm"),
 }
 EACH = pytest.mark.parametrize("name", MODELS)
 TEXT = "the state learns while it reads, and reads while it learns"

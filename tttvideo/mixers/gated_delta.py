@@ -22,7 +22,7 @@ from tttvideo.kernels.baselines.linear_attention import CHUNK
 from tttvideo.layers import ShortConv, full
 from tttvideo.states import state_dataclass
 
-from .mamba import first_steps
+from .mamba import first_rates, first_steps
 from .mixer import Address, Grid, Mixer, check_whole, frame_size
 
 
@@ -30,6 +30,8 @@ from .mixer import Address, Grid, Mixer, check_whole, frame_size
 class GatedDeltaConfig:
     conv_kernel: int = 4
     """Taps of the short convolutions."""
+    first_decay: float = 1.0
+    """Factor on the rates of decay of a new layer; below 1 it remembers longer than the paper's."""
     causal: bool | None = None
     """A token reads what tokens up to it wrote; false: what its whole frame wrote; null:
     true in the backbone of tokens, false in the frame model."""
@@ -54,6 +56,8 @@ class GatedDelta(Mixer[GatedDeltaState]):
             raise ValueError(
                 f"gated_delta.conv_kernel is {config.conv_kernel}; it must be 1 or more"
             )
+        if not config.first_decay > 0:
+            raise ValueError(f"gated_delta.first_decay is {config.first_decay}; it must be above 0")
         self.frame = frame_size("gated_delta", config.causal, grid)
         self.config, self.heads, self.head_dim = config, heads, width // heads
         self.q_proj = nn.Linear(width, width, bias=False)
@@ -63,7 +67,7 @@ class GatedDelta(Mixer[GatedDeltaState]):
         # not nn.Linears: both gates are computed in float32
         self.keep_weight = nn.Parameter(torch.empty(heads, width).normal_(std=0.02))
         self.keep_bias = nn.Parameter(first_steps(heads))
-        self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
+        self.A_log = nn.Parameter(first_rates(heads, config.first_decay))
         self.rate_weight = nn.Parameter(torch.empty(heads, width).normal_(std=0.02))
         self.norm = nn.RMSNorm(self.head_dim, eps=1e-5)
         self.gate_proj = nn.Linear(width, width, bias=False)

@@ -29,6 +29,8 @@ from tttvideo.states import state_dataclass
 from .mixer import Address, Grid, Mixer
 
 
+FREE = "backend", "first_step", "first_decay"
+"""Config fields that may change between runs with the same weights."""
 INSTALLED = importlib.util.find_spec("mamba_ssm") is not None
 
 
@@ -42,6 +44,10 @@ class MambaConfig:
     """Taps of the short convolution."""
     head_dim: int = 64
     """Inner features that share one decay; for mamba2 only."""
+    first_step: float = 1.0
+    """Factor on the step sizes of a new layer, with which tokens are written and decay."""
+    first_decay: float = 1.0
+    """Factor on the rates of decay of a new layer; below 1 it remembers longer than the paper's."""
     backend: Literal["auto", "torch", "mamba_ssm"] = "auto"
     """Implementation of the scan; auto: the package mamba_ssm on a GPU where it is installed."""
 
@@ -54,6 +60,9 @@ class MambaConfig:
         for name in ("d_state", "expand", "conv_kernel", "head_dim"):
             if values[name] < 1:
                 raise ValueError(f"mamba.{name} is {values[name]}; it must be 1 or more")
+        for name in ("first_step", "first_decay"):
+            if not values[name] > 0:
+                raise ValueError(f"mamba.{name} is {values[name]}; it must be above 0")
         if self.backend not in ("auto", "torch", "mamba_ssm"):
             raise ValueError(f"mamba.backend {self.backend!r} is not one of auto, torch, mamba_ssm")
         return ResolvedMamba(**values)
@@ -122,8 +131,9 @@ class Mamba(MambaMixer):
         self.x_proj = nn.Linear(inner, rank + 2 * N, bias=False)
         # not an nn.Linear, whose weight the backbone would initialise again
         self.dt_weight = nn.Parameter(torch.empty(inner, rank).uniform_(-(rank**-0.5), rank**-0.5))
-        self.dt_bias = nn.Parameter(first_steps(inner))
-        self.A_log = nn.Parameter(torch.arange(1.0, N + 1).log().repeat(inner, 1))
+        self.dt_bias = nn.Parameter(first_steps(inner, own.first_step))
+        rates = own.first_decay * torch.arange(1.0, N + 1)
+        self.A_log = nn.Parameter(rates.log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
 
     def forward(
@@ -161,9 +171,10 @@ class Mamba(MambaMixer):
 
 
 class Mamba2(MambaMixer):
-    """The mixer "mamba2"; it ignores `heads`, `grid` and addresses.
+    """The mixer "mamba2"; it ignores `heads` and `grid`.
 
-    It has inner features / head_dim heads.
+    It has inner features / head_dim heads. B and C, its k and q, are of the places of an Address;
+    places are not convolved, nor is what is found there.
     """
 
     D_STATE = 128
@@ -179,8 +190,8 @@ class Mamba2(MambaMixer):
         own_heads = inner // own.head_dim
         super().__init__(width, own, inner + 2 * N, ssm=(N, own_heads, own.head_dim))
         self.in_proj = nn.Linear(width, 2 * inner + 2 * N + own_heads, bias=False)
-        self.dt_bias = nn.Parameter(first_steps(own_heads))
-        self.A_log = nn.Parameter(torch.empty(own_heads).uniform_(1, 16).log())
+        self.dt_bias = nn.Parameter(first_steps(own_heads, own.first_step))
+        self.A_log = nn.Parameter(first_rates(own_heads, own.first_decay))
         self.D = nn.Parameter(torch.ones(own_heads))
         self.norm = nn.RMSNorm(inner, eps=1e-5)
 
@@ -189,15 +200,27 @@ class Mamba2(MambaMixer):
     ) -> tuple[Tensor, MambaState]:
         state = self.init_state(len(x)) if state is None else state
         N, heads, P = self.ssm
-        z, x, dt = self.in_proj(x).split((heads * P, heads * P + 2 * N, heads), dim=-1)
-        x, tail = self.conv(x, state.tail)
-        x, B, C = F.silu(x).split((heads * P, N, N), dim=-1)
+        z, xBC, dt = self.in_proj(x).split((heads * P, heads * P + 2 * N, heads), dim=-1)
+        x, B, C, tail = self.views(xBC, state.tail, address)
         dtype = state.ssm.dtype
         dt = F.softplus(dt.to(dtype) + self.dt_bias.to(dtype))
         A = -torch.exp(self.A_log.to(dtype))
         y, ssm = self.scan(x.unflatten(2, (heads, P)), dt, A, B, C, state.ssm)
         y = (y.flatten(2) * F.silu(z)).to(self.norm.weight.dtype)
         return self.out_proj(self.norm(y)), MambaState(tail, ssm)
+
+    def views(
+        self, xBC: Tensor, tail: Tensor, address: Address | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x (b, T, E), B and C (b, T, N), and the new tail of the convolution."""
+        N, inner = self.ssm[0], self.norm.normalized_shape[0]
+        if address is None:
+            xBC, tail = self.conv(xBC, tail)
+            x, B, C = F.silu(xBC).split((inner, N, N), dim=-1)
+            return x, B, C, tail
+        rows = self.in_proj.weight[2 * inner :][:N]  # those that make B of the content
+        B, C = F.linear(address.key, rows), F.linear(address.query, rows)
+        return F.silu(xBC[..., :inner]), B, C, tail
 
     def scan(
         self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor
@@ -213,10 +236,15 @@ class Mamba2(MambaMixer):
         return y, state.float().permute(0, 3, 1, 2).contiguous()
 
 
-def first_steps(count: int) -> Tensor:
-    """Biases whose softplus is a step size drawn log-uniformly from [0.001, 0.1]."""
-    steps = torch.exp(torch.empty(count).uniform_(math.log(0.001), math.log(0.1)))
+def first_steps(count: int, scale: float = 1.0) -> Tensor:
+    """Biases whose softplus is `scale` times a step drawn log-uniformly from [0.001, 0.1]."""
+    steps = scale * torch.exp(torch.empty(count).uniform_(math.log(0.001), math.log(0.1)))
     return steps + torch.log(-torch.expm1(-steps))
+
+
+def first_rates(heads: int, scale: float) -> Tensor:
+    """Logarithms of `scale` times rates of decay drawn from [1, 16]."""
+    return torch.empty(heads).uniform_(1, 16).mul(scale).log()
 
 
 def choose_backend(backend: str, x: Tensor, obstacle: str | None = None) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
-from . import attention, gated_delta, linear_attention, mamba, ttt_config
+from . import attention, gated_delta, linear_attention, lstm, mamba, ttt_config
 from .attention import Attention, AttentionConfig
 from .gated_delta import GatedDelta, GatedDeltaConfig
 from .linear_attention import LinearAttention, LinearAttentionConfig
+from .lstm import LSTM, LSTMConfig
 from .mamba import Mamba, Mamba2, MambaConfig
 from .mixer import Mixer
 from .ttt import TTTLayer
@@ -30,6 +31,8 @@ class MixerConfigs:
     """Gated DeltaNet."""
     mamba: MambaConfig = field(default_factory=MambaConfig)
     """Mamba and Mamba-2."""
+    lstm: LSTMConfig = field(default_factory=LSTMConfig)
+    """The LSTM."""
 
 
 CONFIGS: dict[str, Any] = {one.name: one.default_factory for one in fields(MixerConfigs)}
@@ -70,10 +73,19 @@ MIXERS = {
         LinearAttention, "linear_attention", linear_attention.flops, lambda _: "linear attention"
     ),
     "gated_delta": MixerEntry(
-        GatedDelta, "gated_delta", gated_delta.flops, lambda _: "Gated DeltaNet"
+        GatedDelta,
+        "gated_delta",
+        gated_delta.flops,
+        lambda _: "Gated DeltaNet",
+        free=("first_decay",),
     ),
-    "mamba": MixerEntry(Mamba, "mamba", mamba.mamba_flops, lambda _: "Mamba", swiglu=False),
-    "mamba2": MixerEntry(Mamba2, "mamba", mamba.mamba2_flops, lambda _: "Mamba-2", swiglu=False),
+    "mamba": MixerEntry(
+        Mamba, "mamba", mamba.mamba_flops, lambda _: "Mamba", free=mamba.FREE, swiglu=False
+    ),
+    "mamba2": MixerEntry(
+        Mamba2, "mamba", mamba.mamba2_flops, lambda _: "Mamba-2", free=mamba.FREE, swiglu=False
+    ),
+    "lstm": MixerEntry(LSTM, "lstm", lstm.flops, lambda _: "LSTM"),
 }
 
 MixerName: TypeAlias = Literal[tuple(MIXERS)]  # type: ignore[valid-type]
