@@ -39,7 +39,7 @@ COMMANDS = {
     ),
     "evaluate text": ("evaluate_text", "loss by token index and by context, with controls"),
     "evaluate recall": ("evaluate_recall", "exact answers by length and difficulty"),
-    "evaluate memory": ("evaluate_memory", "what mixers remember of a world, and a state swap"),
+    "evaluate capacity": ("evaluate_capacity", "how many cells memories of equal bytes recall"),
     "evaluate length": ("evaluate_length", "bits of video frames by the length of the stream"),
     "evaluate codec": ("evaluate_codec", "a model as a lossless codec, beside xz and a reset"),
     "evaluate scaling": ("evaluate_scaling", "fit how loss falls with size and data"),

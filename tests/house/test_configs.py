@@ -12,6 +12,7 @@ from tttvideo.apps.cli import main
 from tttvideo.apps.config_files import CONFIGS, find_config, stems
 from tttvideo.backbone import Backbone
 from tttvideo.weights.checkpoints import backbone_config, load_tokens_model
+from tttvideo.weights.video_checkpoints import load_video_model
 
 
 STEP = 2**19  # tokens of a step of the outer loop, in the paper
@@ -165,6 +166,33 @@ def test_every_mixer_and_every_ablation_runs_two_steps_with_the_tiny_size(
     fit_two_steps("--config", "text_tiny", "--config", layer, "--out", str(tmp_path))
     backbone = load_tokens_model(tmp_path / "last.ckpt").backbone
     assert backbone.config.mixer == read(layer)["model"]["init_args"]["backbone"]["mixer"]
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory):
+    """A folder with pan worlds, out/pan."""
+    folder = tmp_path_factory.mktemp("worlds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        main(["prepare", "pan", "--worlds", "20", "--frames", "40", "--out", "out/pan"])
+    return folder
+
+
+@pytest.mark.parametrize("base", ["video_frames_tiny", "video_pan"])
+@pytest.mark.parametrize("layer", layers("memory"))
+def test_every_memory_runs_two_steps_in_a_model_of_frames(
+    worlds, monkeypatch, tmp_path, base, layer
+):
+    monkeypatch.chdir(worlds)
+    more = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.accelerator=cpu"]
+    more += ["--data.window=64", "--data.batch_size=2", "--data.train=out/pan/tokens.bin", *QUIET]
+    more += ["--model.frame_tokenizer=out/pan/palette.ckpt", "--out", str(tmp_path)]
+    main(["fit", "--config", base, "--config", layer, *more])
+    model = load_video_model(tmp_path / "last.ckpt").network
+    wanted = read(layer)["model"]["init_args"]["frame_model"]
+    assert model.config.mixer == wanted.pop("mixer")
+    for field, values in wanted.items():
+        assert values.items() <= vars(getattr(model.config, field)).items()
 
 
 def test_finetuning_starts_from_the_run_of_its_size(work, monkeypatch):

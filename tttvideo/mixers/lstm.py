@@ -54,13 +54,13 @@ class LSTM(Mixer[LSTMState]):
             raise ValueError(f"lstm.hidden is {hidden}; it must be 1 or more")
         self.config, self.frame = config, frame_size("lstm", config.causal, grid)
         self.lstm = nn.LSTM(width, hidden, batch_first=True)
-        self.lstm.bias_ih_l0.data[hidden : 2 * hidden] = 1.0
-        self.lstm.bias_hh_l0.data[hidden : 2 * hidden] = 0.0
+        _, _, bias, other_bias = self.lstm.parameters()
+        bias.data[hidden : 2 * hidden], other_bias.data[hidden : 2 * hidden] = 1.0, 0.0
         self.o_proj = nn.Linear(hidden, width, bias=False)
 
     def init_state(self, batch: int) -> LSTMState:
         places = () if self.config.causal is not False else (self.frame,)
-        zeros = self.lstm.weight_hh_l0.new_zeros(batch, *places, self.lstm.hidden_size)
+        zeros = self.o_proj.weight.new_zeros(batch, *places, self.lstm.hidden_size)
         return LSTMState(zeros, zeros)
 
     def forward(
@@ -71,7 +71,7 @@ class LSTM(Mixer[LSTMState]):
         rows = rearrange(x, "b (f p) c -> (b p) f c", p=self.frame)
         before = tuple(part.reshape(1, -1, part.shape[-1]) for part in (state.h, state.c))
         with torch.autocast(x.device.type, enabled=False):
-            y, after = self.lstm(rows.to(self.lstm.weight_ih_l0), before)
+            y, after = self.lstm(rows.to(self.o_proj.weight), before)
         y = rearrange(y, "(b p) f h -> b (f p) h", p=self.frame)
         h, c = (part.view_as(state.h) for part in after)
         return self.o_proj(y.to(x.dtype)), LSTMState(h, c)
@@ -79,10 +79,10 @@ class LSTM(Mixer[LSTMState]):
 
 def reference(lstm: nn.LSTM, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The formulas above, step by step: y (N, T, h) of x (N, T, C), and h, c (N, h) after it."""
+    W, U, b, other_b = lstm.parameters()
     ys = []
     for step in x.unbind(1):
-        gates = step @ lstm.weight_ih_l0.T + lstm.bias_ih_l0
-        gates = gates + h @ lstm.weight_hh_l0.T + lstm.bias_hh_l0
+        gates = step @ W.T + h @ U.T + b + other_b
         i, f, g, o = gates.chunk(4, dim=-1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         h = o.sigmoid() * c.tanh()

@@ -1,4 +1,4 @@
-"""`tttvideo evaluate memory`: what mixers remember of a world, trained for equal CPU time."""
+"""`tttvideo evaluate capacity`: recall by the number of cells, for memories of equal bytes."""
 
 import argparse
 from dataclasses import asdict
@@ -7,34 +7,34 @@ from typing import Any
 
 import torch
 
-from tttvideo.apps.commands.evaluate_memory import SETTINGS
+from tttvideo.apps.commands.evaluate_capacity import SETTINGS
 from tttvideo.apps.report import run_conditions, write_record
-from tttvideo.apps.show.memory_plot import draw_memories, memory_page
+from tttvideo.apps.show.capacity_plot import capacity_page, draw_capacity
 from tttvideo.files import read_json, write_text
-from tttvideo.measures.pan_mixers import PanSettings, measure
+from tttvideo.measures.capacity import CapacitySettings, measure
 from tttvideo.progress import progress
 
 
-def evaluate_memory(options: argparse.Namespace) -> None:
+def evaluate_capacity(options: argparse.Namespace) -> None:
     """Each run is recorded when it ends, and not run again."""
     out = Path(options.out)
     torch.set_num_threads(1)
     chosen = {name: getattr(options, name) for name in SETTINGS}
-    settings = PanSettings(**chosen, seconds=options.seconds)
-    record = {**run_conditions("cpu"), "settings": asdict(settings)}
-    record["runs"] = runs_before(out / "memory.json", record["settings"])
+    settings = CapacitySettings(tuple(options.sizes), **chosen, seconds=options.seconds)
+    record = {**run_conditions("cpu"), "settings": asdict(settings) | {"sizes": options.sizes}}
+    record["runs"] = runs_before(out / "capacity.json", record["settings"])
     done = {(run["memory"], run["seed"]) for run in record["runs"]}
     pairs = [(name, seed) for seed in options.seeds for name in options.memories]
     missing = [pair for pair in dict.fromkeys(pairs) if pair not in done]
     with progress("training", int(settings.seconds) * len(missing), "CPU seconds") as advance:
         for name, seed in missing:
             record["runs"].append(measure(name, settings, seed, advance))
-            record = write_record(out / "memory.json", record)
-    page = memory_page(record)
-    write_text(out / "memory.md", page)
-    draw_memories(record, out / "memory.png")
+            record = write_record(out / "capacity.json", record)
+    page = capacity_page(record)
+    write_text(out / "capacity.md", page)
+    draw_capacity(record, out / "capacity.png")
     print(page)
-    print(*sorted(out.glob("memory.*")), sep="\n")
+    print(*sorted(out.glob("capacity.*")), sep="\n")
 
 
 def runs_before(path: Path, settings: dict[str, Any]) -> list[Any]:
