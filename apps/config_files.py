@@ -74,9 +74,9 @@ def find_configs(arguments: list[str]) -> list[str]:
         found.append(name if value is None else f"{name}={value}")
     if paths and paths[0].parent.parent == CONFIGS:
         name = str(paths[0].relative_to(CONFIGS).with_suffix(""))
+        base = "video_frames_tiny" if name.startswith("memory/") else "text_tiny"
         raise ValueError(
-            f"{name} is an overlay; name a base config before it: --config text_tiny "
-            f"--config {name}"
+            f"{name} is an overlay; name a base config before it: --config {base} --config {name}"
         )
     return found
 

@@ -178,16 +178,13 @@ def worlds(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("base", ["video_frames_tiny", "video_pan"])
 @pytest.mark.parametrize("layer", layers("memory"))
-def test_every_memory_runs_two_steps_in_a_model_of_frames(
-    worlds, monkeypatch, tmp_path, base, layer
-):
+def test_every_memory_runs_two_steps_in_a_model_of_frames(worlds, monkeypatch, tmp_path, layer):
     monkeypatch.chdir(worlds)
     more = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.accelerator=cpu"]
     more += ["--data.window=64", "--data.batch_size=2", "--data.train=out/pan/tokens.bin", *QUIET]
     more += ["--model.frame_tokenizer=out/pan/palette.ckpt", "--out", str(tmp_path)]
-    main(["fit", "--config", base, "--config", layer, *more])
+    main(["fit", "--config", "video_frames_tiny", "--config", layer, *more])
     model = load_video_model(tmp_path / "last.ckpt").network
     wanted = read(layer)["model"]["init_args"]["frame_model"]
     assert model.config.mixer == wanted.pop("mixer")
@@ -220,6 +217,7 @@ def test_an_unknown_config_lists_the_packaged_ones(capsys):
         ("fit --config mixer/bottle", "no packaged one (mixer/attention, mixer/attention_rope_"),
         ("fit --config nowhere", "video_tiny; and layers to put on top, in ablation/, context/"),
         ("fit --config context/8k", "context/8k is an overlay; name a base config before it"),
+        ("fit --config memory/lstm", "before it: --config video_frames_tiny --config memory/lstm"),
     ):
         with pytest.raises(SystemExit) as stopped:
             main(line.split())

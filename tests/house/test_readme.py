@@ -17,9 +17,9 @@ QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=
 SHORT = ["--trainer.max_steps=2", "--trainer.val_check_interval=2", *QUIET]
 TINY = ["--tokens", "32", "--heads", "1", "--head-dim", "16", "--repeats", "3"]
 COMPARE = ["--tokens", "256", "256", "--windows", "64", "128", "--seeds", "0", "--jobs", "1"]
-MEMORY = ["--seconds", "0.5", "--seeds", "0", "--seen", "8", "--worlds", "2"]
 FEW = ["worlds=20", "new_worlds=2", "pan_steps=2", "clips=4", "held_out=1"]
 FEW += ["tokenizer_steps=2", "steps=2"]
+CAPACITY = ["--seconds", "0.5", "--seeds", "0", "--sizes", "4", "6", "--worlds", "2"]
 SMALLER = {
     "demo": ["--steps", "2", "2", "2"],
     "reproduce codec": ["--out", "out/small_codec", "--set", *FEW],
@@ -28,7 +28,7 @@ SMALLER = {
     "compare": [*COMPARE, "--mixers", "attention"],
     "prepare recall": ["--size", "300000"],
     "prepare pan": ["--worlds", "20"],
-    "evaluate memory": [*MEMORY, "--memories", "ttt_linear", "window"],
+    "evaluate capacity": [*CAPACITY, "--memories", "ttt_linear", "window"],
     "evaluate recall": ["--lengths", "256", "--depths", "2", "--samples", "1"],
 }
 
