@@ -38,6 +38,10 @@ COMMANDS = {
         "measure how models use context: text, video, recall, memory, and more",
     ),
     "evaluate text": ("evaluate_text", "loss by token index and by context, with controls"),
+    "evaluate video": (
+        "evaluate_video",
+        "bits and continuations of unseen videos, with controls",
+    ),
     "evaluate recall": ("evaluate_recall", "exact answers by length and difficulty"),
     "evaluate capacity": ("evaluate_capacity", "how many cells memories of equal bytes recall"),
     "evaluate length": ("evaluate_length", "bits of video frames by the length of the stream"),

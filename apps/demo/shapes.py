@@ -6,17 +6,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tttvideo.apps.commands import invoke
-from tttvideo.apps.show.demo_sheets import draw_clips, write_clips
+from tttvideo.apps.show.demo_sheets import PREDICTION, TRUTH, draw_clips, write_clips
 from tttvideo.apps.stages import Stages
-from tttvideo.data.video.reader import VideoReader
-from tttvideo.measures.clips import Continued, clip_quality, continue_clips
+from tttvideo.data.tokens import file_hash
+from tttvideo.data.video.drawn import empty_background
+from tttvideo.measures.continuation_summary import summary
+from tttvideo.measures.continuations import ContinuationPlan, Measurement, measure_checkpoint
+from tttvideo.measures.continuers import TokensContinue
 from tttvideo.measures.memory import state_swap
-from tttvideo.sampling.choose import Chooser
+from tttvideo.measures.perception import Perception
+from tttvideo.measures.video_data import OpenedVideo, VideoBatch, encode, open_videos
 from tttvideo.video.frame_model import FrameModel
-from tttvideo.weights.video_checkpoints import VideoCheckpoint, load_video_model
+from tttvideo.weights.video_checkpoints import load_video_model
 
 from .training import fit, prepare_video
 
@@ -25,7 +28,12 @@ CLIPS, HELD_OUT, FRAMES = 600, 128, 80
 CONTEXT = 16  # frames
 FIRST = 16  # predicted frames whose PSNR is averaged
 AHEAD = 16, 48  # predicted frames at which shapes are counted as alive
-SHOWN = 3  # clips of the pictures
+LABELS = {
+    "prediction": "prediction",
+    "copy": "last frame, repeated",
+    "empty": "empty background",
+    "tokenizer": "tokenizer alone",
+}
 SWAPPED = 32, 16  # clips, and frames after the context, whose bits are compared by memory
 
 
@@ -90,24 +98,39 @@ class Shapes:
 
     def show(self) -> tuple[str, dict[str, Any]]:
         """Continue the held-out clips; writes the pictures and returns the text and the numbers."""
-        model = load_video_model(self.model / "last.ckpt")
-        paths = sorted((self.clips / "held_out").iterdir())
-        images = torch.stack([clip(path) for path in paths])
-        choose = Chooser(temperature=0.7, top_p=0.9, seed=0)
-        found = continue_clips(model, images, CONTEXT, choose)
-        shown = (x[:SHOWN].numpy() for x in (found.last, found.truth, found.prediction))
-        last, truth, prediction = shown
-        draw_clips(self.out / "shapes.png", last, truth, prediction, fps=30)
-        videos = with_context(images, truth), with_context(images, prediction)
-        write_clips(self.out / "shapes.mp4", *videos, fps=30)
-        quality = clip_quality(found, AHEAD, FIRST)
-        bits = swap(model, images)
-        numbers = {"clips": len(images), "quality": quality, "bits_per_frame": bits}
-        return self.text(found, quality, bits), numbers
+        path, plan = self.model / "last.ckpt", self.plan
+        model = TokensContinue(load_video_model(path))
+        videos = plan.fit(open_videos(self.clips / "held_out", model.size))
+        empty = empty_background(self.clips, model.size)
+        measurement = Measurement(model, plan, Perception(off="the demo measures none"), empty)
+        cache = self.out / "measured", "predicting"
+        records = measure_checkpoint(measurement, file_hash(path), videos, *cache)
+        last, truth, prediction = (
+            records[0][f"shown/{name}"] for name in ("last", "truth", "prediction")
+        )
+        rows = {"truth": (TRUTH, truth), "prediction": (PREDICTION, prediction)}
+        draw_clips(self.out / "shapes.png", last[:, 0], rows, fps=30)
+        before = VideoBatch(videos[: len(truth)]).read(CONTEXT).images.numpy()
+        whole = [np.concatenate((before, ahead), axis=1) for ahead in (truth, prediction)]
+        write_clips(self.out / "shapes.mp4", whole[0], whole[1], fps=30)
+        quality = clip_quality(summary(records, plan))
+        bits = swap(model, videos)
+        numbers = {"clips": len(videos), "quality": quality, "bits_per_frame": bits}
+        return self.text(len(videos), quality, bits), numbers
 
-    def text(
-        self, found: Continued, quality: dict[str, list[float]], bits: dict[str, float]
-    ) -> str:
+    @property
+    def plan(self) -> ContinuationPlan:
+        return ContinuationPlan(
+            CONTEXT,
+            FRAMES - CONTEXT,
+            samples=1,
+            temperature=0.7,
+            top_p=0.9,
+            perceived=0,
+            batch=32,
+        )
+
+    def text(self, clips: int, quality: dict[str, list[float]], bits: dict[str, float]) -> str:
         head = f"{'PSNR':>28}" + "".join(f"{f'alive at +{n}':>14}" for n in AHEAD)
         rows = [
             f"  {name:<20}{psnr:>6.1f}" + "".join(f"{share:>14.2f}" for share in living)
@@ -115,8 +138,8 @@ class Shapes:
         ]
         return "\n".join(
             [
-                f"Shapes: {len(found.truth)} clips that no model has seen. {CONTEXT} frames are "
-                f"read, {found.truth.shape[1]} are predicted.",
+                f"Shapes: {clips} clips that no model has seen. {CONTEXT} frames are "
+                f"read, {FRAMES - CONTEXT} are predicted.",
                 f"PSNR in dB, mean of the first {FIRST} frames: 15 is a rough guess, 30 looks "
                 "nearly the same.",
                 "alive: the share of clips whose coloured area is 0.6 to 1.6 times the true one.",
@@ -128,21 +151,20 @@ class Shapes:
         )
 
 
-def swap(model: VideoCheckpoint, images: Tensor) -> dict[str, float]:
+def clip_quality(found: dict[str, Any]) -> dict[str, list[float]]:
+    """By prediction and control: mean PSNR of the FIRST frames, then the share of clips alive."""
+    psnr = {who: x["psnr"]["mean"][:FIRST] for who, x in found["by_horizon"]["raw"].items()}
+    return {
+        label: [sum(psnr[who]) / len(psnr[who]), *(found["alive"][who][n - 1] for n in AHEAD)]
+        for who, label in LABELS.items()
+    }
+
+
+def swap(model: TokensContinue, videos: list[OpenedVideo]) -> dict[str, float]:
     """Bits per frame after the context, with three memories; of the first clips."""
     assert isinstance(model.network, FrameModel)
     clips, ahead = SWAPPED
-    part = images[:clips, : CONTEXT + ahead]
-    tokens = torch.stack([model.frame_tokenizer.encode(one) for one in part])
+    part = VideoBatch(videos[:clips], model.network).read(CONTEXT + ahead)
+    tokens = encode(model.codec, part.images)
     found = state_swap(model.network, tokens, torch.ones_like(tokens), CONTEXT)
     return {memory: bits["1"] * tokens.shape[2] for memory, bits in found.items()}
-
-
-def clip(path: Path) -> Tensor:
-    """All frames (F, S, S, 3) uint8 of a video."""
-    return torch.from_numpy(np.stack([frame.image for frame in VideoReader(path, 64)]))
-
-
-def with_context(images: Tensor, ahead: np.ndarray) -> np.ndarray:
-    """The true context followed by frames (N, F, S, S, 3)."""
-    return np.concatenate((images[: len(ahead), :CONTEXT].numpy(), ahead), axis=1)

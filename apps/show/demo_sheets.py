@@ -3,7 +3,8 @@
 F frames, S pixels of height and width, P tokens per frame.
 """
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,26 +18,27 @@ from tttvideo.data.video.writer import write_video
 
 
 TRUTH, PREDICTION, OTHER = "#009e73", "#d55e00", "#666666"  # told apart by the colour-blind too
+LABEL = 14  # letters beside a row of pictures
 SCALE, BORDER = 3, 4  # of the frames in clips: pixels per pixel, and between frames
 
 
 def draw_clips(
-    path: Path, last: np.ndarray, truth: np.ndarray, prediction: np.ndarray, fps: float
+    path: Path, last: np.ndarray, clips: Mapping[str, tuple[str, np.ndarray]], fps: float
 ) -> None:
-    """Draw a few frames of each clip, truth above and prediction below.
+    """Draw a few frames of each of N clips, a row for each of `clips`.
 
     Arguments:
-        last: (N, S, S, 3), the last frame that was read of N clips.
-        truth, prediction: (N, F, S, S, 3), the frames after it.
+        last: (N, S, S, 3), the last frame that was read of each clip.
+        clips: colour and frames (N, F, S, S, 3) after it, by label.
         fps: frames per second.
     """
-    count, frames = truth.shape[:2]
-    ahead = [n for n in (1, 4, 8, 16, 24, 32, 48, 64, 96) if n <= frames]
-    figure = Figure(figsize=(1.1 * (1 + len(ahead)), 2.35 * count + 0.2), layout="constrained")
-    axes = figure.subplots(2 * count, 1 + len(ahead), squeeze=False)
+    count, frames = next(iter(clips.values()))[1].shape[:2]
+    ahead = [n for n in (1, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256) if n <= frames]
+    rows, columns = len(clips) * count, 1 + len(ahead)
+    figure = Figure(figsize=(1.1 * columns, 1.15 * rows + 0.3), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     for clip in range(count):
-        rows = ("truth", TRUTH, truth), ("prediction", PREDICTION, prediction)
-        for row, (name, colour, images) in enumerate(rows, 2 * clip):
+        for row, (name, (colour, images)) in enumerate(clips.items(), len(clips) * clip):
             label_row(axes[row, 0], name, colour)
             axes[row, 0].imshow(last[clip])
             for axis, n in zip(axes[row, 1:], ahead, strict=True):
@@ -108,7 +110,8 @@ def frame_cells(axis: Axes, cells: np.ndarray, size: float) -> None:
 
 
 def label_row(axis: Axes, name: str, colour: str) -> None:
-    axis.set_ylabel(name, color=colour, fontweight="bold", fontsize=8)
+    lines = textwrap.wrap(name, LABEL)[:3]
+    axis.set_ylabel("\n".join(lines), color=colour, fontweight="bold", fontsize=8)
 
 
 def bare(axes: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 """Drawn videos whose truth is known exactly, each a pure function of its seed."""
 
-from .folders import claim_folder, draw_videos, missing_videos
+from .folders import claim_folder, draw_videos, empty_background, missing_videos
 from .glyphs import bouncing_glyphs
 from .worlds import WORLDS, DrawnVideo, World
 
@@ -12,5 +12,6 @@ __all__ = [
     "bouncing_glyphs",
     "claim_folder",
     "draw_videos",
+    "empty_background",
     "missing_videos",
 ]

@@ -11,7 +11,7 @@ from tttvideo.data.video.conditions import write_conditions
 from tttvideo.data.video.writer import write_video
 from tttvideo.files import read_json, write_json
 
-from .worlds import DrawnVideo
+from .worlds import WORLDS, DrawnVideo
 
 
 PARTS = "train", "held_out"
@@ -72,3 +72,16 @@ def counted(frames: Iterable[np.ndarray], advance: Callable[[int], None]) -> Ite
     for frame in frames:
         yield frame
         advance(1)
+
+
+def empty_background(data: Path, size: int) -> np.ndarray | None:
+    """The background (size, size, 3) uint8 of drawn videos without their objects.
+
+    data: a folder of `prepare drawn`, or DIR/train or DIR/held_out below it. None for other videos,
+    and for worlds that are no objects before a background.
+    """
+    for folder in (data, data.parent):
+        if (folder / SETTINGS).is_file():
+            world = WORLDS.get(read_json(folder / SETTINGS, "delete the folder").get("world", ""))
+            return world.empty(size) if world and world.empty else None
+    return None

@@ -100,6 +100,11 @@ def bouncing_glyphs(
     return (draw(scene, frame, size) for frame in range(frames))
 
 
+def no_glyphs(size: int) -> np.ndarray:
+    """The background alone, uint8 (size, size, 3)."""
+    return draw([], 0, size)
+
+
 def random_glyphs(count: int, size: int, rng: np.random.Generator) -> list[Glyph]:
     shapes, colours = rng.permutation(len(SHAPES)), rng.permutation(len(COLOURS))
     scene = []

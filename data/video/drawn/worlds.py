@@ -9,7 +9,7 @@ import numpy as np
 from .cells import PATCH, WHITE, CellVideo, paint, still_video
 from .code import code_video
 from .flash import flash_video
-from .glyphs import bouncing_glyphs
+from .glyphs import bouncing_glyphs, no_glyphs
 from .pan import pan_worlds, torus_picture, views
 
 
@@ -40,6 +40,8 @@ class World:
     fps: float = 30
     greys: int = 0
     """of the palette, before its colours"""
+    empty: Callable[[int], np.ndarray] | None = None
+    """(size, size, 3) uint8 without any object, of a size in pixels, in worlds of objects"""
 
 
 def draw_glyphs(
@@ -85,7 +87,7 @@ def static_video(frames: int, grid: int, rng: np.random.Generator, colours: int)
 
 
 WORLDS = {
-    "glyphs": World(draw_glyphs, {"glyphs": 2}, least=24),
+    "glyphs": World(draw_glyphs, {"glyphs": 2}, least=24, empty=no_glyphs),
     "pan": World(draw_pan, {"colours": 8, "cells": 6, "texture": False}, PATCH, size=32, fps=10),
     "flash": World(draw_cells(flash_video), {"colours": 8, "wait": 32}, 4 * PATCH, greys=GREYS),
     "code": World(
