@@ -16,6 +16,7 @@ from .options import (
 
 PROGRAM = "tttvideo.apps.evaluate.video:evaluate_video"
 DEFAULTS = {"context": 16, "horizon": 16, "samples": 4, "frechet_context": False}
+I3D_FRAMES = 10  # that the network of FVD needs at least
 PROTOCOLS = {
     "10-10": (10, 10, 1, False),  # Moving MNIST; MSE is mse_sum there
     "144-156": (144, 156, 1, True),  # DMLab and Minecraft of TECO, as in FAR
@@ -84,6 +85,12 @@ def check(options: argparse.Namespace) -> None:
         if path and not Path(path).is_file():
             raise ValueError(f"--{option} {path}: there is no such file")
         refuse_unless(not path or options.perceived > 0, "perceived", 0, f"above 0 for --{option}")
+    frames = options.horizon + options.context * options.frechet_context
+    if options.i3d and frames < I3D_FRAMES:
+        raise ValueError(
+            f"--i3d: FVD needs clips of {I3D_FRAMES} frames, and these have {frames}; choose a "
+            "longer --horizon, or leave it out"
+        )
     checkpoint_seeds(options.checkpoints)
     check_folder(options.out)
     check_videos(options.data)

@@ -291,8 +291,9 @@ def draw_bits(panel: Axes, models: Mapping[str, Seeds], context: int) -> None:
             panel.plot(seeds[0]["bits"]["first_frame"], y, color=colour, label=name)
     panel.axvline(context + 0.5, color=GREY, linewidth=0.8, linestyle=":")
     panel.set(xscale="log", yscale="log", xlabel="frame of the video (dots: end of the context)")
-    panel.set_ylabel("bits of the frame, true frames before it")
+    panel.set_ylabel("bits of the frame, true frames before it", fontsize=8)
     style_panel(panel)
+    panel.tick_params(which="both", labelsize=8)
 
 
 def draw_errors(panel: Axes, models: Mapping[str, Seeds], measure: str) -> None:

@@ -185,6 +185,21 @@ REFUSED = [
     ("evaluate length a.ckpt folder --out x", "the folder folder has no video"),
     ("evaluate length a.ckpt a.mp4 --out x --contexts 1 9", "--contexts 1 must be 2 or more"),
     ("evaluate length a.ckpt a.mp4 --out x --targets 0", "--targets 0 must be 1 or more"),
+    ("evaluate video nowhere.ckpt a.mp4 --out x", "there is no checkpoint nowhere.ckpt"),
+    ("evaluate video a.ckpt nowhere --out x", "there is no file or folder nowhere"),
+    ("evaluate video a.ckpt a.mp4 --frames 20 --out x", "--frames 20 must be 32 or more"),
+    (
+        "evaluate video a.ckpt a.mp4 --protocol 10-10 --samples 2 --out x",
+        "--protocol 10-10 sets --samples; leave one of them out",
+    ),
+    (
+        "evaluate video a.ckpt a.mp4 --horizon 9 --i3d a.txt --out x",
+        "FVD needs clips of 10 frames, and these have 9",
+    ),
+    (
+        "evaluate video a.ckpt a.mp4 --lpips-weights nowhere --out x",
+        "--lpips-weights nowhere: there is no such file",
+    ),
     ("evaluate recall nowhere.ckpt --out x", "there is no checkpoint nowhere.ckpt"),
     ("evaluate scaling nowhere --out x", "there is no run folder nowhere"),
     ("evaluate harness nowhere.ckpt --tasks a --out x", "there is no checkpoint nowhere.ckpt"),

@@ -9,6 +9,7 @@ B clips, F frames, S pixels of height and width, D features.
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,7 +28,6 @@ FRECHET = {"frechet_transnet": "transnet", "fvd": "i3d"}
 """Distances between sets of clips, by the features that they are of."""
 TRANSNET = 27, 48  # pixels of the frames that TransNetV2 reads
 I3D = 224
-I3D_FRAMES = 10  # that the network of FVD needs at least
 
 Pair = Callable[[Tensor, Tensor, float], Tensor]
 Features = Callable[[Tensor], Tensor]
@@ -175,16 +175,13 @@ def new_i3d(path: str | None) -> Features:
     if path is None:
         raise NotComputed("no network was named: --i3d")
     try:
-        network = torch.jit.load(path, map_location="cpu").eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the file has no newer form
+            network = torch.jit.load(path, map_location="cpu").eval()
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"--i3d {path} is no TorchScript file") from error
 
     def features(clips: Tensor) -> Tensor:
-        if clips.shape[1] < I3D_FRAMES:
-            raise ValueError(
-                f"FVD needs {I3D_FRAMES} frames, and clips have {clips.shape[1]}; choose a longer "
-                "--horizon, or leave --i3d out"
-            )
         x = resized(clips, (I3D, I3D)) / 127.5 - 1
         kinds = {"rescale": False, "resize": False, "return_features": True}
         return torch.cat([network(clip[None].movedim(1, 2), **kinds) for clip in x])
