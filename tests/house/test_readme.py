@@ -29,6 +29,7 @@ SMALLER = {
     "prepare recall": ["--size", "300000"],
     "prepare pan": ["--worlds", "20"],
     "evaluate capacity": [*CAPACITY, "--memories", "ttt_linear", "window"],
+    "evaluate video": ["--horizon", "4", "--samples", "1", "--perceived", "0"],
     "evaluate recall": ["--lengths", "256", "--depths", "2", "--samples", "1"],
 }
 
@@ -49,7 +50,7 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, ca
     for name in "abcdef":
         Path(f"books/{name}.txt").write_text(f"It was the best of times, wrote {name}. " * 800)
     lines = "".join(blocks("console")).strip().splitlines()
-    assert len(lines) == 31
+    assert len(lines) == 32
     for line in lines:
         run, command, *arguments = shlex.split(line)
         assert run == "./run"
