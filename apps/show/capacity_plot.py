@@ -32,8 +32,8 @@ def capacity_page(record: dict[str, Any]) -> str:
         "# tttvideo evaluate capacity",
         f"`{record['command']}`\n{record['date']}, {record['device']}, commit {record['commit']}.",
         f"Worlds of {names[1]} to {names[-1]} cells of {colours} colours. Each is shown once, "
-        f"{settings['view']} x {settings['view']} cells a frame, and then asked for in some of the "
-        f"same views in random order, each once. Measured are cells seen {OLD} or more frames ago "
+        f"{settings['view']} x {settings['view']} cells a frame, and then asked for in other views "
+        f"of random places. Measured are cells last seen before that, {OLD} or more frames ago "
         "(or as many as a shorter sweep has), after the states were swapped. Each model was "
         f"trained for {settings['seconds']:g} s of CPU time on one thread, on small worlds first. "
         "Means over the seeds, ± half of the 95 % interval (Student's t).",

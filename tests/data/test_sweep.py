@@ -16,11 +16,11 @@ def cells(poses):
     return (10 * rows[:, :, None] + columns[:, None]).reshape(-1, 4)
 
 
-def test_a_sweep_shows_every_cell_once_and_the_views_after_it_show_some_once_more():
+def test_a_sweep_shows_every_cell_once_and_the_views_after_it_no_other():
     for poses, ages in zip(SWEPT.poses, SWEPT.ages, strict=True):
         shown = cells(poses)
         assert len(np.unique(shown[:9])) == 36 and (ages[:9] == NEVER).all()
-        assert len(np.unique(shown[9:])) == 28 and (ages[9:] >= 1).all()
+        assert set(shown[9:].flat) <= set(shown[:9].flat) and (ages[9:] >= 1).all()
 
 
 def test_a_cell_has_one_colour_and_the_age_of_its_last_sight():
@@ -45,11 +45,6 @@ def test_the_same_seed_draws_the_same_worlds():
     other = swept_worlds(worlds=9, size=6, asked=7, colours=5, view=2, room=10, seed=2)
     assert all(map(np.array_equal, SWEPT, again))
     assert not np.array_equal(SWEPT.tokens, other.tokens)
-
-
-def test_more_questions_than_views_are_refused():
-    with pytest.raises(ValueError, match="asked 10 must be at most 9, the views of a sweep"):
-        swept_worlds(1, 6, asked=10)
 
 
 @pytest.mark.parametrize("size", [2, 5, 12])

@@ -65,13 +65,18 @@ def test_what_is_measured_was_seen_in_the_sweep_eight_frames_ago_or_all_of_it(
     tokens, conditions, _ = draw(TINY, TINY.worlds, size, capacity.EVALUATED, size)
     begin, wanted = TINY.swept(size), []
     for world, poses in enumerate(conditions.poses.tolist()):
+        shown = [
+            [((r + i) % 12, (c + j) % 12) for i in range(2) for j in range(2)] for r, c in poses
+        ]
         for frame in range(begin + 1, len(poses)):
-            if frame - poses.index(poses[frame]) >= oldest:
-                wanted.append(tokens[world, frame])
+            for place, cell in enumerate(shown[frame]):
+                last = max(n for n in range(frame) if cell in shown[n])
+                if last < begin and frame - last >= oldest:
+                    wanted.append(tokens[world, frame, place])
     counted, score = [], capacity.score
     monkeypatch.setattr(capacity, "score", lambda x, y: counted.append(y) or score(x, y))
     recall(new_model("window"), TINY, size)
-    assert wanted and all(torch.equal(found, torch.cat(wanted)) for found in counted)
+    assert wanted and all(torch.equal(found, torch.stack(wanted)) for found in counted)
 
 
 def test_worlds_of_training_differ_by_seed_and_step_from_those_measured():

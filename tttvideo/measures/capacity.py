@@ -237,14 +237,16 @@ def recall(model: FrameModel, settings: CapacitySettings, size: int) -> dict[str
     """Bits and the share of right tokens of cells that were seen in the sweep, with three states.
 
     own: the world's; other: another world's; fresh: the learned start. The frame after the sweep is
-    read with each of them, and the tokens after it count that were seen OLD or more frames ago.
+    read with each of them, and the tokens after it count whose cells were last seen in the sweep,
+    and OLD or more frames ago.
     """
     tokens, conditions, ages = draw(settings, settings.worlds, size, EVALUATED, size)
     begin, last = settings.swept(size), tokens.shape[1] - 1
     _, state = model(tokens[:, :begin], None, conditions.frames(0, begin))
     fresh = model.init_state(settings.worlds)
     memories = {"own": state, "other": swapped(state), "fresh": with_memory(state, fresh)}
-    old = ages[:, begin + 1 :] >= min(OLD, begin)
+    since = torch.arange(2, settings.asked(size) + 1)[:, None]  # frames since the sweep's last
+    old = ages[:, begin + 1 :] >= since.clamp_min(min(OLD, begin))
     found: dict[str, Any] = {"tokens": int(old.sum()), "state_bytes": bytes_of_one(state)}
     for name, memory in memories.items():
         vectors, _ = model(tokens[:, begin:last], memory, conditions.frames(begin, last))

@@ -2,9 +2,9 @@
 
 A world of K x K cells lies at a random place of a torus of `room` x `room`. A camera sweeps it in a
 serpentine of views that do not overlap, from a random corner, by rows or by columns, so that every
-cell is shown exactly once; then it jumps to some of these views in a random order, each once, to
-ask for what was shown. So no cell is written twice before it is asked for. The same arguments draw
-the same worlds.
+cell is shown exactly once; then it jumps to views of random places, to ask for what was shown. They
+are not the sweep's views, since cells that are always shown together can share a key. The same
+arguments draw the same worlds.
 
 N worlds, F frames, K cells along a side of a world, C colours, S cells along a side of a view,
 P = S^2 tokens per frame.
@@ -42,7 +42,7 @@ def swept_worlds(
     Arguments:
         worlds: N.
         size: K, a multiple of the view and at most `room`.
-        asked: frames after the sweep, as many as it has or fewer.
+        asked: frames after the sweep.
         colours: C.
         view: S.
         room: cells around the torus.
@@ -53,16 +53,11 @@ def swept_worlds(
             f"worlds {worlds}, asked {asked}, colours {colours} and view {view} must be 1 or more, "
             f"and the size {size} a multiple of the view above it, at most {room}"
         )
-    if asked > (size // view) ** 2:
-        raise ValueError(
-            f"asked {asked} must be at most {(size // view) ** 2}, the views of a sweep"
-        )
     random = np.random.default_rng(seed)
     cells = random.integers(colours, size=(worlds, size * size))
     sweeps = np.stack([sweep(random, size // view) for _ in range(worlds)]) * view
-    questions = random.permuted(np.tile(np.arange(sweeps.shape[1]), (worlds, 1)), axis=1)[:, :asked]
-    again = np.take_along_axis(sweeps, questions[..., None], axis=1)
-    poses = np.concatenate((sweeps, again), axis=1)  # in the world, which no view leaves
+    questions = random.integers(size - view + 1, size=(worlds, asked, 2))
+    poses = np.concatenate((sweeps, questions), axis=1)  # in the world, which no view leaves
     seen = cells_in_view(poses, size, view)
     tokens = np.take_along_axis(cells[:, None], seen, axis=2)
     place = random.integers(room, size=(worlds, 1, 2))
