@@ -14,7 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tttvideo.files import replacing, write_json
+from tttvideo.files import read_json, replacing, write_json
 
 
 LIBRARIES = ("torch", "triton", "fla-core", "mamba-ssm")
@@ -86,6 +86,16 @@ def write_record(path: Path, record: Any) -> Any:
     record = replace_infinite(record)
     write_json(path, record)
     return record
+
+
+def runs_before(path: Path, settings: dict[str, Any]) -> list[Any]:
+    """The runs of an earlier record; ValueError if its settings were others."""
+    if not path.is_file():
+        return []
+    before = read_json(path, f"delete {path}")
+    if before["settings"] != settings:
+        raise ValueError(f"{path} holds runs with other settings; choose another --out")
+    return before["runs"]
 
 
 def replace_infinite(record: Any) -> Any:

@@ -46,6 +46,7 @@ COMMANDS = {
     "evaluate capacity": ("evaluate_capacity", "how many cells memories of equal bytes recall"),
     "evaluate length": ("evaluate_length", "bits of video frames by the length of the stream"),
     "evaluate codec": ("evaluate_codec", "a model as a lossless codec, beside xz and a reset"),
+    "evaluate rates": ("evaluate_rates", "dense frames against sparse ones, from 30 to 1 a second"),
     "evaluate scaling": ("evaluate_scaling", "fit how loss falls with size and data"),
     "evaluate harness": ("evaluate_harness", "tasks of lm-evaluation-harness"),
     "compare": ("compare", "train mixers on equal tokens and draw their loss by context"),

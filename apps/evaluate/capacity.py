@@ -3,14 +3,13 @@
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from tttvideo.apps.commands.evaluate_capacity import SETTINGS
-from tttvideo.apps.report import run_conditions, write_record
+from tttvideo.apps.report import run_conditions, runs_before, write_record
 from tttvideo.apps.show.capacity_plot import capacity_page, draw_capacity
-from tttvideo.files import read_json, write_text
+from tttvideo.files import write_text
 from tttvideo.measures.capacity import CapacitySettings, measure
 from tttvideo.progress import progress
 
@@ -35,13 +34,3 @@ def evaluate_capacity(options: argparse.Namespace) -> None:
     draw_capacity(record, out / "capacity.png")
     print(page)
     print(*sorted(out.glob("capacity.*")), sep="\n")
-
-
-def runs_before(path: Path, settings: dict[str, Any]) -> list[Any]:
-    """The runs of an earlier record; ValueError if its settings were others."""
-    if not path.is_file():
-        return []
-    before = read_json(path, f"delete {path}")
-    if before["settings"] != settings:
-        raise ValueError(f"{path} holds runs with other settings; choose another --out")
-    return before["runs"]

@@ -55,11 +55,7 @@ class PlaceAddress(nn.Module):
         places = torch.cartesian_prod(*map(torch.arange, grid)).float()  # (P, 2) rows, columns
         self.register_buffer("places", places, persistent=False)
         self.register_buffer("waves", random_waves(config, grid))
-        count = 2 * len(self.waves)
-        if config.periods:
-            rows, columns = (2 * (period // 2) for period in config.periods)
-            count = rows + columns + rows * columns
-        self.project = nn.Linear(count, width, bias=False)
+        self.project = nn.Linear(address_features(config), width, bias=False)
 
     def forward(self, poses: Tensor) -> Address:
         with torch.autocast(poses.device.type, enabled=False):  # half precision confuses places
@@ -86,6 +82,16 @@ class PlaceAddress(nn.Module):
             return torch.cat((rows, columns, both), dim=-1)
         angles = coordinates @ full(self.waves).T
         return torch.cat((angles.sin(), angles.cos()), dim=-1)
+
+
+def address_features(config: AddressConfig) -> int:
+    """How many features a place has; 0 without poses."""
+    if config.poses == "none":
+        return 0
+    if config.periods:
+        rows, columns = (2 * (period // 2) for period in config.periods)
+        return rows + columns + rows * columns
+    return 2 * len(config.scales) * config.features
 
 
 def harmonics(x: Tensor, period: int) -> Tensor:

@@ -1,0 +1,60 @@
+"""`tttvideo evaluate rates --out DIR`: the options."""
+
+import argparse
+
+from .options import Parser, check_folder, refuse_unless
+
+
+PROGRAM = "tttvideo.apps.evaluate.rates:evaluate_rates"
+WORLDS = "flash", "bounce", "pan", "static"
+"""The keys of tttvideo.measures.rates.MODELS, without torch."""
+SETTINGS = {
+    "gflops": (200, 1, "training operations of each rate, in 10^9; static has a tenth"),
+    "colours": (8, 2, "colours of the worlds"),
+    "grid": (4, 4, "cells along a side of a frame"),
+    "seconds": (2, 1, "seconds of the contexts of equal seconds"),
+    "frames": (60, 2, "frames of the contexts of equal tokens"),
+    "moments": (128, 2, "moments that are measured"),
+}
+"""Options with a number: their default, the least that is allowed, and help."""
+
+
+def parser() -> argparse.ArgumentParser:
+    top = Parser(
+        prog="tttvideo evaluate rates",
+        description="Train small frame models of worlds that are seen at 30, 10, 5, 2 and 1 frames "
+        "a second, for equal operations at each rate, and measure how well they foretell the same "
+        "frame from contexts of equal seconds and of equal tokens. Writes rates.json, .md and "
+        ".png. A run that is started again resumes where it stopped.",
+        epilog="example: tttvideo evaluate rates --out out/rates",
+    )
+    top.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
+    top.add_argument(
+        "--worlds",
+        nargs="+",
+        choices=WORLDS,
+        default=list(WORLDS),
+        metavar="NAME",
+        help=f"what to train on (default: all of {' '.join(WORLDS)})",
+    )
+    top.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[0, 1, 2],
+        metavar="N",
+        help="of the models of each world (default: 0 1 2)",
+    )
+    for name, (default, _, text) in SETTINGS.items():
+        text += f" (default: {default})"
+        top.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
+    return top
+
+
+def check(options: argparse.Namespace) -> None:
+    for name, (_, least, _) in SETTINGS.items():
+        value = getattr(options, name)
+        refuse_unless(value >= least, name, value, f"{least} or more")
+    refuse_unless(options.grid <= 6, "grid", options.grid, "at most 6, the size of the pan world")
+    refuse_unless(min(options.seeds) >= 0, "seeds", min(options.seeds), "0 or more")
+    check_folder(options.out)

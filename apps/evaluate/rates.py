@@ -1,0 +1,36 @@
+"""`tttvideo evaluate rates`: whether dense frames foretell an instant better than sparse ones."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from tttvideo.apps.commands.evaluate_rates import SETTINGS
+from tttvideo.apps.report import run_conditions, runs_before, write_record
+from tttvideo.apps.show.rates_plot import draw_rates, rates_page
+from tttvideo.files import write_text
+from tttvideo.measures.rates import RateSettings, effort, measure
+from tttvideo.progress import progress
+
+
+def evaluate_rates(options: argparse.Namespace) -> None:
+    """Each run is recorded when it ends, and not run again."""
+    out = Path(options.out)
+    torch.set_num_threads(1)
+    settings = RateSettings(**{name: getattr(options, name) for name in SETTINGS})
+    record = {**run_conditions("cpu"), "settings": asdict(settings)}
+    record["runs"] = runs_before(out / "rates.json", record["settings"])
+    done = {(run["world"], run["seed"]) for run in record["runs"]}
+    pairs = dict.fromkeys((world, seed) for seed in options.seeds for world in options.worlds)
+    missing = [pair for pair in pairs if pair not in done]
+    total = sum(effort(world, settings) for world, _ in missing)
+    with progress("training", round(total / 1e9), "GFLOP") as advance:
+        for world, seed in missing:
+            record["runs"].append(measure(world, settings, seed, advance))
+            record = write_record(out / "rates.json", record)
+    page = rates_page(record)
+    write_text(out / "rates.md", page)
+    draw_rates(record, out / "rates.png")
+    print(page)
+    print(*sorted(out.glob("rates.*")), sep="\n")

@@ -1,0 +1,109 @@
+"""`tttvideo evaluate rates`: one target for every rate, equal operations, and what is recorded."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tttvideo.apps.cli import main
+from tttvideo.apps.commands import evaluate_rates
+from tttvideo.data.video.drawn.moments import MOMENTS
+from tttvideo.measures import rates
+from tttvideo.measures.flops import TRAINING, frame_flops_per_token
+from tttvideo.measures.rates import RATES, RateSettings, lengths, measure, new_config
+from tttvideo.video.frame_model import FrameModel
+
+
+TINY = RateSettings(gflops=1, colours=3, seconds=1, frames=4, moments=3, tokens=512)
+OPTIONS = ["--gflops", "1", "--frames", "4", "--seconds", "1", "--moments", "2", "--colours", "3"]
+
+
+def silent(_):
+    pass
+
+
+@pytest.mark.parametrize("world", MOMENTS)
+def test_every_rate_is_trained_for_equal_operations_and_measured_on_the_same_targets(
+    world, monkeypatch
+):
+    monkeypatch.setitem(rates.EASY, world, 0.02)
+    run = measure(world, TINY, 0, silent)
+    spent = run["training_gflops"].values()
+    step = TRAINING * 512 * frame_flops_per_token(new_config(world, TINY), 4) / 1e9
+    assert len(spent) == len(RATES) and 0.02 <= min(spent) and max(spent) < 0.02 + step
+    found = {(x["rate"], x["frames"], x["horizon"]) for x in run["measured"]}
+    assert len(found) == len(RATES) * len(lengths(TINY)) * len(MOMENTS[world].horizons)
+    alone = {(x["horizon"], x["bits"]) for x in run["measured"] if x["frames"] == 1}
+    assert len(alone) == len(MOMENTS[world].horizons)  # a context of one frame has no rate
+
+
+def test_the_operations_of_a_frame_model_are_counted_from_its_products():
+    config = new_config("bounce", TINY)
+    T, P, C = 32, 16, 32
+    model, products = FrameModel(config), 0
+
+    def count(module, inputs, output):
+        nonlocal products
+        products += 2 * output.numel() // output.shape[-1] * module.weight.numel()
+
+    outside = [m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
+    for module in outside:
+        module.register_forward_hook(count)
+    frames, conditions = rates.tensors(rates.training_contexts("bounce", TINY, 30, 0, 0))
+    F = frames.shape[1] - 1
+    vectors, _ = model(frames[:, :F], None, conditions)
+    rates.logits(model, vectors, frames)
+    per_token = products / frames[:, :F].numel()
+    scores = 2 * 4 * P * C  # of attention, in two blocks
+    window = 18 * 2 * (C // 4) * C
+    inner = frame_flops_per_token(config, T) - per_token - scores - window
+    assert 0 < inner < 0.5 * frame_flops_per_token(config, T)
+
+
+def test_a_flash_in_training_can_be_seen_in_a_dense_context():
+    for step in range(20):
+        contexts = rates.training_contexts("flash", TINY, 30, 0, step)
+        assert contexts.frames.shape[1] < 4 or contexts.seen.all()
+
+
+def test_what_is_learned_is_the_static_picture(monkeypatch):
+    monkeypatch.setitem(rates.EASY, "static", 4.0)
+    run = measure("static", TINY, 0, silent)
+    by_rate = {x["rate"]: x["recall"] for x in run["measured"] if x["frames"] == 4}
+    assert min(by_rate.values()) == 1 and run["copied"] == dict.fromkeys(run["copied"], 1.0)
+
+
+def test_the_command_knows_the_worlds_and_their_settings():
+    assert set(evaluate_rates.WORLDS) == set(MOMENTS) == set(rates.MODELS)
+    defaults = {name: default for name, (default, *_) in evaluate_rates.SETTINGS.items()}
+    assert defaults.items() <= vars(RateSettings()).items()
+
+
+def test_the_command_measures_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for world in MOMENTS:
+        monkeypatch.setitem(rates.EASY, world, 0.02)
+    command = ["evaluate", "rates", "--out", "out", *OPTIONS, "--worlds"]
+    main([*command, "static", "--seeds", "0"])
+    first = json.loads(Path("out/rates.json").read_text())["runs"]
+    main([*command, "static", "flash", "--seeds", "0", "1"])
+    runs = json.loads(Path("out/rates.json").read_text())["runs"]
+    assert runs[:1] == first
+    assert [(run["world"], run["seed"]) for run in runs] == [
+        *(("static", 0), ("flash", 0)),
+        *(("static", 1), ("flash", 1)),
+    ]
+    page = Path("out/rates.md").read_text()
+    assert "## flash" in page and "Equal seconds: 1 s." in page and " ± " in page
+    assert "seen by luck" in page.split("## flash")[1]
+    assert Path("out/rates.png").stat().st_size > 10_000
+    for options, message in (
+        (["static", "--colours", "4"], "holds runs with other settings"),
+        (["statics"], "invalid choice: 'statics'"),
+        (["static", "--grid", "7"], "--grid 7 must be at most 6"),
+        (["static", "--frames", "1"], "--frames 1 must be 2 or more"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main([*command, *options])

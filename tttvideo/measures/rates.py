@@ -1,0 +1,269 @@
+"""Dense against sparse: is an instant foretold better from more frames a second?
+
+A model reads frames at one rate, told the seconds from each to the next. The last of them is the
+instant, and its seconds are the horizon: the model foretells the frame that much later, at once and
+not frame by frame. Only this target is measured, and it is the same frame at every rate; the loss of
+the next frame at one rate and at another would be of different frames. What is equal:
+
+    training FLOPs   One model of a world learns all rates. Each step is of the rate that has had
+                     the fewest FLOPs, so that all have had the same. The rates differ in the
+                     context alone, and a sparse one has all that the model learned from dense ones.
+    seconds          Contexts go back S seconds from the instant; at r frames a second they are
+                     r S frames, so a dense context costs more to read.
+    tokens           Contexts are N frames, and go back N / r seconds. FLOPs are proportional to
+                     the tokens read, so these cost the same to read: equal FLOPs in all.
+
+Training contexts have any number of frames up to N, and every frame in them is foretold; half of
+the loss is the cells that the last frame alone does not tell.
+
+B moments, F frames of a context, P tokens per frame.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tttvideo.data.video.drawn.moments import (
+    FPS,
+    GREYS,
+    MOMENTS,
+    TORUS,
+    Contexts,
+    Moments,
+    at_rate,
+)
+from tttvideo.mixers.ttt import TTTConfig
+from tttvideo.video.address import AddressConfig
+from tttvideo.video.conditions import Conditions, ConditionsConfig
+from tttvideo.video.frame_head import HeadConfig
+from tttvideo.video.frame_model import FrameModel, FrameModelConfig
+
+from .flops import TRAINING, frame_flops_per_token
+
+
+RATES = 30, 10, 5, 2, 1
+"""Frames a second."""
+EVALUATED = 1 << 31  # seed of the moments that are measured
+WARMUP, FINAL_LR = 0.05, 3e-3  # shares of the training and of the peak learning rate
+EASY = {"static": 0.1}
+"""Worlds that are trained for a share of the operations."""
+MODELS: dict[str, dict[str, Any]] = {
+    "flash": {},
+    "bounce": {"in_frame": True, "depth": 2},
+    "pan": {"width": 64, "heads": 2},
+    "static": {},
+}
+"""Fields of FrameModelConfig that differ between worlds."""
+
+
+@dataclass(frozen=True)
+class RateSettings:
+    """The worlds, the training and the measurement, the same at every rate."""
+
+    gflops: int = 200
+    """Training operations of each rate, in 10^9; less in EASY worlds."""
+    colours: int = 8
+    """Colours of the worlds, K."""
+    grid: int = 4
+    """Cells along a side of a frame."""
+    seconds: int = 2
+    """Seconds of the contexts of equal seconds, S."""
+    frames: int = 60
+    """Frames of the contexts of equal tokens, N."""
+    moments: int = 128
+    """Moments that are measured."""
+    tokens: int = 4096
+    """Tokens of a step of training."""
+    lr: float = 2e-2
+    """Peak learning rate of AdamW."""
+
+
+def new_config(world: str, settings: RateSettings) -> FrameModelConfig:
+    """TTT-Linear, whose memory is addressed by the place of a cell in the world.
+
+    The tokens of a target are foretold at once: given the others of its frame, most would be known.
+    """
+    period = TORUS if world == "pan" else settings.grid
+    sizes: dict[str, Any] = {
+        **{"width": 32, "heads": 1, "depth": 1, "mlp_width": 64},
+        **{"in_frame": False, "window_frames": 2},
+    }
+    return FrameModelConfig(
+        vocab_size=GREYS + settings.colours,
+        grid=(settings.grid, settings.grid),
+        ttt=TTTConfig(base_lr=1.0, address="place", carry=16.0, forget=True),
+        address=AddressConfig("shift", (period, period)),
+        conditions=ConditionsConfig(actions=0, seconds=True),
+        head=HeadConfig(depth=0, order="parallel"),
+        **sizes | MODELS[world],
+    )
+
+
+def draw(
+    world: str, settings: RateSettings, count: int, before: int, *seed: int, **options: int
+) -> Moments:
+    """Moments with `before` frames up to the instant and all horizons after it."""
+    sizes = settings.grid, settings.colours
+    after = max(MOMENTS[world].horizons)
+    return MOMENTS[world].draw(count, before, after, *sizes, np.random.default_rng(seed), **options)
+
+
+def effort(world: str, settings: RateSettings) -> float:
+    """Training operations of all rates of a world."""
+    return len(RATES) * 1e9 * settings.gflops * EASY.get(world, 1.0)
+
+
+def train(
+    model: FrameModel, world: str, settings: RateSettings, seed: int, advance: Callable[[int], None]
+) -> tuple[int, dict[int, float]]:
+    """Train until every rate has had its operations; the steps, and the operations of each rate."""
+    optimizer = torch.optim.AdamW(model.parameters(), settings.lr, (0.9, 0.95), weight_decay=0.01)
+    spent, step, told = dict.fromkeys(RATES, 0.0), 0, 0
+    budget = effort(world, settings) / len(RATES)
+    while (rate := min(RATES, key=lambda one: spent[one])) and spent[rate] < budget:
+        done = sum(min(one, budget) for one in spent.values()) / (budget * len(RATES))
+        for group in optimizer.param_groups:
+            group["lr"] = settings.lr * schedule(done)
+        contexts = training_contexts(world, settings, rate, seed, step)
+        loss = mean_nats(model, contexts)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        read = contexts.frames[:, :-1].size
+        spent[rate] += TRAINING * read * frame_flops_per_token(model.config, settings.frames)
+        step += 1
+        advance(int(sum(spent.values()) / 1e9) - told)
+        told = int(sum(spent.values()) / 1e9)
+    return step, spent
+
+
+def training_contexts(
+    world: str, settings: RateSettings, rate: int, seed: int, step: int
+) -> Contexts:
+    """New moments of one step: contexts of any number of frames, small ones as likely as large.
+
+    Flashes wait no longer than the context reaches back, so that short contexts, of which a step
+    has many, teach to remember over a few frames first.
+    """
+    rng = np.random.default_rng((seed, step))
+    frames = round(settings.frames ** rng.uniform())
+    before = (frames - 1) * (FPS // rate) + 1
+    count = max(1, settings.tokens // (frames * settings.grid**2))
+    options = {"wait": min(32, max(1, before - 3))} if world == "flash" else {}
+    moments = draw(world, settings, count, before, seed, step, 1, **options)
+    return at_rate(moments, frames, rate, rng.choice(MOMENTS[world].horizons, count))
+
+
+def schedule(done: float) -> float:
+    """Share of the peak learning rate when a share of the training is over."""
+    cosine = FINAL_LR + (1 - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * done))
+    return min(1.0, done / WARMUP) * cosine
+
+
+def mean_nats(model: FrameModel, contexts: Contexts) -> Tensor:
+    """Mean of -log p over all foretold tokens, and over the asked ones of the targets."""
+    frames, conditions = tensors(contexts)
+    vectors, _ = model(frames[:, :-1], None, conditions)
+    costs = nats(model, vectors, frames)
+    asked = torch.from_numpy(contexts.asked)
+    return costs.mean() + (costs[:, -1] * asked).sum() / asked.sum().clamp_min(1)
+
+
+def tensors(contexts: Contexts) -> tuple[Tensor, Conditions]:
+    frames, seconds, poses = map(torch.from_numpy, contexts[:3])
+    return frames, Conditions(poses=poses.float(), seconds=seconds.float())
+
+
+def logits(model: FrameModel, vectors: Tensor, frames: Tensor) -> Tensor:
+    """Logits (B, F, P, V) of each frame of `frames` (B, F + 1, P) after the first."""
+    parts = (x.flatten(0, 1) for x in (vectors, frames[:, 1:], frames[:, :-1]))
+    return model.head(*parts).unflatten(0, vectors.shape[:2])
+
+
+def nats(model: FrameModel, vectors: Tensor, frames: Tensor) -> Tensor:
+    """-log p (B, F, P) of the same."""
+    found = logits(model, vectors, frames)
+    return F.cross_entropy(found.flatten(0, 2), frames[:, 1:].flatten(), reduction="none").view(
+        frames[:, 1:].shape
+    )
+
+
+def lengths(settings: RateSettings) -> list[int]:
+    """Frames of the contexts that are measured: one, S seconds of each rate, and N."""
+    return sorted({1, settings.frames, *(rate * settings.seconds for rate in RATES)})
+
+
+def measure(
+    world: str, settings: RateSettings, seed: int, advance: Callable[[int], None]
+) -> dict[str, Any]:
+    """Train a model of a world and measure it at every rate: a record of JSON's types."""
+    torch.manual_seed(seed)
+    model = FrameModel(new_config(world, settings))
+    steps, spent = train(model, world, settings, seed, advance)
+    model.eval()
+    before = (max(lengths(settings)) - 1) * FPS + 1
+    moments = draw(world, settings, settings.moments, before, EVALUATED)
+    found = [
+        row
+        for rate in RATES
+        for frames in lengths(settings)
+        for row in score(model, world, moments, frames, rate)
+    ]
+    return {
+        "world": world,
+        "seed": seed,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": steps,
+        "training_gflops": {str(rate): one / 1e9 for rate, one in spent.items()},
+        "copied": {str(h): copied(moments, h) for h in MOMENTS[world].horizons},
+        "measured": found,
+    }
+
+
+@torch.inference_mode()
+def score(
+    model: FrameModel, world: str, moments: Moments, frames: int, rate: int
+) -> list[dict[str, Any]]:
+    """Bits of the targets, and which asked cells are right, from contexts of one length."""
+    rows, state, count = [], None, len(moments.cells)
+    for horizon in MOMENTS[world].horizons:
+        contexts = at_rate(moments, frames, rate, np.full(count, horizon))
+        read, known = tensors(contexts)
+        if frames > 1 and state is None:
+            _, state = model(read[:, : frames - 1], None, known.frames(0, frames - 1))
+        vectors, _ = model(read[:, -2:-1], state, known.frames(frames - 1, frames))
+        found = logits(model, vectors, read[:, -2:])[:, 0]
+        cost = F.cross_entropy(found.flatten(0, 1), read[:, -1].flatten(), reduction="sum")
+        asked = torch.from_numpy(contexts.asked)
+        right = (found.argmax(-1) == read[:, -1])[asked].float()
+        rows.append(
+            {
+                "rate": rate,
+                "frames": frames,
+                "horizon": horizon,
+                "bits": cost.item() / math.log(2) / count,
+                "recall": right.mean().item(),
+                "seen": float(contexts.seen.mean()),
+                "mflops": frames
+                * read.shape[2]
+                * frame_flops_per_token(model.config, frames)
+                / 1e6,
+            }
+        )
+    return rows
+
+
+def copied(moments: Moments, horizon: int) -> float:
+    """The share of asked cells that a copy of the last frame has right, as a control."""
+    after = moments.asked.shape[1]
+    last, target = moments.cells[:, -after - 1], moments.cells[:, horizon - after - 1]
+    return float((last == target)[moments.asked[:, horizon - 1]].mean())
