@@ -17,6 +17,7 @@ from tttvideo.video.frame_model import FrameModel
 
 
 TINY = RateSettings(gflops=1, colours=3, seconds=1, frames=4, moments=3, tokens=512)
+LONG = RateSettings(frames=40, tokens=512)
 OPTIONS = ["--gflops", "1", "--frames", "4", "--seconds", "1", "--moments", "2", "--colours", "3"]
 
 
@@ -51,7 +52,7 @@ def test_the_operations_of_a_frame_model_are_counted_from_its_products():
     outside = [m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
     for module in outside:
         module.register_forward_hook(count)
-    frames, conditions = rates.tensors(rates.training_contexts("bounce", TINY, 30, 0, 0))
+    frames, conditions = rates.tensors(rates.training_contexts("bounce", TINY, 30, 1.0, (0, 0)))
     F = frames.shape[1] - 1
     vectors, _ = model(frames[:, :F], None, conditions)
     rates.logits(model, vectors, frames)
@@ -64,8 +65,8 @@ def test_the_operations_of_a_frame_model_are_counted_from_its_products():
 
 def test_a_flash_in_training_can_be_seen_in_a_dense_context():
     for step in range(20):
-        contexts = rates.training_contexts("flash", TINY, 30, 0, step)
-        assert contexts.frames.shape[1] < 4 or contexts.seen.all()
+        contexts = rates.training_contexts("flash", LONG, 30, step / 20, (0, step))
+        assert contexts.seen.all() and 6 <= contexts.frames.shape[1] - 1 <= 40
 
 
 def test_what_is_learned_is_the_static_picture(monkeypatch):

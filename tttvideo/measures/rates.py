@@ -13,8 +13,8 @@ the next frame at one rate and at another would be of different frames. What is 
     tokens           Contexts are N frames, and go back N / r seconds. FLOPs are proportional to
                      the tokens read, so these cost the same to read: equal FLOPs in all.
 
-Training contexts have any number of frames up to N, and every frame in them is foretold; half of
-the loss is the cells that the last frame alone does not tell.
+Training begins with short contexts, which grow to N frames. Every frame in them is foretold; half
+of the loss is the cells of the target that the last frame alone does not tell.
 
 B moments, F frames of a context, P tokens per frame.
 """
@@ -36,6 +36,7 @@ from tttvideo.data.video.drawn.moments import (
     GREYS,
     MOMENTS,
     TORUS,
+    WAIT,
     Contexts,
     Moments,
     at_rate,
@@ -53,11 +54,13 @@ RATES = 30, 10, 5, 2, 1
 """Frames a second."""
 EVALUATED = 1 << 31  # seed of the moments that are measured
 WARMUP, FINAL_LR = 0.05, 3e-3  # shares of the training and of the peak learning rate
-EASY = {"static": 0.1}
+FIRST = 6  # frames of the contexts with which training begins
+GROW = 0.35, 0.8  # shares of the training between which they grow to N
+EASY = {"static": 0.03, "bounce": 0.5, "pan": 0.5}
 """Worlds that are trained for a share of the operations."""
 MODELS: dict[str, dict[str, Any]] = {
     "flash": {},
-    "bounce": {"in_frame": True, "depth": 2},
+    "bounce": {"in_frame": True, "depth": 2, "window_frames": 2},
     "pan": {"width": 64, "heads": 2},
     "static": {},
 }
@@ -68,7 +71,7 @@ MODELS: dict[str, dict[str, Any]] = {
 class RateSettings:
     """The worlds, the training and the measurement, the same at every rate."""
 
-    gflops: int = 200
+    gflops: int = 300
     """Training operations of each rate, in 10^9; less in EASY worlds."""
     colours: int = 8
     """Colours of the worlds, K."""
@@ -94,12 +97,12 @@ def new_config(world: str, settings: RateSettings) -> FrameModelConfig:
     period = TORUS if world == "pan" else settings.grid
     sizes: dict[str, Any] = {
         **{"width": 32, "heads": 1, "depth": 1, "mlp_width": 64},
-        **{"in_frame": False, "window_frames": 2},
+        **{"in_frame": False, "window_frames": 1},
     }
     return FrameModelConfig(
         vocab_size=GREYS + settings.colours,
         grid=(settings.grid, settings.grid),
-        ttt=TTTConfig(base_lr=1.0, address="place", carry=16.0, forget=True),
+        ttt=TTTConfig(base_lr=1.0, address="place", carry=4.0, forget=True),
         address=AddressConfig("shift", (period, period)),
         conditions=ConditionsConfig(actions=0, seconds=True),
         head=HeadConfig(depth=0, order="parallel"),
@@ -132,7 +135,7 @@ def train(
         done = sum(min(one, budget) for one in spent.values()) / (budget * len(RATES))
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * schedule(done)
-        contexts = training_contexts(world, settings, rate, seed, step)
+        contexts = training_contexts(world, settings, rate, done, (seed, step))
         loss = mean_nats(model, contexts)
         optimizer.zero_grad()
         loss.backward()
@@ -147,20 +150,29 @@ def train(
 
 
 def training_contexts(
-    world: str, settings: RateSettings, rate: int, seed: int, step: int
+    world: str, settings: RateSettings, rate: int, done: float, seed: tuple[int, ...]
 ) -> Contexts:
-    """New moments of one step: contexts of any number of frames, small ones as likely as large.
+    """New moments of one step, when a share of the training is over.
 
-    Flashes wait no longer than the context reaches back, so that short contexts, of which a step
-    has many, teach to remember over a few frames first.
+    Contexts have FIRST frames, or S seconds if these are fewer, to `longest`, even on a logarithmic
+    scale. Flashes lie within the reach of the context, so that short ones, of which a step has
+    many, teach to remember over a few frames first.
     """
-    rng = np.random.default_rng((seed, step))
-    frames = round(settings.frames ** rng.uniform())
+    rng = np.random.default_rng(seed)
+    least = min(FIRST, settings.seconds * rate, settings.frames)
+    frames = round(least * (longest(settings, done) / least) ** rng.uniform())
     before = (frames - 1) * (FPS // rate) + 1
     count = max(1, settings.tokens // (frames * settings.grid**2))
-    options = {"wait": min(32, max(1, before - 3))} if world == "flash" else {}
-    moments = draw(world, settings, count, before, seed, step, 1, **options)
+    options = {"wait": min(WAIT, max(1, before - 4))} if world == "flash" else {}
+    moments = draw(world, settings, count, before, *seed, 1, **options)
     return at_rate(moments, frames, rate, rng.choice(MOMENTS[world].horizons, count))
+
+
+def longest(settings: RateSettings, done: float) -> float:
+    """The most frames of a context when a share of the training is over."""
+    first = min(FIRST, settings.frames)
+    share = min(1.0, max(0.0, (done - GROW[0]) / (GROW[1] - GROW[0])))
+    return first * (settings.frames / first) ** share
 
 
 def schedule(done: float) -> float:

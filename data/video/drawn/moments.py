@@ -28,6 +28,7 @@ FPS = 30
 GREYS = WHITE + 1
 TORUS = 6  # cells around the world of pan
 PAUSE = FPS // 2  # frames between two moves of its window
+WAIT = 32  # most frames before a flash, and before a question
 SPEED = 10.0, 20.0  # of bounce along each axis, cells a second
 
 
@@ -104,7 +105,7 @@ def flash_moments(
     grid: int,
     colours: int,
     rng: np.random.Generator,
-    wait: int = 32,
+    wait: int = WAIT,
 ) -> Moments:
     """Questions about flashes at most `wait` frames before, and the answers in the frame after."""
     drawn = before + 2 * ((FLASHES + 1) * (wait + 1) + 2)  # holds a whole round after `before`
