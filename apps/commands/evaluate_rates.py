@@ -6,12 +6,13 @@ from .options import Parser, check_folder, refuse_unless
 
 
 PROGRAM = "tttvideo.apps.evaluate.rates:evaluate_rates"
+RATES = 30, 10, 5, 2, 1
 WORLDS = "flash", "bounce", "pan", "static"
 """The keys of tttvideo.measures.rates.MODELS, without torch."""
 SETTINGS = {
     "gflops": (
-        *(300, 1),
-        "training operations of each rate, in 10^9; bounce and pan have a half, static 3 %%",
+        *(400, 1),
+        "training operations of a model, in 10^9; bounce and pan have 40 %%, static 3 %%",
     ),
     "colours": (8, 2, "colours of the worlds"),
     "grid": (4, 4, "cells along a side of a frame"),
@@ -26,8 +27,8 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="tttvideo evaluate rates",
         description="Train small frame models of worlds that are seen at 30, 10, 5, 2 and 1 frames "
-        "a second, for equal operations at each rate, and measure how well they foretell the same "
-        "frame from contexts of equal seconds and of equal tokens. Writes rates.json, .md and "
+        "a second, one for each rate, for equal operations. Measure how well they foretell the "
+        "same frame from contexts of equal seconds and of equal tokens. Writes rates.json, .md and "
         ".png. A run that is started again resumes where it stopped.",
         epilog="example: tttvideo evaluate rates --out out/rates",
     )
@@ -41,12 +42,21 @@ def parser() -> argparse.ArgumentParser:
         help=f"what to train on (default: all of {' '.join(WORLDS)})",
     )
     top.add_argument(
+        "--rates",
+        nargs="+",
+        type=int,
+        choices=RATES,
+        default=list(RATES),
+        metavar="N",
+        help=f"frames a second (default: all of {' '.join(map(str, RATES))})",
+    )
+    top.add_argument(
         "--seeds",
         nargs="+",
         type=int,
         default=[0, 1, 2],
         metavar="N",
-        help="of the models of each world (default: 0 1 2)",
+        help="of the models of each world and rate (default: 0 1 2)",
     )
     for name, (default, _, text) in SETTINGS.items():
         text += f" (default: {default})"

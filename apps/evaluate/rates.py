@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -21,13 +22,14 @@ def evaluate_rates(options: argparse.Namespace) -> None:
     settings = RateSettings(**{name: getattr(options, name) for name in SETTINGS})
     record = {**run_conditions("cpu"), "settings": asdict(settings)}
     record["runs"] = runs_before(out / "rates.json", record["settings"])
-    done = {(run["world"], run["seed"]) for run in record["runs"]}
-    pairs = dict.fromkeys((world, seed) for seed in options.seeds for world in options.worlds)
-    missing = [pair for pair in pairs if pair not in done]
-    total = sum(effort(world, settings) for world, _ in missing)
+    done = {(run["world"], run["rate"], run["seed"]) for run in record["runs"]}
+    chosen = product(options.seeds, options.worlds, options.rates)
+    wanted = dict.fromkeys((world, rate, seed) for seed, world, rate in chosen)
+    missing = [run for run in wanted if run not in done]
+    total = sum(effort(world, settings) for world, _, _ in missing)
     with progress("training", round(total / 1e9), "GFLOP") as advance:
-        for world, seed in missing:
-            record["runs"].append(measure(world, settings, seed, advance))
+        for world, rate, seed in missing:
+            record["runs"].append(measure(world, rate, settings, seed, advance))
             record = write_record(out / "rates.json", record)
     page = rates_page(record)
     write_text(out / "rates.md", page)

@@ -34,7 +34,7 @@ def test_the_same_seed_draws_the_same_moments_and_another_others(world):
 
 def test_the_answer_of_a_flash_is_in_a_context_exactly_where_its_frame_is_seen():
     moments = draw("flash", count=200, after=1, wait=9)
-    assert 2 <= moments.event.min() and moments.event.max() == 10
+    assert moments.event.min() >= 2 and moments.event.max() == 10
     for rate, frames in ((30, 61), (10, 3), (5, 2), (1, 3)):
         contexts = at_rate(moments, frames, rate, np.ones(200, int))
         answer = contexts.frames[:, -1].max(1)

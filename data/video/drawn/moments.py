@@ -1,4 +1,4 @@
-"""Moments: an instant of a drawn world, what came before it at any frame rate, and what comes after.
+"""Moments: an instant of a drawn world, what was before it, at any frame rate, and what comes.
 
 A world is drawn at FPS frames a second. Contexts of all rates end with the frame at the instant and
 go back from it in even steps, so the frame that a context is asked for, a horizon after the
@@ -83,7 +83,7 @@ def at_rate(moments: Moments, frames: int, rate: int, horizons: np.ndarray) -> C
         raise ValueError(f"{frames} frames at {rate} a second begin before the {now + 1} drawn")
     rows = np.arange(len(horizons))[:, None]
     places = np.concatenate((np.tile(past, (len(rows), 1)), now + horizons[:, None]), axis=1)
-    seen = (moments.event % step == 0) & (0 <= moments.event) & (moments.event < frames * step)
+    seen = (moments.event % step == 0) & (moments.event >= 0) & (moments.event < frames * step)
     return Contexts(
         moments.cells[rows, places],
         np.diff(places, axis=1) / FPS,
