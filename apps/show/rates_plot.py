@@ -98,7 +98,7 @@ def table(world: str, models: Models, record: dict[str, Any], rule: Rule) -> str
         bits, right = (estimate(runs, frames, name) for name in ("bits", "recall"))
         reading = rows_of(runs[0], frames)[0]["mflops"]
         seeds = " ".join(sorted(str(run["seed"]) for run in runs))
-        row = [f"{rate}", seeds, f"{frames}", f"{frames / rate:g}", f"{reading:.1f}"]
+        row = [f"{rate}", seeds, f"{frames}", f"{frames / rate:.3g}", f"{reading:.1f}"]
         row += [with_margin(bits, 1, 3), with_margin(right, 100, 1) + " %"]
         if world == "flash":
             row.append(f"{100 * lucky(runs, frames, record['settings']['colours']):.1f} %")

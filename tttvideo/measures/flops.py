@@ -44,7 +44,7 @@ def frame_flops_per_token(config: FrameModelConfig, T: int) -> float:
     """
     C, V, P = config.width, config.vocab_size, config.grid[0] * config.grid[1]
     attention = 8 * C * C + 4 * P * C
-    blocks = config.depth * (config.in_frame * attention + 6 * C * config.mlp_width)
+    blocks: float = config.depth * (config.in_frame * attention + 6 * C * config.mlp_width)
     if config.entry:
         own = config.entry.mixer.resolve(config.own, config.grid)
         mixer = config.entry.flops(own, C, config.heads, T)
