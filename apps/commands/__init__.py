@@ -43,6 +43,7 @@ COMMANDS = {
         "bits and continuations of unseen videos, with controls",
     ),
     "evaluate recall": ("evaluate_recall", "exact answers by length and difficulty"),
+    "evaluate memory": ("evaluate_memory", "what models remember of videos, by state swap"),
     "evaluate capacity": ("evaluate_capacity", "how many cells memories of equal bytes recall"),
     "evaluate length": ("evaluate_length", "bits of video frames by the length of the stream"),
     "evaluate codec": ("evaluate_codec", "a model as a lossless codec, beside xz and a reset"),

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .pose_cells import pose_visits
+
 
 ACTIONS = "stay", "forward", "left", "right"
 """What each action does, as one key of a keyboard does: a step, a turn on the spot, or nothing."""
@@ -166,9 +168,7 @@ def first_met(poses: np.ndarray) -> np.ndarray:
 
     A place is half a cell on each axis and a twelfth of a turn.
     """
-    places = np.hstack((np.floor(2 * poses[:, :2]), np.round(poses[:, 2:] / 30) % 12))
-    _, first, place = np.unique(places, axis=0, return_index=True, return_inverse=True)
-    return first[place.reshape(-1)]
+    return pose_visits(poses, place=1 / 2, turn=30).first
 
 
 def revisits(poses: np.ndarray, frames: int = 150) -> np.ndarray:
