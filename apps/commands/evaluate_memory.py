@@ -60,14 +60,8 @@ def check(options: argparse.Namespace) -> None:
     refuse_unless(options.turn <= 360, "turn", options.turn, "at most 360")
     videos = options.videos
     refuse_unless(videos >= 2, "videos", videos, "2 or more, since their memories are swapped")
-    least = 2 * max(options.last, options.scored + 1) + 1
     frames = options.frames
-    refuse_unless(
-        frames is None or frames >= least,
-        "frames",
-        frames,
-        f"{least} or more, by --last and --scored",
-    )
+    refuse_unless(frames is None or frames >= 4, "frames", frames, "4 or more")
     checkpoint_seeds(options.checkpoints)
     check_folder(options.out)
     check_videos(options.data)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .drawn.cells import NEVER
+from tttvideo.data.video.drawn.cells import NEVER
 
 
 class Visits(NamedTuple):

@@ -31,6 +31,7 @@ from tttvideo.weights.video_checkpoints import VideoCheckpoint, video_descriptio
 
 
 SETTINGS = SwapSettings(frames=25, swaps=2, scored=4, last=3)
+SHORT = ["--swaps", "2", "--scored", "4", "--last", "3"]
 TOKENS = torch.from_numpy(np.random.default_rng(0).integers(7, size=(3, 25, 6)))
 
 
@@ -113,6 +114,12 @@ def test_a_copied_token_takes_its_share_and_gives_it_where_it_is_right():
     torch.testing.assert_close(found[10], -torch.tensor([0.75, 0.25]).double().log2())
 
 
+def test_videos_that_are_too_short_for_a_swap_are_refused():
+    with pytest.raises(ValueError, match="9 frames of each video are read, .* after it need 10; "):
+        SwapSettings(frames=9, scored=4, last=3)
+    assert SwapSettings(frames=10, scored=4, last=3).points()[0] == 5
+
+
 def test_no_batch_has_a_single_video():
     for count in range(2, 300):
         assert 2 <= videos_at_once(count) <= 16 and count % videos_at_once(count) != 1
@@ -181,14 +188,14 @@ def pan(tmp_path_factory):
 
 def test_the_command_measures_each_checkpoint_once(pan, tmp_path, capsys):
     models = [f"ttt={pan}/0/last.ckpt", f"ttt={pan}/1/last.ckpt", f"{pan}/window/last.ckpt"]
-    small = ["--swaps", "2", "--scored", "4", "--last", "3", "--out", str(tmp_path)]
+    small = [*SHORT, "--out", str(tmp_path)]
     command = ["evaluate", "memory", *models[1:], str(pan / "held_out"), *small]
     main(command)
     before = json.loads((tmp_path / "memory.json").read_text())
     main(["evaluate", "memory", *models, str(pan / "held_out"), *small])
     record = json.loads((tmp_path / "memory.json").read_text())
-    assert [run["name"] for run in record["runs"]] == ["ttt", "ttt", "window"]
-    assert record["runs"][1:] == before["runs"]
+    assert [run["name"] for run in record["runs"]] == ["ttt", "window", "ttt"]
+    assert record["runs"][:2] == before["runs"]
     page = (tmp_path / "memory.md").read_text()
     assert page in capsys.readouterr().out and "above the control" in page
     assert (tmp_path / "memory.png").stat().st_size
@@ -201,7 +208,17 @@ def test_videos_without_ages_and_angles_and_models_of_tokens_are_refused(pan, tm
         if "ages" not in path.name:
             (tmp_path / path.name).write_bytes(path.read_bytes())
     with pytest.raises(SystemExit, match="has neither ages nor poses of x, y and angle"):
-        main(["evaluate", "memory", str(pan / "0/last.ckpt"), str(tmp_path), "--out", str(pan)])
+        main(
+            [
+                "evaluate",
+                "memory",
+                str(pan / "0/last.ckpt"),
+                str(tmp_path),
+                "--out",
+                str(pan),
+                *SHORT,
+            ]
+        )
     tokens = VideoCheckpoint(small(grid=(2, 2)), "same", None, PaletteTokenizer(PaletteConfig(16)))
     frames = VideoCheckpoint(small_frames(), "other", None, tokens.frame_tokenizer)
     with pytest.raises(ValueError, match="b reads a token at a time; name models of whole frames"):

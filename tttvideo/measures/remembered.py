@@ -67,6 +67,15 @@ class SwapSettings:
     turn: float = 11.25
     """Degrees of a cell of poses."""
 
+    def __post_init__(self) -> None:
+        least = 2 * max(self.last, self.scored + 1)
+        if self.frames < least:
+            raise ValueError(
+                f"{self.frames} frames of each video are read, and {self.last} before a swap and "
+                f"{self.scored} after it need {least}; give longer videos, or less --last and "
+                "--scored"
+            )
+
     def points(self) -> list[int]:
         """The frames that are the first to be read with another memory."""
         end = self.frames - self.scored - 1
