@@ -80,7 +80,11 @@ def swap_parts(record: Record) -> list[str]:
         shares = [gain.over_seeds(runs, gain.own_share, ages) for ages in COMPARED]
         rows.append((name, "own over other", *(interval(share, ".1%") for share in shares)))
     names = "model", "bits per token", f"{OLD} or more", gain.OLDEST[0]
-    return ["What replacing the memory costs:", markdown_table(names, rows)] if rows else []
+    title = (
+        "What replacing the memory costs. Another's misleads, so that it may cost more than a guess; "
+        "where fresh less own is not above 0 the memory knows nothing:"
+    )
+    return [title, markdown_table(names, rows)] if rows else []
 
 
 def gain_parts(record: Record) -> list[str]:
