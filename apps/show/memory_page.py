@@ -81,8 +81,8 @@ def swap_parts(record: Record) -> list[str]:
         rows.append((name, "own over other", *(interval(share, ".1%") for share in shares)))
     names = "model", "bits per token", f"{OLD} or more", gain.OLDEST[0]
     title = (
-        "What replacing the memory costs. Another's misleads, so that it may cost more than a guess; "
-        "where fresh less own is not above 0 the memory knows nothing:"
+        "What replacing the memory costs. Another's misleads and may cost more than a guess; where "
+        "fresh less own is not above 0, the memory knows nothing:"
     )
     return [title, markdown_table(names, rows)] if rows else []
 
