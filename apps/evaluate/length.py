@@ -38,8 +38,8 @@ def evaluate_length(options: argparse.Namespace) -> None:
         "left_out": sorted({*options.contexts} - {*targets.contexts}),
         "batch": options.batch,
     }
-    record = {**run_conditions(device), "settings": settings}
-    record["batches"] = batches_before(out / "length.json", settings)
+    fresh = {**run_conditions(device), "settings": settings, "batches": []}
+    record = record_before(out / "length.json", settings) or fresh
     batches = [videos[n : n + options.batch] for n in range(0, len(videos), options.batch)]
     measure_batches(record, batches, subjects, targets, out / "length.json")
     page = length_page(record)
@@ -80,11 +80,11 @@ def measure_batches(
             write_record(path, record)
 
 
-def batches_before(path: Path, settings: dict[str, Any]) -> list[Any]:
-    """The batches of an earlier record; ValueError if its settings were others."""
+def record_before(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """An earlier record; ValueError if its settings were others."""
     if not path.is_file():
-        return []
+        return None
     before = read_json(path, f"delete {path}")
     if before["settings"] != settings:
         raise ValueError(f"{path} was measured with other settings; choose another --out")
-    return before["batches"]
+    return before

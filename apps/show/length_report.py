@@ -1,5 +1,6 @@
 """The page and the picture of `tttvideo evaluate length`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,8 @@ def all_stats(record: dict[str, Any]) -> dict[str, LengthStats]:
 
 def length_page(record: dict[str, Any]) -> str:
     """The record as Markdown."""
-    settings, rows = record["settings"], []
-    for name, stats in all_stats(record).items():
-        for place, context in enumerate(stats.contexts):
-            gain = stats.gain(place)
-            cells = (name, f"{context:,}", shown(stats.mean(place), 1, ".3f"))
-            first = ("", shown(gain, 1, ".3f"), "") if not place else None
-            later = (shown(stats.change(place), 100, "+.2f"), shown(gain, 1, ".3f"))
-            rows.append((*cells, *(first or (*later, stats.verdict(place)))))
+    settings = record["settings"]
+    rows = [row for name, stats in all_stats(record).items() for row in table_rows(name, stats)]
     videos = settings["videos"]
     parts = [
         "# tttvideo evaluate length",
@@ -57,6 +52,13 @@ def length_page(record: dict[str, Any]) -> str:
         short = f"the shortest video has {min(settings['lengths']):,} frames"
         parts.append(f"Contexts of {left} frames were left out: {short}.")
     return "\n\n".join(parts) + "\n"
+
+
+def table_rows(name: str, stats: LengthStats) -> Iterator[tuple[str, ...]]:
+    for place, context in enumerate(stats.contexts):
+        change = shown(stats.change(place), 100, "+.2f") if place else ""
+        bits, gain = shown(stats.mean(place), 1, ".4g"), shown(stats.gain(place), 1, ".3g")
+        yield name, f"{context:,}", bits, change, gain, stats.verdict(place) if place else ""
 
 
 def about_models(settings: dict[str, Any]) -> str:
