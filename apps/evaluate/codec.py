@@ -28,19 +28,19 @@ FPS = 25.0  # of videos whose rate nobody knows
 def evaluate_codec(options: argparse.Namespace) -> None:
     """Each row is recorded when it is measured, and not measured again."""
     out = Path(options.out)
-    record = {**run_conditions(best_device()), "rows": rows_before(out / "codec.json")}
+    path = out / "codec.json"
+    record = read_json(path, f"delete {path}") if path.is_file() else {"rows": []}
     model = ready_model(options.checkpoint)
     batches = token_batches(options.data, model)
-    code = out / f"{options.name}.code"
     before = [row for row in record["rows"] if row["name"] == options.name]
     if not before:
+        conditions = run_conditions(best_device())
         facts = {"name": options.name, "checkpoint": options.checkpoint, "data": options.data}
-        row = facts | measure(model, batches, code, options.checkpoint)
-        record["rows"].append(row)
-        record = write_record(out / "codec.json", record)
+        row = facts | measure(model, batches, out / f"{options.name}.code", options.checkpoint)
+        record = write_record(path, {**conditions, "rows": [*record["rows"], row]})
     elif before[0]["hashes"] != hashes(model, batches):
         raise ValueError(
-            f"{out}/codec.json has a row {options.name} of another model or other videos; name "
+            f"{path} has a row {options.name} of another model or other videos; name "
             "this one, NAME=CKPT, or choose another --out"
         )
     page = codec_page(record)
@@ -48,10 +48,6 @@ def evaluate_codec(options: argparse.Namespace) -> None:
     draw_codec(record, out / "codec.png")
     print(page)
     print(*sorted(out.glob("codec.*")), sep="\n")
-
-
-def rows_before(path: Path) -> list[Any]:
-    return read_json(path, f"delete {path}")["rows"] if path.is_file() else []
 
 
 def hashes(model: VideoCheckpoint, batches: Sequence[TokenBatch]) -> list[str]:

@@ -28,7 +28,8 @@ def codec_page(record: dict[str, Any]) -> str:
     ]
     parts = [
         "# tttvideo evaluate codec",
-        f"`{record['command']}`\n{record['date']}, {record['device']}, commit {record['commit']}.",
+        f"The last row was measured by `{record['command']}`, {record['date']}, "
+        f"{record['device']}, commit {record['commit']}.",
         "Bits per frame, mean of all frames. Each code was decoded by the model, loaded anew, and "
         "every token came back: the stated bits are bytes that a decoder can read. They are no "
         "proof of a good model; a model that knows nothing passes too, at the bits of the first "
@@ -58,16 +59,19 @@ def difference(bits: dict[str, float]) -> float:
 
 
 def draw_codec(record: dict[str, Any], path: Path) -> None:
-    """Bars of bits per frame, a panel for each row."""
+    """Bits per frame, a panel for each row."""
     rows = record["rows"]
     figure = Figure(figsize=(7.5, 0.4 + 1.9 * len(rows)), layout="constrained")
     for row, panel in zip(rows, figure.subplots(len(rows), squeeze=False)[:, 0], strict=True):
         values = [row["bits"][key] / row["frames"] for key in NAMES]
         colours = ["#bbbbbb", "#bbbbbb", "C1", "C0", "C0", "C0"]
-        bars = panel.barh(list(NAMES.values()), values, color=colours)
-        panel.bar_label(bars, [f" {value:,.4g}" for value in values], fontsize=8)
+        panel.scatter(values, list(NAMES.values()), color=colours)
+        for name, value in zip(NAMES.values(), values, strict=True):
+            beside: Any = {"xytext": (7, -3), "textcoords": "offset points", "fontsize": 8}
+            panel.annotate(f"{value:,.4g}", (value, name), **beside)  # type: ignore[arg-type]
+        panel.margins(y=0.12)
         panel.invert_yaxis()
-        panel.set(xscale="log", xlim=(None, 3 * max(values)))
+        panel.set(xscale="log", xlim=(0.6 * min(values), 3 * max(values)))
         panel.set_title(f"{row['name']}: bits per frame", fontsize=9)
         style_panel(panel)
     save_figure(figure, path)
