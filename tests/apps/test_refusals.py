@@ -201,7 +201,7 @@ REFUSED = [
         "--lpips-weights nowhere: there is no such file",
     ),
     ("evaluate memory a.ckpt nowhere --out x", "nowhere"),
-    ("evaluate memory a.ckpt a.mp4 --out x --videos 1", "--videos 1 must be 2 or more, since their"),
+    ("evaluate memory a.ckpt a.mp4 --out x --videos 1", "--videos 1 must be 2 or more"),
     ("evaluate memory a.ckpt a.mp4 --out x --turn 400", "--turn 400.0 must be at most 360"),
     ("evaluate recall nowhere.ckpt --out x", "there is no checkpoint nowhere.ckpt"),
     ("evaluate scaling nowhere --out x", "there is no run folder nowhere"),
