@@ -42,9 +42,9 @@ OPEN = ("config", "help", "print_config", "optimizer", "lr_scheduler")
 """Options of the parser, and groups whose class is torch's."""
 SKIPPED = ("model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule")
 """Arguments of Trainer.fit, validate and test that are no keys."""
-MODELS = ("TokenModel", "VideoModel", "FrameTokenizerModel")
+MODELS = ("TokenModel", "VideoModel", "FrameTokenizerModel", "PixelModel")
 PUBLIC = [f"tttvideo.training.{name}" for name in MODELS]
-PUBLIC += [f"tttvideo.data.modules.{name}" for name in ("TokenData", "FrameData")]
+PUBLIC += [f"tttvideo.data.modules.{name}" for name in ("TokenData", "FrameData", "ClipData")]
 KNOWN = vars(builtins) | vars(typing)
 """Names that every annotation may use."""
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}

@@ -1,4 +1,4 @@
-"""LightningDataModules: windows of token files, and frames of videos."""
+"""LightningDataModules: windows of token files, frames of videos, and clips of their pixels."""
 
 from functools import cached_property
 
@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 from tttvideo.data.text.tokenizer import tokenizer_of
 from tttvideo.data.video.views import larger
 
+from .clips import ClipWindows, check_memory
 from .frame_chunks import Part
 from .frames import FrameLoader, HeldFrames, hold_out, open_parts
 from .order import ResumableLoader, VideoWindows, Windows, collate
@@ -206,5 +207,62 @@ class FrameData(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(self.held, self.batch_size)
+
+    test_dataloader = val_dataloader
+
+
+class ClipData(LightningDataModule):
+    """Clips of true pixels, the training data of a model without a tokenizer, kept in memory.
+
+    Arguments:
+        videos: files, folders of them or of pictures, or arrays.
+        validation: the same, to measure with; null holds out the end of `videos`.
+        size: height and width in pixels.
+        frames: frames of a clip; a longer video has several, which move from epoch to epoch.
+        memory: the most GB (10^9 bytes) that all frames may take, 3 size^2 bytes each.
+        holdout: share that is held out without `validation`: whole videos where that is at least
+            one, else frames from the end.
+        batch_size: clips per step.
+        seed: seed of the order.
+    """
+
+    def __init__(
+        self,
+        videos: list[str],
+        validation: list[str] | None = None,
+        size: int = 64,
+        frames: int = 20,
+        memory: float = 1.0,
+        holdout: float = 0.05,
+        batch_size: int = 8,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.videos, self.validation, self.size, self.frames = videos, validation, size, frames
+        self.memory, self.holdout = memory, holdout
+        self.batch_size, self.seed = batch_size, seed
+        self.clips: ClipWindows | None = None  # to learn from
+
+    def setup(self, stage: str) -> None:
+        if self.clips is not None:
+            return
+        check_counts(size=self.size, batch_size=self.batch_size)
+        if self.frames < 2:
+            raise ValueError(f"data.frames is {self.frames}; it must be 2 or more")
+        learned = open_parts(self.videos, [self.size], None)
+        if self.validation:
+            held = open_parts(self.validation, [self.size], None)
+        else:
+            learned, held = hold_out(learned, self.holdout)
+        check_memory([*learned, *held], self.size, self.memory)
+        self.clips = ClipWindows(learned, self.size, self.frames, may_move=True)
+        self.held = ClipWindows(held, self.size, self.frames)
+
+    def train_dataloader(self) -> ResumableLoader:
+        assert self.clips is not None
+        return ResumableLoader(self.clips, self.batch_size, self.seed)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.held, self.batch_size, collate_fn=collate)
 
     test_dataloader = val_dataloader

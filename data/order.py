@@ -140,7 +140,7 @@ class VideoWindows(Dataset):
     Raises: ValueError if not even one window fits.
     """
 
-    MANY = 8
+    MANY, UNIT = 8, "tokens"
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class VideoWindows(Dataset):
         self.firsts = np.concatenate([np.arange(n) == 0 for n in fit])  # the first of their video
         if not len(self.firsts):
             raise ValueError(
-                f"no video has the {self.frames + 1} frames that a window of {length} tokens "
+                f"no video has the {self.frames + 1} frames that a window of {length} {self.UNIT} "
                 "reads and predicts; choose a shorter window or prepare longer videos"
             )
         place = np.concatenate([np.arange(n) for n in fit])
@@ -179,9 +179,13 @@ class VideoWindows(Dataset):
     def __len__(self) -> int:
         return len(self.begins)
 
-    def __getitem__(self, index: int) -> Window:
+    def ends(self, index: int) -> tuple[int, int]:
+        """The first and the last frame of a window."""
         first = int(self.begins[index] + round(self.offset * self.spare[index]))
-        last = first + self.frames
+        return first, first + self.frames
+
+    def __getitem__(self, index: int) -> Window:
+        first, last = self.ends(index)
         tokens = self.tokens[first * self.frame : (last + 1) * self.frame].astype(np.int64)
         rows = {"actions": (first, last), "poses": (first, last + 1), "ages": (first + 1, last + 1)}
         known = {

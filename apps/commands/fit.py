@@ -19,6 +19,7 @@ LEAST = {
     "data.batch_size": 1,
     "data.size": 1,
     "data.buffer": 1,
+    "data.frames": 2,
     "data.workers": 0,
     "model.backbone.width": 1,
     "model.backbone.depth": 1,
@@ -126,7 +127,7 @@ def check_files(paths: dict[str, str], videos: Sequence[Any]) -> None:
     for key in ("data.train", "data.validation"):
         if kind == "TokenData" and key in paths:
             open_tokens(paths[key])
-    if kind == "FrameData":
+    if kind in ("FrameData", "ClipData"):
         check_videos(map(str, videos))
     for key in ("model.frame_tokenizer", "model.start_from", "ckpt_path"):
         path = paths.get(key, "last")

@@ -20,7 +20,7 @@ from tttvideo.measures.inner_loss import ttt_layers
 from tttvideo.measures.layer_memory import capacity
 from tttvideo.measures.names import mixer_name, video_name
 from tttvideo.states import state_bytes
-from tttvideo.training import FrameTokenizerModel, TokenModel, VideoModel
+from tttvideo.training import FrameTokenizerModel, PixelModel, TokenModel, VideoModel
 
 
 FIGURES = {
@@ -128,6 +128,8 @@ def describe(trainer: Trainer, model: LightningModule) -> str:
         name, data = video_name(config), f"{model.data.train}, {frames:,} frames"
     elif isinstance(model, FrameTokenizerModel):
         name, data = "frame tokenizer", f"{model.data.frames:,} frames"
+    elif isinstance(model, PixelModel):
+        name, data = "ConvLSTM of pixels", f"{len(model.data.clips):,} clips"
     gpu = model.device.type == "cuda"
     device = torch.cuda.get_device_name(model.device) if gpu else str(model.device)
     if trainer.world_size > 1:

@@ -23,7 +23,7 @@ from tttvideo.files import replacing, write_text
 from tttvideo.sampling.choose import Chooser
 from tttvideo.sampling.decode import decode, prefill
 from tttvideo.sampling.frame_streams import decode_frames, read_frames
-from tttvideo.training import FrameTokenizerModel, TokenModel, VideoModel
+from tttvideo.training import FrameTokenizerModel, PixelModel, TokenModel, VideoModel
 from tttvideo.training.outer_loop import OuterLoop
 from tttvideo.training.video import conditions_of
 from tttvideo.video.conditions import NOTHING, Conditions
@@ -59,6 +59,8 @@ def save_sample(model: OuterLoop, path: Path) -> Path:
     if isinstance(model, FrameTokenizerModel):
         return save_frames(model, data, path.with_suffix(".png"))
     batch = collate([data[0]])
+    if isinstance(model, PixelModel):
+        return save_pixels(model, batch.frames.to(model.device), path.with_suffix(".mp4"))
     if isinstance(model, VideoModel):
         path, known = path.with_suffix(".mp4"), conditions_of(batch).to(model.device)
         return save_clip(model, model.frame_model, batch.tokens, path, known)
@@ -107,9 +109,23 @@ def save_clip(
     predicted = decode_frames(network, prefix, count - known, Chooser(temperature=0), ahead)
     tokens = torch.cat([frames[0], frames[0, :known], *predicted])
     assert model.frame_tokenizer is not None  # of a model of video
-    images = rearrange(model.frame_tokenizer.decode(tokens), "(p f) h w c -> f p c h w", p=2)
-    sheets = torch.stack([make_grid(pair, nrow=2) for pair in images.cpu()])
-    write_video(path, rearrange(sheets, "f c h w -> f h w c").numpy(), model.header.fps or 10)
+    images = rearrange(model.frame_tokenizer.decode(tokens), "(p f) h w c -> p f h w c", p=2)
+    return write_pair(path, images, model.header.fps or 10)
+
+
+@torch.inference_mode()
+def save_pixels(model: PixelModel, frames: torch.Tensor, path: Path) -> Path:
+    """Write a clip (1, F, S, S, 3), and beside it the same as predicted after its context."""
+    ahead = model.predict(frames)[:, model.context - 1 :].clamp(0, 1)
+    predicted = torch.cat((frames[:, : model.context], (255 * ahead).round().to(frames.dtype)), 1)
+    return write_pair(path, torch.cat((frames, predicted)), 10)
+
+
+def write_pair(path: Path, images: torch.Tensor, fps: float) -> Path:
+    """Write two clips (2, F, S, S, 3) side by side."""
+    frames = rearrange(images.cpu(), "p f h w c -> f p c h w")
+    sheets = torch.stack([make_grid(pair, nrow=2) for pair in frames])
+    write_video(path, rearrange(sheets, "f c h w -> f h w c").numpy(), fps)
     return path
 
 

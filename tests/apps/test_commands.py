@@ -30,7 +30,7 @@ from tttvideo.data.video.reader import VideoReader
 from tttvideo.data.video.writer import write_video
 from tttvideo.measures import verify
 from tttvideo.weights.checkpoints import load_frame_tokenizer, load_tokens_model
-from tttvideo.weights.video_checkpoints import load_video_model
+from tttvideo.weights.video_checkpoints import load_pixel_model, load_video_model
 
 
 ROOT = Path(__file__).parents[2]
@@ -131,6 +131,15 @@ def test_a_frame_tokenizer_learns_from_views_and_measures_on_other_videos(work):
     frames = FrameData(["clip.mp4"], ["other.mp4"], views=True)
     frames.setup("fit")
     assert frames.frames == 40 and np.array_equal(frames.held.frames, other)
+
+
+def test_a_model_of_pixels_learns_from_clips_and_shows_samples(work):
+    data = ["--data.videos=[clip.mp4]", "--data.frames=8", "--model.context=4"]
+    small = ["--model.conv_lstm.width=8", "--model.conv_lstm.depth=1", *QUIET]
+    fit_two_steps("conv_lstm_tiny", "pixels", *data, *small)
+    trained = load_pixel_model("pixels/last.ckpt").trained
+    assert trained == {"frames": 2 * 4 * 7, "window": 7, "steps": 2}
+    assert len(list(VideoReader("pixels/samples/step_000002.mp4", 64))) == 8
 
 
 def test_worlds_are_prepared_as_videos_with_what_is_known_of_them(work):
@@ -571,7 +580,7 @@ WRONG = [
     ("generate video/last.ckpt --prompt x", "is a model of video, not of text"),
     ("predict text/last.ckpt clip.mp4 --out x", "is a model of text"),
     ("validate --config text_tiny --data.train corpus/train --out x", "there is no x/last.ckpt"),
-    ("fit --out x", "--config is missing; name a file, or one of frame_tokenizer_tiny"),
+    ("fit --out x", "--config is missing; name a file, or one of conv_lstm_tiny, frame_"),
     ("fit --config text_tiny --data.train nowhere.bin --out x", "no token file nowhere.bin"),
     (
         "fit --config text_tiny --data.train corpus/train --model.backbone.depth 0 --out x",
@@ -593,7 +602,7 @@ WRONG = [
     ),
     ("fit --config text_tiny --data.train corpus/train --out text", "of another model than the"),
     ("fit --config text_tiny --trainer.logger false --out x", "use --wandb instead"),
-    ("fit --config nowhere", "no config file nowhere, and no packaged one (frame_tokenizer_tiny"),
+    ("fit --config nowhere", "no config file nowhere, and no packaged one (conv_lstm_tiny, frame"),
     ("fit --config text_tiny --data.train clip.mp4 --out x", "clip.mp4 is not a token file"),
     ("fit --config text_tiny --data.train clip/train --out x", "set model.frame_tokenizer"),
     ("export video/last.ckpt x", "has no form in the reference"),

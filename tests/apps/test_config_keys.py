@@ -13,7 +13,7 @@ from tttvideo.apps.config_files import CONFIGS, find_configs, settings
 from tttvideo.apps.config_keys import OPEN, Key, check_settings, listed, root_keys
 
 
-TINY = ("text_tiny", "frame_tokenizer_tiny")
+TINY = ("text_tiny", "frame_tokenizer_tiny", "conv_lstm_tiny")
 
 
 def leaves(tree, group=""):

@@ -72,6 +72,8 @@ REFUSED = [
     (f"{FIT} --data.class_path tttvideo.data.module.TokenData", "tttvideo.data.modules.TokenData"),
     (f"{FIT} --out a.txt", "a.txt is a file; name a folder"),
     (f"{CLIPS} [empty.mp4]", "empty.mp4 is empty (0 bytes)"),
+    ("fit --config conv_lstm_tiny --data.videos [empty.mp4]", "empty.mp4 is empty (0 bytes)"),
+    ("fit --config conv_lstm_tiny --data.frames 1", "data.frames is 1; it must be 2 or more"),
     (f"{CLIPS} [2024]", "there is no file or folder 2024"),
     ("fly", "there is no command 'fly'; choose from demo, prepare"),
     ("prepare fly", "choose from text, video, pan, drawn, maze, recall"),

@@ -1,4 +1,4 @@
-"""Checkpoints of models of video: of whole frames, or of tokens."""
+"""Checkpoints of models of video: of whole frames, of tokens, or of pixels."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tttvideo.backbone import Backbone
 from tttvideo.mixers.registry import CONFIGS
 from tttvideo.video.address import AddressConfig
 from tttvideo.video.conditions import ConditionsConfig
+from tttvideo.video.conv_lstm import ConvLSTM, ConvLSTMConfig
 from tttvideo.video.frame_codec import FrameCodec
 from tttvideo.video.frame_head import HeadConfig
 from tttvideo.video.frame_model import FrameModel, FrameModelConfig
@@ -89,3 +90,39 @@ def frame_model_config(values: Mapping[str, Any]) -> FrameModelConfig:
     }
     built = {name: parts[name](**values[name]) for name in parts.keys() & {*values}}
     return FrameModelConfig(**{**values, **built})
+
+
+@dataclass
+class PixelCheckpoint:
+    """A trained model of pixels, ready to run; it has no tokens.
+
+    trained: frames, window and steps of its training.
+    """
+
+    network: ConvLSTM
+    trained: dict[str, Any] | None = None
+
+
+def pixel_description(model: PixelCheckpoint) -> dict[str, Any]:
+    """The description of a model of pixels in its checkpoint."""
+    return {
+        "model": "pixels",
+        "conv_lstm": asdict(model.network.config),
+        "trained": model.trained,
+    }
+
+
+def load_pixel_model(path: str | Path) -> PixelCheckpoint:
+    """Load a checkpoint of `tttvideo fit` on clips of pixels.
+
+    Raises ValueError, in one line, for any other file and for weights that are not finite.
+    """
+    about, weights = load_checkpoint(path, ("pixels",))
+    try:
+        network = ConvLSTM(ConvLSTMConfig(**about["conv_lstm"]))
+        trained = about["trained"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} was written by another version: {error}") from error
+    load_weights(network, weights, "conv_lstm.", path)
+    check_finite(network, path)
+    return PixelCheckpoint(network, trained)
