@@ -37,8 +37,8 @@ class VideoModel(OuterLoop):
             random ones or by those of the frame before, so that the model's own mistakes do not
             lead it astray; each window draws its own share.
         own: the largest share of the frames of a window that are read as the model itself predicts
-            them from those before, so that it learns to continue its own frames; it rises from 0 in
-            the course of training, and each window draws its own. A step takes a third longer.
+            them from those before, so that it learns to continue its own frames. It rises from 0 in
+            the second half of training, whose steps take a third longer; each window draws its own.
     """
 
     def __init__(
@@ -143,12 +143,16 @@ class VideoModel(OuterLoop):
 
     def with_own(self, frames: Tensor, targets: Tensor, *given: Any) -> Tensor:
         """Frames (B, F, P) of which a share is the model's own; given: as for `read`."""
-        if not self.own:
+        if not self.own or (late := self.done() - 0.5) <= 0:
             return frames
-        most = self.own * self.global_step / self.trainer.estimated_stepping_batches
+        most = 2 * late * self.own
         rate = most * torch.rand(len(frames), 1, 1, device=frames.device)
         chosen = torch.rand(frames.shape[:2], device=frames.device)[..., None] < rate
         return torch.where(chosen, self.predicted(frames, targets, *given), frames)
+
+    def done(self) -> float:
+        """The share of the steps of training that is done."""
+        return self.global_step / self.trainer.estimated_stepping_batches
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         states = None if batch.fresh is None else self.lanes.start(batch.fresh)
