@@ -38,10 +38,10 @@ def test_frames_after_the_context_are_not_read(model):
 
 
 def test_validation_measures_the_frames_after_the_context(model):
-    clip = torch.from_numpy(np.full((2, 6, 16, 16, 3), 100, np.uint8))
+    clip = torch.from_numpy(np.full((2, 6, 16, 16, 3), 151, np.uint8))
     torch.nn.init.zeros_(model.conv_lstm.out.weight)
-    torch.nn.init.zeros_(model.conv_lstm.out.bias)  # it copies the last frame
-    clip[:, 0], clip[:, 3:] = 0, 151
+    torch.nn.init.constant_(model.conv_lstm.out.bias, 100 / 255)
+    clip[:, :3] = 0
     with torch.no_grad():
         model.validation_step(SimpleNamespace(frames=clip), 0)
     assert model.logged["val_psnr"] == pytest.approx(-20 * np.log10(51 / 255), abs=1e-3)

@@ -58,10 +58,7 @@ class ConvLSTMLayer(nn.Module):
 
 
 class ConvLSTM(nn.Module):
-    """(frames, state) -> (the frame after each, state), for any cut.
-
-    The next frame is the last one plus a correction, so that what stands still costs nothing.
-    """
+    """(frames, state) -> (the frame after each, state), for any cut."""
 
     def __init__(self, config: ConvLSTMConfig):
         super().__init__()
@@ -112,7 +109,7 @@ class ConvLSTM(nn.Module):
                 after.append(layer(h, before))
                 h = after[-1][0]
             state = tuple(after)
-            made.append(x + self.out(h))
+            made.append(self.out(h))
         return torch.stack(made, dim=1), state
 
     def to_maps(self, frames: Tensor) -> Tensor:
