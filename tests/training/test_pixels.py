@@ -19,7 +19,9 @@ def model():
     data = SimpleNamespace(clips=[], size=16, frames=6, seed=0)
     module._trainer = SimpleNamespace(datamodule=data, global_step=0, world_size=1)
     module.logged = {}
-    module.log = lambda name, value, **_: module.logged.update({name: float(value)})
+    module.log = lambda name, value, **_: module.logged.update(
+        {name: float(torch.as_tensor(value).detach())}
+    )
     module.log_rate = lambda *_: None
     return module
 

@@ -16,8 +16,13 @@ from torch import Tensor, nn
 from tttvideo.sampling.choose import Choose
 from tttvideo.sampling.frame_streams import decode_frames, read_frames
 from tttvideo.video.conditions import Conditions
-from tttvideo.weights.video_checkpoints import VideoCheckpoint, load_video_model
+from tttvideo.weights.video_checkpoints import (
+    PixelCheckpoint,
+    VideoCheckpoint,
+    load_video_or_pixels,
+)
 
+from .pixel_continuer import PixelsContinue
 from .video_data import decode, encode
 
 
@@ -92,4 +97,7 @@ class TokensContinue:
 
 def load_continuer(path: str | Path, device: str = "cpu") -> ContinuesClips:
     """The model of a checkpoint of video. Raises ValueError, in one line, for any other file."""
-    return TokensContinue(load_video_model(path), device)
+    model = load_video_or_pixels(path)
+    if isinstance(model, PixelCheckpoint):
+        return PixelsContinue(model, device)
+    return TokensContinue(model, device)

@@ -112,6 +112,12 @@ def pixel_description(model: PixelCheckpoint) -> dict[str, Any]:
     }
 
 
+def load_video_or_pixels(path: str | Path) -> VideoCheckpoint | PixelCheckpoint:
+    """Load a checkpoint of `tttvideo fit` on video, of tokens or of pixels."""
+    about, _ = load_checkpoint(path, ("frames", "tokens", "pixels"))
+    return load_pixel_model(path) if about["model"] == "pixels" else load_video_model(path)
+
+
 def load_pixel_model(path: str | Path) -> PixelCheckpoint:
     """Load a checkpoint of `tttvideo fit` on clips of pixels.
 
