@@ -4,9 +4,8 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
-from tttvideo.measures.video import psnr
+from tttvideo.measures.video import frame_errors, psnr
 from tttvideo.video.conv_lstm import ConvLSTM, ConvLSTMConfig
 from tttvideo.weights.video_checkpoints import PixelCheckpoint, pixel_description
 
@@ -83,13 +82,12 @@ class PixelModel(OuterLoop):
 
     def validation_step(self, batch: Any, batch_idx: int, name: str = "val") -> None:
         """Log PSNR and SSIM of the frames after the context."""
-        ahead = self.predict(batch.frames)[:, self.context - 1 :].flatten(0, 1).clamp(0, 1)
-        true = batch.frames[:, self.context :].flatten(0, 1) / 255
+        ahead = self.predict(batch.frames)[:, self.context - 1 :].clamp(0, 1)
+        frames = (255 * ahead).round().to(batch.frames.dtype)
+        found = frame_errors(frames.flatten(0, 1), batch.frames[:, self.context :].flatten(0, 1))
         options: Any = {"batch_size": len(batch.frames), "sync_dist": True, "prog_bar": True}
-        self.log(f"{name}_psnr", psnr(ahead, true).mean(), **options)
-        pair = (x.movedim(-1, 1) for x in (ahead, true))
-        ssim = structural_similarity_index_measure(*pair, data_range=1.0)
-        self.log(f"{name}_ssim", ssim, **options)
+        for measure in ("psnr", "ssim"):
+            self.log(f"{name}_{measure}", found[measure].mean(), **options)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx, "test")
