@@ -70,7 +70,7 @@ def forgotten(network: Network, prefix: Any, batch: int) -> Any:
     fresh = network.init_state(batch)
     if isinstance(network, Backbone):
         return replace(prefix, state=fresh)
-    return replace(prefix, state=with_memory(prefix.state, fresh))  # type: ignore[arg-type]
+    return replace(prefix, state=with_memory(prefix.state, fresh))
 
 
 def xz_bits(batches: Sequence[TokenBatch], vocab_size: int) -> float:
