@@ -53,7 +53,7 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, ca
     for name in "abcdef":
         Path(f"books/{name}.txt").write_text(f"It was the best of times, wrote {name}. " * 800)
     lines = "".join(blocks("console")).strip().splitlines()
-    assert len(lines) == 32
+    assert len(lines) == 33
     for line in lines:
         run, command, *arguments = shlex.split(line)
         assert run == "./run"
