@@ -134,8 +134,8 @@ def test_a_frame_tokenizer_learns_from_views_and_measures_on_other_videos(work):
 
 
 def test_a_model_of_pixels_learns_from_clips_and_shows_samples(work):
-    data = ["--data.videos=[clip.mp4]", "--data.frames=8", "--model.context=4"]
-    small = ["--model.conv_lstm.width=8", "--model.conv_lstm.depth=1", *QUIET]
+    data = ["--data.videos=[clip.mp4]", "--data.frames=8", "--data.holdout=0.25"]
+    small = ["--model.context=4", "--model.conv_lstm.width=8", *QUIET]
     fit_two_steps("conv_lstm_tiny", "pixels", *data, *small)
     trained = load_pixel_model("pixels/last.ckpt").trained
     assert trained == {"frames": 2 * 4 * 7, "window": 7, "steps": 2}
