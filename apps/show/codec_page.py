@@ -68,7 +68,7 @@ def draw_codec(record: dict[str, Any], path: Path) -> None:
         panel.scatter(values, list(NAMES.values()), color=colours)
         for name, value in zip(NAMES.values(), values, strict=True):
             beside: Any = {"xytext": (7, -3), "textcoords": "offset points", "fontsize": 8}
-            panel.annotate(f"{value:,.4g}", (value, name), **beside)  # type: ignore[arg-type]
+            panel.annotate(f"{value:,.4g}", (value, name), **beside)
         panel.margins(y=0.12)
         panel.invert_yaxis()
         panel.set(xscale="log", xlim=(0.6 * min(values), 3 * max(values)))
