@@ -4,7 +4,7 @@ import math
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -96,6 +96,13 @@ def runs_before(path: Path, settings: dict[str, Any]) -> list[Any]:
     if before["settings"] != settings:
         raise ValueError(f"{path} holds runs with other settings; choose another --out")
     return before["runs"]
+
+
+def wanted_runs(path: Path, wanted: Container[Any], *names: str) -> Any:
+    """The record of a file, of its runs only those whose values of `names` are wanted."""
+    record = read_json(path, f"delete {path}")
+    runs = [run for run in record["runs"] if tuple(run[name] for name in names) in wanted]
+    return record | {"runs": runs}
 
 
 def replace_infinite(record: Any) -> Any:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from tttvideo.apps.commands.evaluate_capacity import SETTINGS
-from tttvideo.apps.report import run_conditions, runs_before, write_record
+from tttvideo.apps.report import run_conditions, runs_before, wanted_runs, write_record
 from tttvideo.apps.show.capacity_plot import capacity_page, draw_capacity
 from tttvideo.files import write_text
 from tttvideo.measures.capacity import CapacitySettings, measure
@@ -23,12 +23,13 @@ def evaluate_capacity(options: argparse.Namespace) -> None:
     record = {**run_conditions("cpu"), "settings": asdict(settings) | {"sizes": options.sizes}}
     record["runs"] = runs_before(out / "capacity.json", record["settings"])
     done = {(run["memory"], run["seed"]) for run in record["runs"]}
-    pairs = [(name, seed) for seed in options.seeds for name in options.memories]
-    missing = [pair for pair in dict.fromkeys(pairs) if pair not in done]
+    wanted = dict.fromkeys((name, seed) for seed in options.seeds for name in options.memories)
+    missing = [pair for pair in wanted if pair not in done]
     with progress("training", int(settings.seconds) * len(missing), "CPU seconds") as advance:
         for name, seed in missing:
             record["runs"].append(measure(name, settings, seed, advance))
-            record = write_record(out / "capacity.json", record)
+            write_record(out / "capacity.json", record)
+    record = wanted_runs(out / "capacity.json", wanted, "memory", "seed")
     page = capacity_page(record)
     write_text(out / "capacity.md", page)
     draw_capacity(record, out / "capacity.png")

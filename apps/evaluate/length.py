@@ -13,7 +13,7 @@ from tttvideo.data.tokens import file_hash
 from tttvideo.files import read_json, write_text
 from tttvideo.measures.length import Subject, Targets, measure_length
 from tttvideo.measures.names import video_name
-from tttvideo.measures.video_data import OpenedVideo, open_videos
+from tttvideo.measures.video_data import OpenedVideo, open_videos, stamps
 from tttvideo.progress import progress
 from tttvideo.weights.video_checkpoints import load_video_model
 
@@ -32,6 +32,7 @@ def evaluate_length(options: argparse.Namespace) -> None:
         "names": {path: video_name(one.network.config) for path, one in subjects.items()},
         "checkpoints": {path: file_hash(Path(path)) for path in paths},
         "videos": [video.source.name for video in videos],
+        "stamps": stamps(videos),
         "lengths": lengths,
         "targets": targets.count,
         "contexts": list(targets.contexts),
@@ -40,13 +41,19 @@ def evaluate_length(options: argparse.Namespace) -> None:
     }
     fresh = {**run_conditions(device), "settings": settings, "batches": []}
     record = record_before(out / "length.json", settings) or fresh
-    batches = [videos[n : n + options.batch] for n in range(0, len(videos), options.batch)]
+    size = videos_at_once(len(videos), options.batch)
+    batches = [videos[n : n + size] for n in range(0, len(videos), size)]
     measure_batches(record, batches, subjects, targets, out / "length.json")
     page = length_page(record)
     write_text(out / "length.md", page)
     draw_lengths(record, out / "length.png")
     print(page)
     print(*sorted(out.glob("length.*")), sep="\n")
+
+
+def videos_at_once(count: int, most: int) -> int:
+    """Videos of a batch, so that the last is not alone: its memory had no other to swap with."""
+    return next((n for n in range(min(count, most), 1, -1) if count % n != 1), 1)
 
 
 def load_subject(path: str, device: str) -> Subject:

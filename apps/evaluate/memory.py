@@ -7,13 +7,13 @@ from typing import Any
 
 from tttvideo.apps.commands.options import checkpoint_seeds
 from tttvideo.apps.device import best_device
-from tttvideo.apps.report import run_conditions, write_record
+from tttvideo.apps.report import run_conditions, runs_before, wanted_runs, write_record
 from tttvideo.apps.show.memory_page import memory_page
 from tttvideo.apps.show.memory_swaps import draw_swaps
 from tttvideo.data.tokens import file_hash
-from tttvideo.files import read_json, write_text
+from tttvideo.files import write_text
 from tttvideo.measures.remembered import SwapSettings, check_swappable, measure_memory
-from tttvideo.measures.video_data import OpenedVideo, open_videos
+from tttvideo.measures.video_data import OpenedVideo, open_videos, stamps
 from tttvideo.progress import progress
 from tttvideo.video.frame_model import FrameModel
 from tttvideo.weights.video_checkpoints import VideoCheckpoint, load_video_model
@@ -30,15 +30,15 @@ def evaluate_memory(options: argparse.Namespace) -> None:
     settings = new_settings(options, videos)
     record = {**run_conditions(best_device()), "settings": about(options, videos, settings)}
     record["runs"] = runs_before(out / "memory.json", record["settings"])
-    chosen = []
-    for name, path in ((name, path) for name, some in models.items() for path in some):
-        key = {"name": name, "sha256": file_hash(Path(path))}
-        run = next((run for run in record["runs"] if key.items() <= run.items()), None)
-        if run is None:
-            run = key | {"path": path} | measure(path, loaded[path], videos, settings)
-            record = write_record(out / "memory.json", record | {"runs": [*record["runs"], run]})
-        chosen.append(run)
-    record = record | {"runs": chosen}
+    done = {(run["name"], run["sha256"]) for run in record["runs"]}
+    given = [(name, path) for name, some in models.items() for path in some]
+    wanted = {(name, file_hash(Path(path))): path for name, path in given}
+    for (name, sha256), path in wanted.items():
+        if (name, sha256) not in done:
+            key = {"name": name, "sha256": sha256, "path": path}
+            record["runs"].append(key | measure(path, loaded[path], videos, settings))
+            write_record(out / "memory.json", record)
+    record = wanted_runs(out / "memory.json", wanted, "name", "sha256")
     page = memory_page(record)
     write_text(out / "memory.md", page)
     draw_swaps(record, out / "memory.png")
@@ -58,7 +58,7 @@ def about(
 ) -> dict[str, Any]:
     """What runs of one record have in common."""
     names = [Path(video.source.name).name for video in videos]
-    return {"data": options.data, "names": names, **asdict(settings)}
+    return {"data": options.data, "names": names, "stamps": stamps(videos), **asdict(settings)}
 
 
 def measure(
@@ -69,13 +69,3 @@ def measure(
     assert isinstance(network, FrameModel)  # by check_swappable
     with progress(path, len(videos), "videos") as advance:
         return measure_memory(network, codec, videos, settings, advance)
-
-
-def runs_before(path: Path, settings: dict[str, Any]) -> list[Any]:
-    """The runs of an earlier record; ValueError if its settings were others."""
-    if not path.is_file():
-        return []
-    before = read_json(path, f"delete {path}")
-    if before["settings"] != settings:
-        raise ValueError(f"{path} holds runs with other settings; choose another --out")
-    return before["runs"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from tttvideo.apps.commands.evaluate_rates import SETTINGS
-from tttvideo.apps.report import run_conditions, runs_before, write_record
+from tttvideo.apps.report import run_conditions, runs_before, wanted_runs, write_record
 from tttvideo.apps.show.rates_plot import draw_rates, rates_page
 from tttvideo.files import write_text
 from tttvideo.measures.rates import RateSettings, effort, measure
@@ -30,7 +30,8 @@ def evaluate_rates(options: argparse.Namespace) -> None:
     with progress("training", round(total / 1e9), "GFLOP") as advance:
         for world, rate, seed in missing:
             record["runs"].append(measure(world, rate, settings, seed, advance))
-            record = write_record(out / "rates.json", record)
+            write_record(out / "rates.json", record)
+    record = wanted_runs(out / "rates.json", wanted, "world", "rate", "seed")
     page = rates_page(record)
     write_text(out / "rates.md", page)
     draw_rates(record, out / "rates.png")

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.configs import new_parser
 from tttvideo.apps.cli import main
-from tttvideo.apps.config_files import CONFIGS, find_configs, settings
+from tttvideo.apps.config_files import CONFIGS, PLANS, find_configs, settings
 from tttvideo.apps.config_keys import OPEN, Key, check_settings, listed, root_keys
 
 
@@ -43,9 +43,13 @@ def test_keys_read_from_source_are_those_of_the_real_parser(parser, config, comm
     assert found == {key for key in wanted if not key.endswith("class_path")}
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+PACKAGED = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path.parent != PLANS]
+
+
+@pytest.mark.parametrize("path", PACKAGED, ids=lambda path: f"{path.parent.name}_{path.stem}")
 def test_every_packaged_config_passes(path):
-    base = [] if path.parent == CONFIGS else ["--config", "text_tiny"]
+    size = "video_frames_tiny" if path.parent.name == "memory" else "text_tiny"
+    base = [] if path.parent == CONFIGS else ["--config", size]
     check_settings(settings(find_configs([*base, "--config", str(path)])), "fit")
 
 

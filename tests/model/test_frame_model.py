@@ -198,7 +198,7 @@ def test_moves_that_are_summed_are_the_poses_they_lead_to():
     torch.testing.assert_close(torch.cat((first, second), dim=1), wanted)
 
 
-@pytest.mark.parametrize("mixer", ["mamba2", None])
+@pytest.mark.parametrize("mixer", ["mamba", None])
 @torch.no_grad()
 def test_a_memory_without_keys_learns_of_poses_by_its_inputs(mixer):
     frames = random_frames(1, 3)

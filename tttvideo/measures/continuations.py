@@ -31,8 +31,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tttvideo.data.inputs import stamp
-from tttvideo.data.video.clips import condition_stamps
 from tttvideo.data.video.sources import RATE
 from tttvideo.files import replacing
 from tttvideo.progress import Advance, progress
@@ -44,7 +42,7 @@ from .continuers import ContinuesClips
 from .memory import coloured_area
 from .perception import Perception
 from .video import frame_errors
-from .video_data import OpenedVideo, VideoBatch, batches
+from .video_data import OpenedVideo, VideoBatch, batches, stamps
 
 
 RULES = 1  # raised when the content of a record, or its meaning, changes: older ones are not read
@@ -110,12 +108,8 @@ def identity(
 
     checkpoint: the hash of its file. A video is known by its path, size and time of change.
     """
-    facts = [
-        [str(v.source.path.resolve()), v.source.number, *stamp(v.source.path), v.frames]
-        + condition_stamps(v.source.path)
-        for v in videos
-    ]
-    text = json.dumps([RULES, checkpoint, facts, asdict(plan), networks], sort_keys=True)
+    facts = RULES, checkpoint, stamps(videos), asdict(plan), networks
+    text = json.dumps(facts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -66,13 +66,15 @@ class LengthStats:
     def verdict(self, context: int) -> str:
         """Whether the bits are at most 1 % above those after the first context.
 
-        "trivially": the interval of the memory's gain reaches 0.
+        "trivially": the interval of the memory's gain reaches 0. "untested": no memory was swapped.
         """
         low, high = interval(self.change(context))
         if high > ALLOWED:
             return "fails" if low > ALLOWED else "open"
         gain = self.gain(context)
-        return "holds" if gain and interval(gain)[0] > 0 else "holds, trivially"
+        if gain is None:
+            return "holds, memory untested"
+        return "holds" if interval(gain)[0] > 0 else "holds, trivially"
 
 
 def columns(values: dict[str, list[float]]) -> np.ndarray:

@@ -12,11 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tttvideo.data.inputs import stamp
+from tttvideo.data.video.clips import condition_stamps
 from tttvideo.data.video.conditions import find_condition, read_condition
 from tttvideo.data.video.images import ImageReader
 from tttvideo.data.video.probe import VideoError
@@ -98,6 +101,15 @@ def open_videos(
             f"{data} has no video of {frames or 1} frames or more; the longest has {longest}"
         )
     return found
+
+
+def stamps(videos: Sequence[OpenedVideo]) -> list[list[Any]]:
+    """What tells whether videos are those of an earlier measurement: path, size, time of change."""
+    return [
+        [str(v.source.path.resolve()), v.source.number, *stamp(v.source.path), v.frames]
+        + condition_stamps(v.source.path)
+        for v in videos
+    ]
 
 
 class VideoBatch:
