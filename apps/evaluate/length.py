@@ -52,8 +52,12 @@ def evaluate_length(options: argparse.Namespace) -> None:
 
 
 def videos_at_once(count: int, most: int) -> int:
-    """Videos of a batch, so that the last is not alone: its memory had no other to swap with."""
-    return next((n for n in range(min(count, most), 1, -1) if count % n != 1), 1)
+    """Videos of a batch, so that the last is not alone: its memory had no other to swap with.
+
+    At most `most` where that can be; of an odd number of videos in twos, a little more.
+    """
+    sizes = [*range(min(count, most), 1, -1), *range(most + 1, count + 1)] if most > 1 else []
+    return next((n for n in sizes if count % n != 1), 1)
 
 
 def load_subject(path: str, device: str) -> Subject:

@@ -22,6 +22,7 @@ from helpers.demos import small_demo
 from tttvideo.apps import fit
 from tttvideo.apps.cli import main
 from tttvideo.apps.commands import prepare_drawn
+from tttvideo.apps.evaluate.length import videos_at_once
 from tttvideo.data.modules import FrameData, TokenData
 from tttvideo.data.tokens import TokenFile, open_tokens
 from tttvideo.data.video.conditions import read_conditions, write_conditions
@@ -352,9 +353,14 @@ def test_a_failed_verification_ends_with_an_error_that_names_the_property(work, 
         main(["verify", "whole/last.ckpt", "clip.mp4", "--frames=60"])
 
 
+def test_no_video_is_alone_in_its_batch():
+    sizes = {count: videos_at_once(count, 2) for count in range(1, 8)}
+    assert sizes == {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 2, 7: 4}
+
+
 def test_length_is_measured_once_and_a_batch_at_a_time(work, capsys):
     Path("lengths").mkdir()
-    for name in "abc":
+    for name in "abcd":
         shutil.copy("clip.mp4", f"lengths/{name}.mp4")
     models = ["whole=whole/last.ckpt", "tokens=video/last.ckpt", "lengths", "--out=length"]
     options = ["--targets=5", "--batch=2", "--contexts", "4", "30", "99"]
