@@ -94,14 +94,14 @@ class Figure:
         before = self.record["steps"][number:][:1]
         stopped = [one for one in before if one["command"] == command and not one["finished"]]
         start = time.monotonic() - sum(one["seconds"] for one in stopped)
-        finished = False
+        conditions, finished = run_conditions(self.device), False
         try:
             run_command(words, self.lock)
             finished = True
         finally:
             seconds = time.monotonic() - start
             new = {"command": command, "seconds": round(seconds, 1), "finished": finished}
-            new = {**run_conditions(self.device), **new}
+            new = {**conditions, **new}
             self.record["steps"] = [*self.record["steps"][:number], new]
             write_json(self.path, self.record)
         print(f"done in {seconds:,.0f} s", flush=True)

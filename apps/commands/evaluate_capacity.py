@@ -2,7 +2,15 @@
 
 import argparse
 
-from .options import Parser, check_folder, refuse_unless
+from .options import (
+    Parser,
+    add_numbers,
+    add_run_seeds,
+    check_folder,
+    check_numbers,
+    check_run_seeds,
+    refuse_unless,
+)
 
 
 PROGRAM = "tttvideo.apps.evaluate.capacity:evaluate_capacity"
@@ -17,7 +25,6 @@ SETTINGS = {
     "batch": (8, 1, "worlds of a training step"),
     "worlds": (32, 2, "worlds of each size that are measured"),
 }
-"""Options with a number: their default, the least that is allowed, and help."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,31 +56,20 @@ def parser() -> argparse.ArgumentParser:
         help="cells along a side of a world, even numbers; training begins with the first "
         f"(default: {' '.join(map(str, SIZES))})",
     )
-    top.add_argument(
-        "--seeds",
-        nargs="+",
-        type=int,
-        default=[0, 1, 2],
-        metavar="N",
-        help="of the runs of each memory (default: 0 1 2)",
-    )
+    add_run_seeds(top, "each memory")
     top.add_argument(
         "--seconds", type=float, default=60.0, metavar="S", help="CPU time of a run (default: 60)"
     )
-    for name, (default, _, text) in SETTINGS.items():
-        text += f" (default: {default})"
-        top.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
+    add_numbers(top, SETTINGS)
     return top
 
 
 def check(options: argparse.Namespace) -> None:
-    for name, (_, least, _) in SETTINGS.items():
-        value = getattr(options, name)
-        refuse_unless(value >= least, name, value, f"{least} or more")
+    check_numbers(options, SETTINGS)
     for size in options.sizes:
         refuse_unless(size >= 4 and size % 2 == 0, "sizes", size, "even, and 4 or more")
     rising = options.sizes == sorted(set(options.sizes))
     refuse_unless(rising, "sizes", " ".join(map(str, options.sizes)), "in rising order")
     refuse_unless(options.seconds > 0, "seconds", options.seconds, "above 0")
-    refuse_unless(min(options.seeds) >= 0, "seeds", min(options.seeds), "0 or more")
+    check_run_seeds(options)
     check_folder(options.out)

@@ -2,7 +2,14 @@
 
 import argparse
 
-from .options import Parser, add_seeds, check_folder, checkpoint_seeds, refuse_unless
+from .options import (
+    Parser,
+    add_seeds,
+    check_folder,
+    check_videos,
+    checkpoint_seeds,
+    refuse_unless,
+)
 
 
 PROGRAM = "tttvideo.apps.evaluate.length:evaluate_length"
@@ -53,10 +60,3 @@ def check(options: argparse.Namespace) -> None:
     check_folder(options.out)
     checkpoint_seeds(options.checkpoints)
     check_videos(options.data)
-
-
-def check_videos(data: str) -> None:
-    """Refuse what holds no video."""
-    from tttvideo.data.video.sources import find_videos  # imports PyAV
-
-    find_videos([data])

@@ -2,8 +2,16 @@
 
 import argparse
 
-from .evaluate_length import check_videos
-from .options import Parser, add_seeds, check_folder, checkpoint_seeds, refuse_unless
+from .options import (
+    Parser,
+    add_numbers,
+    add_seeds,
+    check_folder,
+    check_numbers,
+    check_videos,
+    checkpoint_seeds,
+    refuse_unless,
+)
 
 
 PROGRAM = "tttvideo.apps.evaluate.memory:evaluate_memory"
@@ -12,7 +20,6 @@ NUMBERS = {
     "scored": (16, 1, "frames scored after each of them"),
     "last": (16, 1, "frames that the cut memory has read"),
 }
-"""Options with a number: their default, the least that is allowed, and help."""
 LENGTHS = {
     "place": (0.25, "length of a cell of poses on x and y, in their unit"),
     "turn": (11.25, "degrees of a cell of poses"),
@@ -41,9 +48,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--frames", type=int, metavar="N", help=help)
     help = "videos, at most, from the first on (default: 32)"
     top.add_argument("--videos", type=int, default=32, metavar="N", help=help)
-    for name, (number, _, text) in NUMBERS.items():
-        text += f" (default: {number})"
-        top.add_argument(f"--{name}", type=int, default=number, metavar="N", help=text)
+    add_numbers(top, NUMBERS)
     for name, (length, text) in LENGTHS.items():
         text += f" (default: {length})"
         top.add_argument(f"--{name}", type=float, default=length, metavar="X", help=text)
@@ -51,9 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def check(options: argparse.Namespace) -> None:
-    for name, (_, least, _) in NUMBERS.items():
-        value = getattr(options, name)
-        refuse_unless(value >= least, name, value, f"{least} or more")
+    check_numbers(options, NUMBERS)
     for name in LENGTHS:
         value = getattr(options, name)
         refuse_unless(value > 0, name, value, "above 0")

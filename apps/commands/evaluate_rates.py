@@ -2,7 +2,15 @@
 
 import argparse
 
-from .options import Parser, check_folder, refuse_unless
+from .options import (
+    Parser,
+    add_numbers,
+    add_run_seeds,
+    check_folder,
+    check_numbers,
+    check_run_seeds,
+    refuse_unless,
+)
 
 
 PROGRAM = "tttvideo.apps.evaluate.rates:evaluate_rates"
@@ -20,14 +28,13 @@ SETTINGS = {
     "frames": (60, 2, "frames of the contexts of equal tokens"),
     "moments": (128, 2, "moments that are measured"),
 }
-"""Options with a number: their default, the least that is allowed, and help."""
 
 
 def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="tttvideo evaluate rates",
         description="Train small frame models of worlds that are seen at 30, 10, 5, 2 and 1 frames "
-        "a second, one for each rate, for equal operations. Measure how well they foretell the "
+        "a second, one for each rate, for equal operations. Measure how well they predict the "
         "same frame from contexts of equal seconds and of equal tokens. Writes rates.json, .md and "
         ".png. A run that is started again resumes where it stopped.",
         epilog="example: tttvideo evaluate rates --out out/rates",
@@ -50,24 +57,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"frames a second (default: all of {' '.join(map(str, RATES))})",
     )
-    top.add_argument(
-        "--seeds",
-        nargs="+",
-        type=int,
-        default=[0, 1, 2],
-        metavar="N",
-        help="of the models of each world and rate (default: 0 1 2)",
-    )
-    for name, (default, _, text) in SETTINGS.items():
-        text += f" (default: {default})"
-        top.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
+    add_run_seeds(top, "each world and rate")
+    add_numbers(top, SETTINGS)
     return top
 
 
 def check(options: argparse.Namespace) -> None:
-    for name, (_, least, _) in SETTINGS.items():
-        value = getattr(options, name)
-        refuse_unless(value >= least, name, value, f"{least} or more")
+    check_numbers(options, SETTINGS)
     refuse_unless(options.grid <= 6, "grid", options.grid, "at most 6, the size of the pan world")
-    refuse_unless(min(options.seeds) >= 0, "seeds", min(options.seeds), "0 or more")
+    check_run_seeds(options)
     check_folder(options.out)

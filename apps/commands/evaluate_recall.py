@@ -3,7 +3,14 @@
 import argparse
 from pathlib import Path
 
-from .options import Parser, check_checkpoint, check_folder, refuse_unless
+from .options import (
+    Parser,
+    add_numbers,
+    check_checkpoint,
+    check_folder,
+    check_numbers,
+    refuse_unless,
+)
 
 
 PROGRAM = "tttvideo.apps.evaluate.recall:evaluate_recall"
@@ -14,7 +21,6 @@ SETTINGS = {
     "samples": (10, 1, "texts per cell of a map"),
     "seed": (0, 0, "of the random texts"),
 }
-"""Options with a number: their default, the least that is allowed, and help."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,9 +43,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="T",
         help=f"of the texts, in tokens (default: {' '.join(map(str, LENGTHS))})",
     )
-    for name, (default, _, text) in SETTINGS.items():
-        text += f" (default: {default})"
-        top.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
+    add_numbers(top, SETTINGS)
     top.add_argument(
         "--haystack", metavar="FILE", help="text around the facts (default: generated sentences)"
     )
@@ -47,9 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def check(options: argparse.Namespace) -> None:
-    for name, (_, least, _) in SETTINGS.items():
-        value = getattr(options, name)
-        refuse_unless(value >= least, name, value, f"{least} or more")
+    check_numbers(options, SETTINGS)
     refuse_unless(min(options.lengths) >= 1, "lengths", min(options.lengths), "1 token or more")
     check_folder(options.out)
     for path in name_checkpoints(options.checkpoints).values():

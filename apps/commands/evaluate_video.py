@@ -9,6 +9,7 @@ from .options import (
     add_seeds,
     check_folder,
     check_sampling,
+    check_videos,
     checkpoint_seeds,
     refuse_unless,
 )
@@ -105,10 +106,3 @@ def set_protocol(options: argparse.Namespace) -> None:
         elif options.protocol:
             both = f"--protocol {options.protocol} sets --{name.replace('_', '-')}"
             raise ValueError(f"{both}; leave one of them out")
-
-
-def check_videos(data: str) -> None:
-    """Refuse data without a video."""
-    from tttvideo.data.video.sources import find_videos  # PyAV takes longer to import than --help
-
-    find_videos([data])

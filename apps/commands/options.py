@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 from zipfile import is_zipfile
@@ -127,6 +127,45 @@ def checkpoint_seeds(arguments: Sequence[str]) -> dict[str, list[str]]:
         seen[real] = f"{name}={path}"
         models.setdefault(name, []).append(path)
     return models
+
+
+def check_videos(data: str) -> None:
+    """Refuse data without a video."""
+    from tttvideo.data.video.sources import find_videos  # PyAV takes longer to import than --help
+
+    find_videos([data])
+
+
+Numbers = Mapping[str, tuple[int, int, str]]
+"""Options with a number: their default, the least that is allowed, and help."""
+
+
+def add_numbers(parser: argparse.ArgumentParser, numbers: Numbers) -> None:
+    for name, (default, _, text) in numbers.items():
+        text += f" (default: {default})"
+        parser.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
+
+
+def check_numbers(options: argparse.Namespace, numbers: Numbers) -> None:
+    for name, (_, least, _) in numbers.items():
+        value = getattr(options, name)
+        refuse_unless(value >= least, name, value, f"{least} or more")
+
+
+def add_run_seeds(parser: argparse.ArgumentParser, runs: str) -> None:
+    """--seeds, for `check_run_seeds`; runs: what has a run for each of them."""
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[0, 1, 2],
+        metavar="N",
+        help=f"of the runs of {runs} (default: 0 1 2)",
+    )
+
+
+def check_run_seeds(options: argparse.Namespace) -> None:
+    refuse_unless(min(options.seeds) >= 0, "seeds", min(options.seeds), "0 or more")
 
 
 def check_folder(path: str, option: str = "out") -> None:

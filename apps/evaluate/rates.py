@@ -1,4 +1,4 @@
-"""`tttvideo evaluate rates`: whether dense frames foretell an instant better than sparse ones."""
+"""`tttvideo evaluate rates`: whether dense frames predict an instant better than sparse ones."""
 
 import argparse
 from dataclasses import asdict

@@ -19,7 +19,7 @@ Models = dict[int, list[Any]]
 """The runs of a world by their rate, one for each seed."""
 NOTE = (
     "Each model is trained at one rate, all of a world for the same operations. It reads a "
-    "context that ends at an instant, and foretells at once the frame a horizon later, which is "
+    "context that ends at an instant, and predicts at once the frame a horizon later, which is "
     "the same frame at every rate. Bits are of that whole frame; right is the share of the asked "
     "cells, those which the last frame alone does not tell, whose most probable colour is the true "
     "one. Means over the horizons; means of the seeds and their 95 % intervals, by Student's t."

@@ -618,7 +618,7 @@ def test_a_lost_packet_of_mpeg_ts_gives_no_wrong_frame(tmp_path, options):
 def test_a_lost_chunk_of_an_avi_is_noticed(tmp_path):
     path = make(tmp_path / "a.avi", bf="2")
     place, _ = packets(path)[20]
-    patch(path, place - 8, b"JUNK")  # FFmpeg goes on at the next chunk
+    patch(path, place - 8, b"JUNK")  # FFmpeg resumes at the next chunk
     with pytest.raises(VideoError, match="cut short or damaged: it has 39 frames of the 40"):
         VideoReader(path, SIZE)
 

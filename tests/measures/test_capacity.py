@@ -21,9 +21,9 @@ from tttvideo.measures.capacity import (
     memory_shape,
     new_config,
     recall,
-    schedule,
 )
 from tttvideo.measures.capacity_curves import crossing, curves
+from tttvideo.measures.small_training import schedule
 from tttvideo.video.frame_model import FrameModel
 
 

@@ -33,6 +33,7 @@ from tttvideo.video.frame_head import HeadConfig
 from tttvideo.video.frame_model import FrameModel, FrameModelConfig, FrameModelState
 
 from .memory import swapped, with_memory
+from .small_training import SmallTraining
 
 
 TTT = TTTConfig(base_lr=1.0, address="place", carry=1.0)
@@ -70,7 +71,6 @@ MEMORIES: dict[str, dict[str, Any]] = {
 """Fields of FrameModelConfig by the name of a memory. The states have 64 KiB and what little the
 shapes add, apart from attention's, which grows, and the LSTM's 16 KiB: with 64 it has 19 M weights,
 too slow to train in this time. Gates begin so that they keep a whole video."""
-WARMUP, FINAL_LR = 0.05, 3e-3  # shares of the training time and of the peak learning rate
 ALL_SIZES = 0.6  # share of the training time after which all sizes are drawn
 EVALUATED = 1 << 31  # seed of the worlds that are measured
 OLD = 8
@@ -145,29 +145,18 @@ def train(
 
     The learning rate and the sizes follow the share of the time, so that slow models meet all.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), settings.lr, (0.9, 0.95), weight_decay=0.01)
+    training = SmallTraining(model, settings.lr)
     random = np.random.default_rng(seed)
     start, step, told = time.process_time(), 0, 0
     while (spent := time.process_time() - start) < settings.seconds:
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * schedule(spent / settings.seconds)
-        size = draw_size(settings.sizes, spent / settings.seconds, random)
-        loss = mean_nats(model, settings, size, seed, step)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        done = spent / settings.seconds
+        size = draw_size(settings.sizes, done, random)
+        training.step(mean_nats(model, settings, size, seed, step), done)
         step += 1
         advance(int(spent) - told)
         told = int(spent)
     advance(int(settings.seconds) - told)
     return step
-
-
-def schedule(done: float) -> float:
-    """Share of the peak learning rate when a share of the time is over: a warm-up, a cosine."""
-    cosine = FINAL_LR + (1 - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * done))
-    return min(1.0, done / WARMUP) * cosine
 
 
 def draw_size(sizes: tuple[int, ...], done: float, random: np.random.Generator) -> int:

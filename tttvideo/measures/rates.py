@@ -1,7 +1,7 @@
-"""Dense against sparse: is an instant foretold better from more frames a second?
+"""Dense against sparse: is an instant predicted better from more frames a second?
 
 A model reads frames at one rate, told the seconds from each to the next. The last of them is the
-instant, and its seconds are the horizon: the model foretells the frame that much later, at once
+instant, and its seconds are the horizon: the model predicts the frame that much later, at once
 and not frame by frame. Only this target is measured, and it is the same frame at every rate; losses
 of the next frame at one rate and at another would be of different frames. What is equal:
 
@@ -12,7 +12,7 @@ of the next frame at one rate and at another would be of different frames. What 
     tokens           Contexts are N frames, and go back N / r seconds. FLOPs are proportional to
                      the tokens read, so these cost the same to read: equal FLOPs in all.
 
-Training begins with short contexts, which grow to N frames. Every frame in them is foretold; half
+Training begins with short contexts, which grow to N frames. Every frame in them is predicted; half
 of the loss is the cells of the target that the last frame alone does not tell.
 
 B moments, F frames of a context, P tokens per frame.
@@ -47,12 +47,12 @@ from tttvideo.video.frame_head import HeadConfig
 from tttvideo.video.frame_model import FrameModel, FrameModelConfig
 
 from .flops import TRAINING, frame_flops_per_token
+from .small_training import SmallTraining
 
 
 RATES = 30, 10, 5, 2, 1
 """Frames a second."""
 EVALUATED = 1 << 31  # seed of the moments that are measured
-WARMUP, FINAL_LR = 0.05, 3e-3  # shares of the training and of the peak learning rate
 FIRST = 6  # frames of the contexts with which training begins
 GROW = 0.35, 0.8  # shares of the training between which they grow to N
 EASY = {"static": 0.03, "bounce": 0.4, "pan": 0.4}
@@ -132,19 +132,13 @@ def train(
     advance: Callable[[int], None],
 ) -> tuple[int, float]:
     """Train with frames at `rate` until the operations are spent; the steps, and the operations."""
-    optimizer = torch.optim.AdamW(model.parameters(), settings.lr, (0.9, 0.95), weight_decay=0.01)
+    training = SmallTraining(model, settings.lr)
     per_token = TRAINING * frame_flops_per_token(model.config, settings.frames)
     budget, spent, step = effort(world, settings), 0.0, 0
     while spent < budget:
         done = spent / budget
-        for group in optimizer.param_groups:
-            group["lr"] = settings.lr * schedule(done)
         contexts = training_contexts(world, settings, rate, done, (seed, rate, step))
-        loss = mean_nats(model, contexts)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        training.step(mean_nats(model, contexts), done)
         more = per_token * contexts.frames[:, :-1].size
         advance(int((spent + more) / 1e9) - int(spent / 1e9))
         spent, step = spent + more, step + 1
@@ -177,14 +171,8 @@ def longest(settings: RateSettings, done: float) -> float:
     return first * (settings.frames / first) ** share
 
 
-def schedule(done: float) -> float:
-    """Share of the peak learning rate when a share of the training is over."""
-    cosine = FINAL_LR + (1 - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * done))
-    return min(1.0, done / WARMUP) * cosine
-
-
 def mean_nats(model: FrameModel, contexts: Contexts) -> Tensor:
-    """Mean of -log p over all foretold tokens, and over the asked ones of the targets."""
+    """Mean of -log p over all predicted tokens, and over the asked ones of the targets."""
     frames, conditions = tensors(contexts)
     vectors, _ = model(frames[:, :-1], None, conditions)
     costs = nats(model, vectors, frames)

@@ -25,7 +25,6 @@ from tttvideo.data.video.conditions import find_condition, read_condition
 from tttvideo.data.video.drawn.cells import NEVER
 from tttvideo.data.video.pose_cells import pose_visits
 from tttvideo.sampling.frame_streams import FramePrefix, score_frames
-from tttvideo.states import tree_map
 from tttvideo.video.conditions import Conditions
 from tttvideo.video.frame_codec import FrameCodec
 from tttvideo.video.frame_model import FrameModel, FrameModelState
@@ -162,11 +161,7 @@ def read_tokens(batch: VideoBatch, codec: FrameCodec) -> tuple[Tensor, Condition
     for piece in batch.pieces():
         tokens.append(encode(codec, piece.images))
         known.append(piece.conditions)
-    inner = [replace(x, poses=None if x.poses is None else x.poses[:, :-1]) for x in known[:-1]]
-    classes = known[-1].classes
-    parts = [replace(x, classes=None) for x in (*inner, known[-1])]
-    joined: Conditions = tree_map(lambda *x: torch.cat(x, dim=1), *parts)
-    return torch.cat(tokens, dim=1), replace(joined, classes=classes)
+    return torch.cat(tokens, dim=1), Conditions.join(known)
 
 
 @torch.inference_mode()

@@ -6,7 +6,6 @@ B videos side by side, F frames, P tokens per frame.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
 
@@ -85,18 +84,4 @@ def batches_of_videos(data: str | Path, model: VideoCheckpoint) -> Iterator[Toke
                 frames.append(encode(model.frame_tokenizer, piece.images).cpu())
                 known.append(piece.conditions)
                 advance(frames[-1].shape[0] * frames[-1].shape[1])
-            yield TokenBatch(torch.cat(frames, dim=1), in_a_row(known))
-
-
-def in_a_row(pieces: Sequence[Conditions]) -> Conditions:
-    """The conditions of pieces of the same videos as those of the whole."""
-    found = {}
-    for name in (field.name for field in fields(Conditions)):
-        parts = [getattr(piece, name) for piece in pieces]
-        if parts[0] is not None and name == "classes":
-            found[name] = parts[0]
-        elif parts[0] is not None:
-            more = name == "poses"  # each piece has the pose of the frame after it too
-            parts = [*(part[:, : part.shape[1] - more] for part in parts[:-1]), parts[-1]]
-            found[name] = torch.cat(parts, dim=1)
-    return Conditions(**found)
+            yield TokenBatch(torch.cat(frames, dim=1), Conditions.join(known))

@@ -46,7 +46,7 @@ class Moments(NamedTuple):
 
 
 class Contexts(NamedTuple):
-    """What is read and foretold: the last of the frames is the target."""
+    """What is read and predicted: the last of the frames is the target."""
 
     frames: np.ndarray
     """(B, F + 1, P) tokens"""

@@ -1,0 +1,35 @@
+"""Training of small models that are measured: AdamW along the share of a budget that is spent.
+
+The learning rate follows that share, so that it has ended for slow models too.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+WARMUP, FINAL_LR = 0.05, 3e-3  # shares of the training and of the peak learning rate
+
+
+class SmallTraining:
+    """Steps of the optimizer; lr: the peak learning rate."""
+
+    def __init__(self, model: nn.Module, lr: float):
+        self.parameters, self.lr = list(model.parameters()), lr
+        self.optimizer = torch.optim.AdamW(self.parameters, lr, (0.9, 0.95), weight_decay=0.01)
+
+    def step(self, loss: Tensor, done: float) -> None:
+        """Learn from a loss when a share `done` of the budget is spent."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * schedule(done)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+
+
+def schedule(done: float) -> float:
+    """Share of the peak learning rate when a share of the training is over: a warm-up, a cosine."""
+    cosine = FINAL_LR + (1 - FINAL_LR) * 0.5 * (1 + math.cos(math.pi * done))
+    return min(1.0, done / WARMUP) * cosine
