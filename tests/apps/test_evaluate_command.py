@@ -10,7 +10,7 @@ import torch
 
 from tttvideo.apps.cli import main
 from tttvideo.apps.evaluate import text as program
-from tttvideo.apps.report import run_conditions
+from tttvideo.apps.report import run_conditions, wanted_runs
 from tttvideo.apps.show import text_report
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.data.text.tokenizer import JsonTokenizer, train_bpe
@@ -356,3 +356,11 @@ def test_a_missing_checkpoint_argument_is_named():
     with pytest.raises(SystemExit) as stopped:
         main(["evaluate", "text", "data.bin", "--out", "x"])
     assert "the following arguments are required: DATA" in str(stopped.value)
+
+
+def test_a_page_shows_only_the_runs_that_were_asked_for(tmp_path):
+    runs = [{"memory": name, "seed": seed} for name in ("a", "b") for seed in (0, 1)]
+    path = tmp_path / "capacity.json"
+    path.write_text(json.dumps({"date": "then", "runs": runs}))
+    found = wanted_runs(path, {("a", 1), ("b", 0)}, "memory", "seed")
+    assert found == {"date": "then", "runs": [runs[1], runs[2]]}

@@ -9,7 +9,7 @@ import torch
 from helpers.models import small_frames
 from tttvideo.data.video.conditions import write_conditions
 from tttvideo.data.video.writer import write_video
-from tttvideo.measures.video_data import batches, conditions_of, encode, open_videos
+from tttvideo.measures.video_data import batches, conditions_of, encode, open_videos, stamps
 from tttvideo.sampling.frame_streams import score_frames
 from tttvideo.video.address import AddressConfig
 from tttvideo.video.conditions import ConditionsConfig
@@ -119,3 +119,22 @@ def test_videos_without_what_the_model_reads_are_refused(folder, tmp_path):
         conditions_of(videos, optional)
     with pytest.raises(ValueError, match="has no ages; put a.ages.npy beside it"):
         list(batches(videos, ages=True))
+
+
+def test_stamps_tell_a_video_or_its_conditions_that_were_written_again(tmp_path):
+    path = tmp_path / "a.mp4"
+
+    def write(frames):
+        write_video(path, RANDOM.integers(256, size=(frames, 16, 16, 3), dtype=np.uint8), 10, True)
+
+    def measured():
+        return stamps(open_videos(tmp_path, 16, frames=4))
+
+    write(5)
+    write_conditions(path, actions=np.zeros(5, int))
+    first = measured()
+    assert measured() == first
+    write_conditions(path, actions=np.zeros(6, int))
+    second = measured()
+    write(6)
+    assert first != second != measured()
