@@ -34,6 +34,8 @@ class AddressConfig:
     scales: tuple[float, ...] = (1.0, 4.0, 16.0)
     """Distances, in the unit of the poses, at which places are told apart; for worlds that do not
     repeat."""
+    turn: float = 17.0
+    """Degrees at which the views of a walk are told apart."""
     features: int = 64
     """Random Fourier features of each scale."""
     as_input: bool = False
@@ -108,8 +110,8 @@ def random_waves(config: AddressConfig, grid: Grid) -> Tensor:
     drawn = torch.randn(len(scales), 6, generator=generator)
     if config.poses != "walk":
         return drawn[:, :2] / scales
-    turn = torch.full((2,), 0.3)  # a view that turned by 17 degrees shows other things
-    apart = torch.tensor([*turn.tolist(), 1.0, 1.0])
+    turn = math.radians(config.turn)
+    apart = torch.tensor([turn, turn, 1.0, 1.0])
     return torch.cat((drawn[:, :2] / scales, drawn[:, 2:] / apart), dim=1)
 
 
