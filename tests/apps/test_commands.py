@@ -169,6 +169,19 @@ def test_a_frame_model_learns_the_worlds_it_was_given(work):
     assert Path("pan_frames/samples/step_000002.mp4").is_file()
 
 
+def test_a_frame_model_learns_walks_with_poses(work):
+    write_video(Path("walk.mp4"), bouncing_glyphs(40), 10, lossless=True)
+    rng = np.random.default_rng(0)
+    np.save("walk.poses.npy", rng.uniform(0, (2, 2, 360), (40, 3)).astype("<f4"))
+    options = ["--frame-tokenizer", "frames/last.ckpt", "--out", "walk_tokens"]
+    main(["prepare", "video", "walk.mp4", *options])
+    data = [VIDEO_DATA[-1], "--data.train=walk_tokens/train", "--data.window=128"]
+    data += ["--data.holdout=0.4", "--model.frame_model.ttt.blocks=64"]
+    fit_two_steps("video_maze", "walk_model", *data, *SMALL_FRAMES)
+    own = load_video_model("walk_model/last.ckpt").network.config
+    assert (own.address.poses, own.address.turn, own.ttt.blocks) == ("walk", 8.5, 64)
+
+
 FEW = ["--videos=2", "--held-out=1"]
 
 

@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from helpers.models import small_frames
 from helpers.states import assert_same_state
@@ -180,6 +181,17 @@ def test_a_walk_is_told_apart_by_place_by_angle_and_by_place_in_the_frame():
     torch.testing.assert_close(here, same)
     for other in (turned, moved, here.roll(1, 0)):
         assert ((here - other).norm(dim=-1) > 0.5).all()
+
+
+def test_a_smaller_turn_tells_closer_views_apart():
+    poses = torch.tensor([[[2.0, 3, 0], [2, 3, 11.25]]])
+
+    def overlap(turn):
+        address = PlaceAddress(AddressConfig("walk", turn=turn), 16, (1, 1))
+        waves = address.features(address.coordinates(poses))
+        return F.cosine_similarity(*waves[0, :, 0], dim=0)
+
+    assert overlap(34.0) > 0.9 > overlap(17.0) > 0.7 > 0.5 > overlap(8.5)
 
 
 @torch.no_grad()
