@@ -189,39 +189,6 @@ def test_a_step_that_is_done_again_makes_the_same_mistakes(model):
     assert not any(torch.equal(made[0], other) for other in made[2:])
 
 
-def test_own_frames_are_what_the_model_makes_of_the_frames_before(model):
-    module, frames = model(poses="none"), torch.randint(5, (2, 7, 4))
-    read, targets = frames[:, :-1], frames[:, 1:]
-    made = module.predicted(read, targets, Conditions(), None)
-    assert torch.equal(made[:, 0], read[:, 0]) and not torch.equal(made, read)
-    vectors, _ = module.read(read[:, :3], Conditions(), None)
-    logits = module.frame_model.head(vectors[:, -1], targets[:, 2], read[:, 2])
-    assert torch.equal(made[:, 3], logits.argmax(-1))
-    later = read.clone()
-    later[:, 3:] = 4 - later[:, 3:]
-    again = module.predicted(later, targets, Conditions(), None)
-    assert torch.equal(again[:, :4], made[:, :4])
-
-
-def test_the_share_of_own_frames_rises_from_half_way_on_and_whole_frames_are_chosen(model):
-    module, frames = model(poses="none", own=1.0), torch.zeros(64, 30, 4, dtype=torch.long)
-    module.predicted = lambda frames, *_: torch.ones_like(frames)
-    module._trainer.estimated_stepping_batches = 100
-    shares = []
-    for step in (0, 50, 75, 100):
-        module._trainer.global_step = step
-        read = module.with_own(frames, frames)
-        assert (read == read[..., :1]).all()
-        shares.append(read.float().mean().item())
-    assert shares[:2] == [0, 0] and 0.17 < shares[2] < 0.33 and 0.4 < shares[3] < 0.6
-    assert model(poses="none").with_own(frames, frames) is frames
-
-
-def test_a_share_of_own_frames_above_all_is_refused(model):
-    with pytest.raises(ValueError, match=r"model.own is 1.5; it must be from 0 to 1"):
-        model(own=1.5)
-
-
 def test_a_noise_that_leaves_nothing_is_refused(model):
     with pytest.raises(ValueError, match=r"model.noise is 1.0; it must be from 0 to below 1"):
         model(noise=1.0)

@@ -36,9 +36,6 @@ class VideoModel(OuterLoop):
         noise: the largest share of the tokens of a window that are replaced when they are read, by
             random ones or by those of the frame before, so that the model's own mistakes do not
             lead it astray; each window draws its own share.
-        own: the largest share of the frames of a window that are read as the model itself predicts
-            them from those before, so that it learns to continue its own frames. It rises from 0 in
-            the second half of training, whose steps take a third longer; each window draws its own.
     """
 
     def __init__(
@@ -48,17 +45,14 @@ class VideoModel(OuterLoop):
         frame_tokenizer: str | None = None,
         optim: OptimConfig = OptimConfig(),  # noqa: B008 - jsonargparse copies it
         noise: float = 0.0,
-        own: float = 0.0,
     ):
         super().__init__(optim)
         if header is None or header.kind != "video":
             raise ValueError("a VideoModel learns from tokens of video: use a TokenData of video")
         if not 0 <= noise < 1:
             raise ValueError(f"model.noise is {noise}; it must be from 0 to below 1")
-        if not 0 <= own <= 1:
-            raise ValueError(f"model.own is {own}; it must be from 0 to 1")
         self.header: TokenHeader = header
-        self.noise, self.own = noise, own
+        self.noise = noise
         self.frame_model = FrameModel(fitted(frame_model, header))
         self.frame_tokenizer = matching_frame_tokenizer(frame_tokenizer, header)
         share_digits(self.frame_model.tables(), self.frame_tokenizer.levels)
@@ -129,36 +123,10 @@ class VideoModel(OuterLoop):
         late = torch.cat((frames[:, :1], frames[:, :-1]), dim=1)
         return random.where(torch.rand(frames.shape, device=frames.device) < 0.5, late)
 
-    @torch.no_grad()
-    def predicted(self, frames: Tensor, targets: Tensor, *given: Any) -> Tensor:
-        """Frames (B, F, P), each but the first as the model predicts it from those before.
-
-        All are predicted at once, from the frames that are given and not from one another, each
-        token the most probable one after the true ones of its frame (arXiv 1906.04331).
-        """
-        vectors, _ = self.read(frames, *given)
-        parts = (x.flatten(0, 1) for x in (vectors, targets, frames))
-        made = self.frame_model.head(*parts).argmax(-1).view_as(frames)
-        return torch.cat((frames[:, :1], made[:, :-1]), dim=1)
-
-    def with_own(self, frames: Tensor, targets: Tensor, *given: Any) -> Tensor:
-        """Frames (B, F, P) of which a share is the model's own; given: as for `read`."""
-        if not self.own or (late := self.done() - 0.5) <= 0:
-            return frames
-        most = 2 * late * self.own
-        rate = most * torch.rand(len(frames), 1, 1, device=frames.device)
-        chosen = torch.rand(frames.shape[:2], device=frames.device)[..., None] < rate
-        return torch.where(chosen, self.predicted(frames, targets, *given), frames)
-
-    def done(self) -> float:
-        """The share of the steps of training that is done."""
-        return self.global_step / self.trainer.estimated_stepping_batches
-
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         states = None if batch.fresh is None else self.lanes.start(batch.fresh)
         frames, targets, conditions = self.split(batch)
         frames = noisy(frames, self.noise, self.mistakes)
-        frames = self.with_own(frames, targets, conditions, states)
         vectors, after = self.read(frames, conditions, states)
         loss = self.loss(vectors, targets, frames)
         if batch.fresh is not None:
