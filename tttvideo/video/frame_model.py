@@ -172,13 +172,23 @@ class FrameModel(nn.Module):
         self.head = FrameHead(config.head, config.vocab_size, *sizes, grid, config.norm_eps)
         as_input = config.address.as_input
         self.pose_input = nn.Linear(2 * width, width, bias=False) if as_input else None
+        self.init_weights()
+        self.window = None
+        if config.window_frames:
+            self.window = PastFrames(config.vocab_size, width, grid, config.window_frames)
+
+    def init_weights(self) -> None:
+        """Small weights, but for those of the memory, whose products keep the size of what they
+        read: short keys hardly move it, and learning to remember begins late, or never.
+        """
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=0.02)
         nn.init.normal_(self.head.near_embedding.weight, std=0.1)
-        self.window = None
-        if config.window_frames:
-            self.window = PastFrames(config.vocab_size, width, grid, config.window_frames)
+        for part in (self.address, *(block.mixer for block in self.blocks)):
+            for module in part.modules() if part else ():
+                if isinstance(module, nn.Linear):
+                    nn.init.normal_(module.weight, std=module.in_features**-0.5)
 
     def tables(self) -> list[Table]:
         """Parts whose weight has a row for each token, and perhaps one more."""
