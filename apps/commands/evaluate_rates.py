@@ -19,8 +19,8 @@ WORLDS = "flash", "bounce", "pan", "static"
 """The keys of tttvideo.measures.rates.MODELS, without torch."""
 SETTINGS = {
     "gflops": (
-        *(400, 1),
-        "training operations of a model, in 10^9; bounce and pan have 40 %%, static 3 %%",
+        *(200, 1),
+        "training operations of a model, in 10^9; pan has 60 %%, static 20 %%",
     ),
     "colours": (8, 2, "colours of the worlds"),
     "grid": (4, 4, "cells along a side of a frame"),

@@ -21,8 +21,9 @@ NOTE = (
     "Each model is trained at one rate, all of a world for the same operations. It reads a "
     "context that ends at an instant, and predicts at once the frame a horizon later, which is "
     "the same frame at every rate. Bits are of that whole frame; right is the share of the asked "
-    "cells, those which the last frame alone does not tell, whose most probable colour is the true "
-    "one. Means over the horizons; means of the seeds and their 95 % intervals, by Student's t."
+    "cells whose most probable colour is the true one, and in bounce the share of the frames in "
+    "which the one cell that is not ground is found, in its colour. Means over the horizons; means "
+    "of the seeds and their 95 % intervals, by Student's t."
 )
 
 
@@ -113,8 +114,7 @@ def controls(models: Models) -> str:
     copied = np.mean(list(runs[0]["copied"].values()))
     return (
         f"Controls: the model of {rate} frames a second that reads the last frame alone has "
-        f"{with_margin(alone, 100, 1)} % of the asked cells right, a copy of the last frame "
-        f"{100 * copied:.1f} %."
+        f"{with_margin(alone, 100, 1)} % right, a copy of the last frame {100 * copied:.1f} %."
     )
 
 
@@ -124,7 +124,7 @@ def with_margin(found: Estimate, factor: float, digits: int) -> str:
 
 
 def draw_rates(record: dict[str, Any], path: Path) -> None:
-    """Bits of the target, and the share of asked cells that are right, by the rate."""
+    """Bits of the target, and the share that is right, by the rate."""
     worlds = by_world(record)
     figure = Figure(figsize=(2.7 * len(worlds) + 0.6, 5.4), layout="constrained")
     panels = figure.subplots(2, len(worlds), sharex=True, squeeze=False)
@@ -144,7 +144,7 @@ def draw_rates(record: dict[str, Any], path: Path) -> None:
         column[1].set_xlabel("frames a second", fontsize=8)
         column[1].set_ylim(0, 105)
     panels[0, 0].set_ylabel("bits of the target frame", fontsize=8)
-    panels[1, 0].set_ylabel("% of the asked cells right", fontsize=8)
+    panels[1, 0].set_ylabel("% right", fontsize=8)
     lines, names = panels[1, 0].get_legend_handles_labels()
     figure.legend(lines, names, fontsize=8, frameon=False, loc="outside lower center", ncols=3)
     save_figure(figure, path)

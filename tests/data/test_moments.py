@@ -55,9 +55,10 @@ def test_flash_moments_are_cut_out_of_flash_videos():
     assert any((video[n : n + 21] == moments.cells[0]).all() for n in range(len(video) - 20))
 
 
-def test_flash_asks_for_the_middle_and_static_for_all():
+def test_flash_asks_for_the_middle_and_static_and_bounce_for_all():
     assert draw("flash", after=1).asked.reshape(-1, 4, 4)[:, 1:3, 1:3].all()
-    assert draw("flash", after=1).asked.sum() == 5 * 4 and draw("static").asked.all()
+    assert draw("flash", after=1).asked.sum() == 5 * 4
+    assert draw("static").asked.all() and draw("bounce").asked.all()
 
 
 def test_pan_asks_for_cells_that_the_window_did_not_show():

@@ -4,15 +4,25 @@ import json
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tttvideo.apps.cli import main
 from tttvideo.apps.commands import evaluate_rates
-from tttvideo.data.video.drawn.moments import MOMENTS
+from tttvideo.data.video.drawn.moments import GREYS, MOMENTS
 from tttvideo.measures import rates
 from tttvideo.measures.flops import TRAINING, frame_flops_per_token
-from tttvideo.measures.rates import RATES, RateSettings, measure, new_config
+from tttvideo.measures.rates import (
+    RATES,
+    RateSettings,
+    draw,
+    likeliest,
+    measure,
+    new_config,
+    new_model,
+    recall,
+)
 from tttvideo.video.frame_model import FrameModel
 
 
@@ -66,6 +76,30 @@ def test_a_flash_in_training_can_be_seen_in_a_dense_context():
     for step in range(20):
         contexts = rates.training_contexts("flash", LONG, 30, step / 20, (0, step))
         assert contexts.seen.all() and 6 <= contexts.frames.shape[1] - 1 <= 40
+
+
+@pytest.mark.parametrize("world", MOMENTS)
+def test_the_products_of_a_new_model_keep_the_size_of_what_they_read(world):
+    torch.manual_seed(0)
+    model = new_model(new_config(world, TINY))
+    for module in (m for m in model.modules() if isinstance(m, torch.nn.Linear)):
+        x = torch.randn(400, module.in_features)
+        assert module(x).detach().square().mean().sqrt() == pytest.approx(1, abs=0.35)
+
+
+def test_the_answer_of_bounce_is_the_cell_that_is_least_likely_ground_in_its_colour():
+    cells = draw("bounce", TINY, 60, 1, 0).cells[:, -1]
+    truth = torch.from_numpy(cells)
+    sure = torch.nn.functional.one_hot(truth, GREYS + 3).float()
+    everywhere = sure.amax(1, keepdim=True).expand_as(sure).clone()  # its colour in every cell
+    everywhere[..., 0] = 0
+    asked = np.ones(cells.shape, bool)
+    found = [
+        recall("bounce", (likeliest("bounce", x) == truth).numpy(), asked)
+        for x in (sure, 0.1 * sure + torch.tensor([3.0, 0, 0, 0, 0, 0]), everywhere)
+    ]
+    assert found[:2] == [1, 1] and found[2] < 0.2
+    assert recall("bounce", np.zeros_like(cells) == cells, asked) == 0  # ground alone
 
 
 def test_what_is_learned_is_the_static_picture(monkeypatch):

@@ -13,7 +13,8 @@ of the next frame at one rate and at another would be of different frames. What 
                      the tokens read, so these cost the same to read: equal FLOPs in all.
 
 Training begins with short contexts, which grow to N frames. Every frame in them is predicted; half
-of the loss is the cells of the target that the last frame alone does not tell.
+of the loss is the cells of the target that are asked for. These are chosen without a look at what
+they show, or the model would learn to expect it.
 
 B moments, F frames of a context, P tokens per frame.
 """
@@ -28,8 +29,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from tttvideo.data.video.drawn.cells import GROUND
 from tttvideo.data.video.drawn.moments import (
     FPS,
     GREYS,
@@ -55,7 +57,7 @@ RATES = 30, 10, 5, 2, 1
 EVALUATED = 1 << 31  # seed of the moments that are measured
 FIRST = 6  # frames of the contexts with which training begins
 GROW = 0.35, 0.8  # shares of the training between which they grow to N
-EASY = {"static": 0.03, "bounce": 0.4, "pan": 0.4}
+EASY = {"static": 0.2, "pan": 0.6}
 """Worlds that are trained for a share of the operations."""
 MODELS: dict[str, dict[str, Any]] = {
     "flash": {},
@@ -70,7 +72,7 @@ MODELS: dict[str, dict[str, Any]] = {
 class RateSettings:
     """The worlds, the training and the measurement, the same at every rate."""
 
-    gflops: int = 400
+    gflops: int = 200
     """Training operations of a model, in 10^9; less in EASY worlds."""
     colours: int = 8
     """Colours of the worlds, K."""
@@ -82,9 +84,9 @@ class RateSettings:
     """Frames of the contexts of equal tokens, N."""
     moments: int = 128
     """Moments that are measured."""
-    tokens: int = 4096
+    tokens: int = 2048
     """Tokens of a step of training."""
-    lr: float = 2e-2
+    lr: float = 1e-2
     """Peak learning rate of AdamW."""
 
 
@@ -101,12 +103,25 @@ def new_config(world: str, settings: RateSettings) -> FrameModelConfig:
     return FrameModelConfig(
         vocab_size=GREYS + settings.colours,
         grid=(settings.grid, settings.grid),
-        ttt=TTTConfig(base_lr=1.0, address="place", carry=4.0, forget=True),
+        ttt=TTTConfig(address="place", forget=True),
         address=AddressConfig("shift", (period, period)),
         conditions=ConditionsConfig(actions=0, seconds=True),
         head=HeadConfig(depth=0, order="parallel"),
         **sizes | MODELS[world],
     )
+
+
+def new_model(config: FrameModelConfig) -> FrameModel:
+    """A model whose products keep the size of what they read.
+
+    FrameModel starts them at 0.02, as is right for a width of 2,500. At 32 the keys were so short
+    that a write into memory hardly moved it, and learning to remember began late, or never.
+    """
+    model = FrameModel(config)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+    return model
 
 
 def draw(
@@ -209,7 +224,7 @@ def measure(
 ) -> dict[str, Any]:
     """Train a model of a world at a rate, and measure it: a record of JSON's types."""
     torch.manual_seed(seed)
-    model = FrameModel(new_config(world, settings))
+    model = new_model(new_config(world, settings))
     steps, spent = train(model, world, rate, settings, seed, advance)
     model.eval()
     moments = draw(world, settings, settings.moments, longest_context(settings), EVALUATED)
@@ -220,7 +235,7 @@ def measure(
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": steps,
         "training_gflops": spent / 1e9,
-        "copied": {str(h): copied(moments, h) for h in MOMENTS[world].horizons},
+        "copied": {str(h): copied(world, moments, h) for h in MOMENTS[world].horizons},
         "measured": [
             row
             for frames in sorted({1, rate * settings.seconds, settings.frames})
@@ -233,7 +248,7 @@ def measure(
 def score(
     model: FrameModel, world: str, moments: Moments, frames: int, rate: int
 ) -> list[dict[str, Any]]:
-    """Bits of the targets, and which asked cells are right, from contexts of one length."""
+    """Bits of the targets, and the share that is right, from contexts of one length."""
     rows, state, count = [], None, len(moments.cells)
     for horizon in MOMENTS[world].horizons:
         contexts = at_rate(moments, frames, rate, np.full(count, horizon))
@@ -243,14 +258,13 @@ def score(
         vectors, _ = model(read[:, -2:-1], state, known.frames(frames - 1, frames))
         found = logits(model, vectors, read[:, -2:])[:, 0]
         cost = F.cross_entropy(found.flatten(0, 1), read[:, -1].flatten(), reduction="sum")
-        asked = torch.from_numpy(contexts.asked)
-        right = (found.argmax(-1) == read[:, -1])[asked].float()
+        right = (likeliest(world, found) == read[:, -1]).numpy()
         rows.append(
             {
                 "frames": frames,
                 "horizon": horizon,
                 "bits": cost.item() / math.log(2) / count,
-                "recall": right.mean().item(),
+                "recall": recall(world, right, contexts.asked),
                 "seen": float(contexts.seen.mean()),
                 "mflops": frames
                 * read.shape[2]
@@ -261,8 +275,23 @@ def score(
     return rows
 
 
-def copied(moments: Moments, horizon: int) -> float:
-    """The share of asked cells that a copy of the last frame has right, as a control."""
+def likeliest(world: str, logits: Tensor) -> Tensor:
+    """The frames (B, P) that logits (B, P, V) speak for."""
+    if not MOMENTS[world].single:
+        return logits.argmax(-1)
+    odds, colour = (logits - logits[..., :GREYS].logsumexp(-1, keepdim=True))[..., GREYS:].max(-1)
+    cell = odds.argmax(-1, keepdim=True)
+    shown = GREYS + colour.gather(1, cell)
+    return torch.full_like(colour, GROUND).scatter(1, cell, shown)
+
+
+def copied(world: str, moments: Moments, horizon: int) -> float:
+    """The share that a copy of the last frame has right, as a control."""
     after = moments.asked.shape[1]
     last, target = moments.cells[:, -after - 1], moments.cells[:, horizon - after - 1]
-    return float((last == target)[moments.asked[:, horizon - 1]].mean())
+    return recall(world, last == target, moments.asked[:, horizon - 1])
+
+
+def recall(world: str, right: np.ndarray, asked: np.ndarray) -> float:
+    """The share of the asked cells (B, P) that are right, or of the targets."""
+    return float((right.all(1) if MOMENTS[world].single else right[asked]).mean())

@@ -40,7 +40,7 @@ class Moments(NamedTuple):
     poses: np.ndarray
     """(B, before + after, 2) row and column of a frame's first cell in the world"""
     asked: np.ndarray
-    """(B, after, P) which cells after the instant the last frame alone does not tell"""
+    """(B, after, P) the cells after the instant that are asked for, whatever they show"""
     event: np.ndarray
     """(B,) frames from what tells them to the instant, where one frame tells them; else -1"""
 
@@ -68,6 +68,8 @@ class MomentWorld:
     """of B, before, after, G, colours, and a generator"""
     horizons: tuple[int, ...]
     """Frames from the instant to the targets."""
+    single: bool = False
+    """Whether all cells but one are ground, and a target is right where that one is found"""
 
 
 def at_rate(moments: Moments, frames: int, rate: int, horizons: np.ndarray) -> Contexts:
@@ -124,7 +126,7 @@ def flash_moments(
 def bounce_moments(
     count: int, before: int, after: int, grid: int, colours: int, rng: np.random.Generator
 ) -> Moments:
-    """A cell at SPEED along each axis; asked is where it is after the instant."""
+    """A cell at SPEED along each axis; asked are all cells: where it is, and where it is not."""
     speed = rng.uniform(*SPEED, (count, 1, 2)) * rng.choice((-1, 1), (count, 1, 2)) / FPS
     way = rng.uniform(0, 2 * (grid - 1), (count, 1, 2)) + speed * np.arange(before + after)[:, None]
     there = (grid - 1) - np.abs(way % (2 * (grid - 1)) - (grid - 1))
@@ -132,7 +134,7 @@ def bounce_moments(
     cells = np.tile(still_video(before + after, grid).cells.reshape(-1, grid**2), (count, 1, 1))
     ball = GREYS + rng.integers(colours, size=(count, 1, 1))
     np.put_along_axis(cells, place[..., None], ball, axis=2)
-    return Moments(cells, no_poses(cells), cells[:, before:] >= GREYS, np.full(count, -1))
+    return Moments(cells, no_poses(cells), all_asked(cells[:, before:]), np.full(count, -1))
 
 
 def pan_moments(
@@ -155,7 +157,11 @@ def static_moments(
     """Pictures that do not change; asked are all cells."""
     picture = GREYS + rng.integers(colours, size=(count, 1, grid**2))
     cells = picture.repeat(before + after, axis=1)
-    return Moments(cells, no_poses(cells), cells[:, before:] > 0, np.full(count, -1))
+    return Moments(cells, no_poses(cells), all_asked(cells[:, before:]), np.full(count, -1))
+
+
+def all_asked(cells: np.ndarray) -> np.ndarray:
+    return np.ones(cells.shape, bool)
 
 
 def no_poses(cells: np.ndarray) -> np.ndarray:
@@ -165,7 +171,7 @@ def no_poses(cells: np.ndarray) -> np.ndarray:
 
 MOMENTS = {
     "flash": MomentWorld(flash_moments, (1,)),
-    "bounce": MomentWorld(bounce_moments, (1, 3, 10)),
+    "bounce": MomentWorld(bounce_moments, (1, 3, 10), single=True),
     "pan": MomentWorld(pan_moments, (3, 15, 30)),
     "static": MomentWorld(static_moments, (1, 3, 10, 30)),
 }
