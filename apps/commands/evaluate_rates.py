@@ -20,7 +20,7 @@ WORLDS = "flash", "bounce", "pan", "static"
 SETTINGS = {
     "gflops": (
         *(200, 1),
-        "training operations of a model, in 10^9; pan has 60 %%, static 20 %%",
+        "training operations of a model, in 10^9; bounce has 60 %%, pan 50 %%, static 15 %%",
     ),
     "colours": (8, 2, "colours of the worlds"),
     "grid": (4, 4, "cells along a side of a frame"),

@@ -57,7 +57,7 @@ RATES = 30, 10, 5, 2, 1
 EVALUATED = 1 << 31  # seed of the moments that are measured
 FIRST = 6  # frames of the contexts with which training begins
 GROW = 0.35, 0.8  # shares of the training between which they grow to N
-EASY = {"static": 0.2, "pan": 0.6}
+EASY = {"static": 0.15, "bounce": 0.6, "pan": 0.5}
 """Worlds that are trained for a share of the operations."""
 MODELS: dict[str, dict[str, Any]] = {
     "flash": {},
