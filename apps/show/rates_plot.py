@@ -134,7 +134,7 @@ def draw_rates(record: dict[str, Any], path: Path) -> None:
             for n, (label, rule) in enumerate(rules(record["settings"]).items()):
                 draw_line(panel, models, rule, name, factor, color=f"C{n}", label=label)
             style_panel(panel)
-            panel.set_ylim(bottom=0)
+            panel.set_ylim(0, max(1.0, panel.get_ylim()[1]))  # a hundredth of a bit is nothing
         if world == "flash":
             colours = record["settings"]["colours"]
             frames = record["settings"]["frames"]
