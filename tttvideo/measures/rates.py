@@ -112,10 +112,9 @@ def new_config(world: str, settings: RateSettings) -> FrameModelConfig:
 
 
 def new_model(config: FrameModelConfig) -> FrameModel:
-    """A model whose products keep the size of what they read.
+    """A model all of whose products keep the size of what they read, not those of its memory alone.
 
-    FrameModel starts them at 0.02, as is right for a width of 2,500. At 32 the keys were so short
-    that a write into memory hardly moved it, and learning to remember began late, or never.
+    At a width of 32 the others of FrameModel, which start at 0.02, hardly pass on what they read.
     """
     model = FrameModel(config)
     for module in model.modules():
