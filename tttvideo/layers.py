@@ -25,6 +25,15 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     return x * cos + swapped * sin
 
 
+def init_by_fan_in(module: nn.Module) -> None:
+    """Draw the weights of all linear layers of a module anew, with a standard deviation of one over
+    the root of their inputs: their outputs are as large as what they read.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+
+
 class ShortConv(nn.Module):
     """Depthwise causal convolution over time, no activation; its state is the last K - 1 inputs."""
 

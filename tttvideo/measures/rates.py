@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from tttvideo.data.video.drawn.cells import GROUND
 from tttvideo.data.video.drawn.moments import (
@@ -42,6 +42,7 @@ from tttvideo.data.video.drawn.moments import (
     Moments,
     at_rate,
 )
+from tttvideo.layers import init_by_fan_in
 from tttvideo.mixers.ttt import TTTConfig
 from tttvideo.video.address import AddressConfig
 from tttvideo.video.conditions import Conditions, ConditionsConfig
@@ -112,14 +113,12 @@ def new_config(world: str, settings: RateSettings) -> FrameModelConfig:
 
 
 def new_model(config: FrameModelConfig) -> FrameModel:
-    """A model all of whose products keep the size of what they read, not those of its memory alone.
+    """A model whose weights all start by fan-in, not those of its memory alone.
 
-    At a width of 32 the others of FrameModel, which start at 0.02, hardly pass on what they read.
+    At a width of 32, weights of 0.02 hardly pass on what they read.
     """
     model = FrameModel(config)
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+    init_by_fan_in(model)
     return model
 
 
@@ -275,7 +274,7 @@ def score(
 
 
 def likeliest(world: str, logits: Tensor) -> Tensor:
-    """The frames (B, P) that logits (B, P, V) speak for."""
+    """The most probable frames (B, P) by logits (B, P, V)."""
     if not MOMENTS[world].single:
         return logits.argmax(-1)
     odds, colour = (logits - logits[..., :GREYS].logsumexp(-1, keepdim=True))[..., GREYS:].max(-1)

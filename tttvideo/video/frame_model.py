@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from tttvideo.layers import SwiGLU
+from tttvideo.layers import SwiGLU, init_by_fan_in
 from tttvideo.mixers.mixer import Address, Grid
 from tttvideo.mixers.registry import MixerConfigs, MixerEntry, MixerName, find_mixer
 from tttvideo.mixers.ttt import TTTConfig
@@ -178,17 +178,16 @@ class FrameModel(nn.Module):
             self.window = PastFrames(config.vocab_size, width, grid, config.window_frames)
 
     def init_weights(self) -> None:
-        """Small weights, but for those of the memory, whose products keep the size of what they
-        read: short keys hardly move it, and learning to remember begins late, or never.
+        """Weights start at 0.02, those of the memory by fan-in: short keys change it too little, so
+        that it learns to remember late, or never.
         """
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=0.02)
         nn.init.normal_(self.head.near_embedding.weight, std=0.1)
         for part in (self.address, *(block.mixer for block in self.blocks)):
-            for module in part.modules() if part else ():
-                if isinstance(module, nn.Linear):
-                    nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            if part:
+                init_by_fan_in(part)
 
     def tables(self) -> list[Table]:
         """Parts whose weight has a row for each token, and perhaps one more."""
