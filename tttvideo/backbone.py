@@ -179,17 +179,26 @@ class Backbone(nn.Module):
         hidden, after = self.features(tokens, state)
         return self.head(hidden), after
 
-    def features(self, tokens: Tensor, state: AnyState | None = None) -> tuple[Tensor, AnyState]:
-        """As `forward`, with the inputs of `head` (B, T, C) in place of the logits."""
-        if tokens.ndim != 2 or not tokens.numel():
+    def features(
+        self,
+        tokens: Tensor,
+        state: AnyState | None = None,
+        blocks: Iterable[Callable[..., Any]] | None = None,
+    ) -> tuple[Tensor, AnyState]:
+        """As `forward`, with the inputs of `head` (B, T, C) in place of the logits.
+
+        tokens: also their embeddings (B, T, C), for text.
+        blocks: functions that take the place of the blocks.
+        """
+        if tokens.ndim != 2 + tokens.is_floating_point() or not tokens.numel():
             raise ValueError(f"tokens are {tuple(tokens.shape)}; they must be (batch, tokens)")
         start: Any = self.init_state(len(tokens)) if state is None else state
-        if isinstance(state, Packed) and tokens.shape != (1, sum(state.lengths)):
+        if isinstance(state, Packed) and tokens.shape[:2] != (1, sum(state.lengths)):
             raise ValueError(
                 f"tokens are {tuple(tokens.shape)}; the packed lengths {state.lengths} need "
                 f"(1, {sum(state.lengths)})"
             )
-        return self.through(self.blocks, tokens, start)
+        return self.through(self.blocks if blocks is None else blocks, tokens, start)
 
     def through(
         self, blocks: Iterable[Callable[..., Any]], tokens: Tensor, state: AnyState
@@ -208,7 +217,8 @@ class Backbone(nn.Module):
 
     def embed(self, tokens: Tensor, state: BackboneState) -> tuple[Tensor, BackboneState]:
         """Input of the first block (B, T, C), and the state, advanced except for its blocks."""
-        x, place, recent = self.embedding(tokens), 0, state.recent
+        x = tokens if tokens.is_floating_point() else self.embedding(tokens)
+        place, recent = 0, state.recent
         if self.places is not None:
             steps = torch.arange(state.place, state.place + tokens.shape[1], device=tokens.device)
             x = x + self.places[steps % len(self.places)]

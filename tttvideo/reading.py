@@ -5,13 +5,15 @@ Memory grows with the length of a text only as much as the state of its mixers d
 B batch, T tokens, t tokens of a chunk, C width, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backbone import Backbone, BackboneState
+from .backbone import Backbone
+from .padding import AnyState, read_rows
 
 
 CHUNK = 1024  # tokens of a row that one call reads
@@ -19,17 +21,28 @@ LOGITS = 1 << 24  # numbers, at most, in the logits of one call
 
 
 def read(
-    backbone: Backbone, tokens: Tensor, state: BackboneState | None = None, chunk: int = CHUNK
-) -> Iterator[tuple[int, Tensor, BackboneState]]:
+    backbone: Backbone,
+    tokens: Tensor,
+    state: AnyState | None = None,
+    chunk: int = CHUNK,
+    real: Tensor | None = None,
+    blocks: Sequence[Callable[..., Any]] | None = None,
+) -> Iterator[tuple[int, Tensor, Any]]:
     """Read tokens (B, T), integers on any device, from `state` on, `chunk` tokens of a row a call.
 
+    real: which tokens are no padding, bool (B, T), see `read_rows`; None: all. blocks: as in
+        `Backbone.features`.
     Yields, for each chunk, the index of its first token, the inputs (B, t, C) of the head and the
     state after the chunk; nothing for T = 0.
     """
     device = backbone.embedding.weight.device
     for start in range(0, tokens.shape[1], chunk):
-        part = tokens[:, start : start + chunk].to(device).long()
-        hidden, state = backbone.features(part, state)
+        part = tokens[:, start : start + chunk].to(device)
+        part = part if part.is_floating_point() else part.long()
+        if real is None:
+            hidden, state = backbone.features(part, state, blocks)
+        else:
+            hidden, state = read_rows(backbone, part, real[:, start : start + chunk], state, blocks)
         yield start, hidden, state
 
 

@@ -19,6 +19,7 @@ FLOORS = {
     "tttvideo/states.py": 2,  # knows the kernels' State
     "tttvideo/mixers": 2,
     "tttvideo/backbone.py": 3,
+    "tttvideo/padding.py": 3,
     "tttvideo/reading.py": 3,
     "tttvideo/video": 3,
     "tttvideo/weights": 3,
