@@ -6,7 +6,7 @@ B batch, T tokens, t tokens of a chunk, C width, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -35,15 +35,15 @@ def read(
     Yields, for each chunk, the index of its first token, the inputs (B, t, C) of the head and the
     state after the chunk; nothing for T = 0.
     """
-    device = backbone.embedding.weight.device
+    device, after = backbone.embedding.weight.device, cast(Any, state)
     for start in range(0, tokens.shape[1], chunk):
         part = tokens[:, start : start + chunk].to(device)
         part = part if part.is_floating_point() else part.long()
         if real is None:
-            hidden, state = backbone.features(part, state, blocks)
+            hidden, after = backbone.features(part, after, blocks)
         else:
-            hidden, state = read_rows(backbone, part, real[:, start : start + chunk], state, blocks)
-        yield start, hidden, state
+            hidden, after = read_rows(backbone, part, real[:, start : start + chunk], after, blocks)
+        yield start, hidden, after
 
 
 def score_hidden(backbone: Backbone, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

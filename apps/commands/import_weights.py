@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = top.add_argument
     help = "PyTorch's: a .safetensors file with config.json beside it or in its metadata, or a "
-    help += "folder of both; any other file is read as JAX's: msgpack of flax, whole or streamed"
+    help += "folder of both, also in shards; any other file is read as JAX's: msgpack of flax, whole or streamed"
     add("source", metavar="FILE|DIR", help=help)
     add("out", metavar="CKPT", help="checkpoint to write")
     help = "of a flax file, for the settings that its shapes do not determine: a config.json, or "
@@ -46,7 +46,10 @@ def check_source(source: Path, config: str | None) -> None:
     if not source.exists():
         raise ValueError(f"there is no file or folder {source}")
     if source.is_dir() or source.suffix == ".safetensors":
-        check_safetensors(source / "model.safetensors" if source.is_dir() else source)
+        one = source / "model.safetensors" if source.is_dir() else source
+        shards = [] if one.is_file() else sorted(source.glob("model-*.safetensors"))
+        for file in shards or [one]:
+            check_safetensors(file)
         if config:
             raise ValueError(f"--config {config} is for flax files; {source} has a config.json")
     elif not source.stat().st_size:

@@ -12,7 +12,16 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import is_kernels_available
 
-from helpers.exported import EACH, EACH_BOTH, LINEAR, MODELS, export, new_backbone, some_tokens
+from helpers.exported import (
+    EACH,
+    EACH_BOTH,
+    LINEAR,
+    MODELS,
+    export,
+    load,
+    new_backbone,
+    some_tokens,
+)
 from helpers.golden import GOLDEN, golden
 from tttvideo.apps.commands import invoke
 from tttvideo.backbone import Backbone, BackboneConfig
@@ -153,6 +162,92 @@ def test_beams_carry_their_own_states(both):
 
 
 @LINEAR
+def test_the_cache_has_also_the_name_that_it_had_in_older_releases(both):
+    _, model = both
+    tokens = some_tokens(2, 9)
+    output = model(tokens)
+    assert output.past_key_values is output.cache is output["past_key_values"]
+    rest = model(tokens, cache=output.cache).logits
+    with pytest.warns(FutureWarning, match="`past_key_values` is deprecated"):
+        assert torch.equal(model(tokens, past_key_values=output.cache).logits, rest)
+
+
+@EACH_BOTH
+def test_hidden_states_are_the_inputs_of_every_block_and_of_the_head(both):
+    backbone, model = both
+    tokens, mask = some_tokens(2, 9), torch.ones(2, 9, dtype=torch.long)
+    inputs = []
+    for block in backbone.blocks:
+        block.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    last, _ = backbone.features(tokens)
+    found = model(tokens, output_hidden_states=True, logits_to_keep=1).hidden_states
+    torch.testing.assert_close(found, (*inputs, last), rtol=1e-5, atol=1e-5)
+    mask[0, :4] = 0
+    padded = model(tokens, attention_mask=mask, output_hidden_states=True).hidden_states
+    alone = model(tokens[:1, 4:], output_hidden_states=True).hidden_states
+    for one, other in zip(padded, alone, strict=True):
+        torch.testing.assert_close(one[0, 4:], other[0], rtol=1e-4, atol=1e-5)
+    model.config.output_hidden_states = True
+    assert len(model(tokens).hidden_states) == 3
+    assert len(model.generate(tokens, max_new_tokens=2, do_sample=False)[0]) == 11
+
+
+@LINEAR
+def test_logits_are_kept_by_number_and_by_index_and_the_loss_is_of_all_labels(both):
+    _, model = both
+    tokens = some_tokens(2, 9)
+    whole = model(tokens, labels=tokens)
+    chosen = torch.tensor([1, 5, 8])
+    for keep, wanted in ((4, whole.logits[:, -4:]), (chosen, whole.logits[:, chosen])):
+        torch.testing.assert_close(model(tokens, logits_to_keep=keep).logits, wanted)
+        both_asked = model(tokens, labels=tokens, logits_to_keep=keep)
+        torch.testing.assert_close(both_asked.logits, wanted)
+        torch.testing.assert_close(both_asked.loss, whole.loss)
+    with pytest.raises(ValueError, match=r"labels are \(2, 4\); there must be one for each token"):
+        model(tokens, labels=tokens[:, -4:], logits_to_keep=4)
+
+
+@EACH_BOTH
+def test_embeddings_are_read_in_place_of_tokens(both):
+    _, model = both
+    tokens, mask = some_tokens(2, 9), torch.ones(2, 9, dtype=torch.long)
+    mask[0, :4] = 0
+    embeddings = model.get_input_embeddings()(tokens)
+    for options in ({}, {"attention_mask": mask}):
+        wanted = model(tokens, **options).logits
+        torch.testing.assert_close(model(inputs_embeds=embeddings, **options).logits, wanted)
+    chosen = model.generate(inputs_embeds=embeddings, max_new_tokens=5, do_sample=False)
+    assert torch.equal(chosen, model.generate(tokens, max_new_tokens=5, do_sample=False)[:, 9:])
+
+
+@LINEAR
+def test_inputs_that_a_state_has_no_place_for_are_refused(both):
+    _, model = both
+    tokens = some_tokens(2, 9)
+    for options in ({}, {"input_ids": tokens, "inputs_embeds": torch.zeros(2, 9, 64)}):
+        with pytest.raises(ValueError, match="give either input_ids or inputs_embeds"):
+            model(**options)
+    with pytest.raises(ValueError, match=r"tokens are \(2, 0\)"):
+        model(tokens[:, :0])
+    with pytest.raises(ValueError, match="a state has no attention weights"):
+        model(tokens, output_attentions=True)
+
+
+@LINEAR
+def test_an_output_is_a_tuple_where_one_is_asked_for(both):
+    _, model = both
+    tokens = some_tokens(2, 9)
+    named = model(tokens, labels=tokens, output_hidden_states=True)
+    loss, logits, cache, hidden = model(
+        tokens, labels=tokens, output_hidden_states=True, return_dict=False
+    )
+    assert torch.equal(loss, named.loss) and torch.equal(logits, named.logits)
+    assert isinstance(cache, StateCache) and len(hidden) == 3
+    model.config.return_dict = False
+    assert torch.equal(model(tokens)[0], named.logits)
+
+
+@LINEAR
 def test_the_loss_is_of_the_next_token_and_reaches_every_weight(both):
     backbone, model = both
     tokens = some_tokens(2, 9)
@@ -199,8 +294,8 @@ def test_a_model_of_frames_is_not_exported(name, tmp_path):
     assert not (tmp_path / "hf").exists()
 
 
-@pytest.mark.parametrize("kind", ["bytes", "json"])
-def test_the_tokenizer_is_exported(kind, tmp_path):
+def export_text(kind, tmp_path):
+    """The export of a small model of text, and its tokenizer."""
     own = ByteTokenizer() if kind == "bytes" else JsonTokenizer(train_bpe([TEXT], 270))
     folder = export(
         new_backbone("ttt-linear", own.vocab_size),
@@ -210,18 +305,54 @@ def test_the_tokenizer_is_exported(kind, tmp_path):
         bos=own.bos,
         eos=own.eos,
     )
+    return folder, own
+
+
+@pytest.mark.parametrize("kind", ["bytes", "json"])
+def test_the_tokenizer_is_exported(kind, tmp_path):
+    folder, own = export_text(kind, tmp_path)
     loaded = AutoTokenizer.from_pretrained(folder)
-    for text in (TEXT, "  Zürich\n\t\u2603 <s>".replace("<s>", "s"), "\x00\x7f"):
+    for text in (TEXT, "  Zürich\n\t\u2603 <s> <bos>", "\x00\x7f"):
         tokens = own.encode(text)
-        assert loaded(text)["input_ids"] == tokens
+        assert loaded(text)["input_ids"] == [own.bos, *tokens]  # as `fit` and `generate` read it
         assert loaded.decode(tokens) == text
+        assert loaded.decode([own.bos, *tokens, own.eos], skip_special_tokens=True) == text
     assert (loaded.bos_token_id, loaded.eos_token_id) == (own.bos, own.eos)
+    assert loaded.pad_token_id == own.eos
     assert len(loaded) == own.vocab_size
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert model.generation_config.eos_token_id == own.eos
     model.backbone.embedding.weight.data[:] = 0  # equal logits: the first token is chosen
     chosen = model.generate(**loaded(TEXT, return_tensors="pt"), max_new_tokens=3, do_sample=False)
-    assert chosen.shape == (1, len(own.encode(TEXT)) + (1 if own.eos == 0 else 3))
+    assert chosen.shape == (1, 1 + len(own.encode(TEXT)) + 3)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "json"])
+def test_greedy_text_is_that_of_our_own_command(kind, tmp_path, capsys):
+    folder, own = export_text(kind, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    prompts = [TEXT, "so it <bos> learns", "Zürich"]
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True)
+    chosen = model.generate(**inputs, max_new_tokens=40, do_sample=False)
+    texts = tokenizer.batch_decode(chosen, skip_special_tokens=True)
+    assert len(set(map(len, texts))) > 1
+    for prompt, text in zip(prompts, texts, strict=True):
+        capsys.readouterr()
+        invoke(
+            "generate",
+            [str(tmp_path / "model.ckpt"), "--prompt", prompt]
+            + ["--tokens", "40", "--temperature", "0"],
+        )
+        assert capsys.readouterr().out == text + "\n"
+
+
+def test_a_padding_token_of_its_own_is_exported(tmp_path):
+    own = JsonTokenizer(train_bpe([TEXT], 270, ("<s>", "</s>", "<pad>")))
+    facts = dict(tokenizer_json=own.to_json(), bos=own.bos, eos=own.eos)
+    folder = export(new_backbone("ttt-linear", 270), tmp_path, own.name, **facts)
+    assert AutoTokenizer.from_pretrained(folder).pad_token == "<pad>"
+    assert AutoModelForCausalLM.from_pretrained(folder).generation_config.pad_token_id == 2
 
 
 @EACH
@@ -233,6 +364,24 @@ def test_import_reads_an_export(name, tmp_path):
     assert_same_weights(wanted, given)
     assert came.backbone.config.mixer == backbone.config.mixer
     assert came.tokenizer == "unknown"
+
+
+@pytest.mark.parametrize("name", ["ttt-linear", "mamba"])
+def test_import_reads_a_folder_in_shards(name, tmp_path):
+    backbone = new_backbone(name)
+    load(backbone, tmp_path).save_pretrained(tmp_path / "shards", max_shard_size="50KB")
+    shards = sorted((tmp_path / "shards").glob("*.safetensors"))
+    assert len(shards) > 2
+    arguments = [str(tmp_path / "shards"), str(tmp_path / "back.ckpt")]
+    invoke("import", arguments)
+    came = load_tokens_model(tmp_path / "back.ckpt")
+    assert_same_weights(backbone.state_dict(), came.backbone.state_dict())
+    shards[1].unlink()
+    with pytest.raises(ValueError, match=f"{shards[1].name} cannot be read as safetensors"):
+        invoke("import", arguments)
+    (tmp_path / "shards" / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match="has no weight_map of names to files"):
+        invoke("import", arguments)
 
 
 def test_import_stores_a_tokenizer_that_fits(tmp_path):

@@ -13,6 +13,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from tttvideo.backbone import Backbone, BackboneConfig
@@ -22,6 +23,9 @@ from tttvideo.progress import progress
 from .checkpoints import TokenCheckpoint, backbone_config, load_weights
 from .flax import read_flax
 from .reference import has_reference_form, load_reference, save_reference
+
+
+PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>", "<|padding|>")
 
 
 def read_weights(source: Path, config: str | None = None) -> Backbone:
@@ -47,21 +51,36 @@ def read_weights(source: Path, config: str | None = None) -> Backbone:
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and config of a folder or a .safetensors file, config.json beside or inside it."""
-    file = path / "model.safetensors" if path.is_dir() else path
-    config = file.with_name("config.json")
-    try:
-        with safe_open(file, "pt") as tensors:
-            metadata = tensors.metadata() or {}
-            weights = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} cannot be read as safetensors: {error}") from error
+    file, index = path / "model.safetensors", path / "model.safetensors.index.json"
+    if index.is_file() and not file.is_file():  # transformers prefers the one file too
+        files = [path / name for name in read_shard_names(index)]
+    else:
+        files = [file if path.is_dir() else path]
+    weights: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    for file in files:
+        try:
+            with safe_open(file, "pt") as tensors:
+                metadata |= tensors.metadata() or {}
+                weights |= {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{file} cannot be read as safetensors: {error}") from error
+    config = files[0].with_name("config.json")
     text = config.read_text() if config.is_file() else metadata.get("config")
     if text is None:
-        raise ValueError(f"{file} has no config: put the model's config.json beside it")
+        raise ValueError(f"{files[0]} has no config: put the model's config.json beside it")
     try:
         return weights, dict(json.loads(text))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"the config of {file} is not a JSON mapping: {error}") from error
+        raise ValueError(f"the config of {files[0]} is not a JSON mapping: {error}") from error
+
+
+def read_shard_names(index: Path) -> list[str]:
+    """The names of the files that hold the weights of a folder, by its index."""
+    try:
+        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} has no weight_map of names to files: {error!r}") from error
 
 
 def own_config(model: Mapping[str, Any] | None) -> BackboneConfig:
@@ -92,15 +111,32 @@ def write_folder(checkpoint: TokenCheckpoint, folder: Path, tokenizer_json: str 
     with replacing(folder / "model.safetensors") as partial:
         save_file({name: w.contiguous() for name, w in weights.items()}, partial, {"format": "pt"})
     write_json(folder / "config.json", values, indent=2)
-    both = ("bos", checkpoint.bos), ("eos", checkpoint.eos)
-    marks = {name: token for name, token in both if token is not None}
+    tokenizer = None if tokenizer_json is None else Tokenizer.from_str(tokenizer_json)
+    marks = find_marks(checkpoint, tokenizer)
     write_json(folder / "generation_config.json", {f"{k}_token_id": v for k, v in marks.items()}, 2)
-    if tokenizer_json is not None:
-        tokenizer = Tokenizer.from_str(tokenizer_json)
-        write_text(folder / "tokenizer.json", tokenizer_json)
-        strings = {f"{k}_token": tokenizer.id_to_token(v) for k, v in marks.items()}
-        values = {"tokenizer_class": "PreTrainedTokenizerFast", **strings}
-        write_json(folder / "tokenizer_config.json", values, indent=2)
+    if tokenizer:
+        write_tokenizer(folder, tokenizer, marks)
+
+
+def find_marks(checkpoint: TokenCheckpoint, tokenizer: Tokenizer | None) -> dict[str, int]:
+    """The tokens bos, eos and pad that there are; without one of its own, eos is the padding."""
+    names = [tokenizer.token_to_id(name) for name in PAD_NAMES] if tokenizer else []
+    pad = next((token for token in names if token is not None), checkpoint.eos)
+    marks = {"bos": checkpoint.bos, "eos": checkpoint.eos, "pad": pad}
+    return {name: token for name, token in marks.items() if token is not None}
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, marks: Mapping[str, int]) -> None:
+    """The tokenizer as the model was trained: BOS before a text, and marks in a text are text."""
+    strings = {f"{name}_token": tokenizer.id_to_token(mark) for name, mark in marks.items()}
+    if "bos" in marks:
+        bos = strings["bos_token"]
+        tokenizer.post_processor = TemplateProcessing(
+            single=[bos, "$A"], pair=[bos, "$A", "$B:1"], special_tokens=[(bos, marks["bos"])]
+        )
+    write_text(folder / "tokenizer.json", tokenizer.to_str())
+    values = {"tokenizer_class": "PreTrainedTokenizerFast", "split_special_tokens": True, **strings}
+    write_json(folder / "tokenizer_config.json", values, indent=2)
 
 
 def own_form(backbone: Backbone) -> tuple[dict[str, Tensor], dict[str, Any]]:
