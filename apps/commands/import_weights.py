@@ -20,7 +20,10 @@ def parser() -> argparse.ArgumentParser:
     )
     add = top.add_argument
     help = "PyTorch's: a .safetensors file with config.json beside it or in its metadata, or a "
-    help += "folder of both, also in shards; any other file is read as JAX's: msgpack of flax, whole or streamed"
+    help += (
+        "folder of both, also in shards; any other file is read as JAX's: msgpack of flax, whole "
+    )
+    help += "or streamed"
     add("source", metavar="FILE|DIR", help=help)
     add("out", metavar="CKPT", help="checkpoint to write")
     help = "of a flax file, for the settings that its shapes do not determine: a config.json, or "

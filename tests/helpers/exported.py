@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM
 import tttvideo.hf  # noqa: F401  it registers the models
 from tttvideo.apps.commands import invoke
 from tttvideo.backbone import Backbone, BackboneConfig
+from tttvideo.data.text.tokenizer import ByteTokenizer
 from tttvideo.mixers.ttt import TTTConfig
 from tttvideo.weights.checkpoints import TokenCheckpoint, save_tokens_model
 
@@ -40,6 +41,12 @@ def export(backbone, folder, tokenizer="unknown", **facts):
     save_tokens_model(TokenCheckpoint(backbone, tokenizer, **facts), folder / "model.ckpt")
     invoke("export", [str(folder / "model.ckpt"), str(folder / "hf")])
     return folder / "hf"
+
+
+def export_bytes(name, folder):
+    """The export of a small model of bytes, and its tokenizer."""
+    own = ByteTokenizer()
+    return export(new_backbone(name, 258), folder, own.name, bos=own.bos, eos=own.eos)
 
 
 def load(backbone, folder):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from helpers.demos import small_demo
+from helpers.exported import export_bytes
 from tttvideo.apps.cli import main
 from tttvideo.data.video.drawn import bouncing_glyphs
 from tttvideo.data.video.writer import write_video
@@ -68,8 +69,13 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, ca
     assert "It was " in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft's use of it
 @pytest.mark.parametrize("code", blocks("python"))
-def test_the_python_of_the_readme_runs(code):
+def test_the_python_of_the_readme_runs(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    export_bytes("ttt-linear", tmp_path).rename("out/text_tiny_hf")
+    assert len(code.splitlines()) <= 30
     exec(code, {})
 
 
