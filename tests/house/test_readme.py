@@ -70,6 +70,7 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, ca
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft's use of it
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set")  # Trainer's, without a GPU
 @pytest.mark.parametrize("code", blocks("python"))
 def test_the_python_of_the_readme_runs(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -11,7 +11,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from helpers.exported import EACH_BOTH, LINEAR, some_tokens
+from helpers.exported import EACH_BOTH, LINEAR, export_bytes, some_tokens
 from tttvideo.apps.commands import invoke
 from tttvideo.weights.checkpoints import load_tokens_model
 
