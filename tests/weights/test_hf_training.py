@@ -55,6 +55,15 @@ def test_trainer_resumes_from_its_own_checkpoint(name, tmp_path):
         torch.testing.assert_close(one, other)
 
 
+@TWO
+def test_labels_that_trainer_smooths_are_those_of_the_next_token(name, tmp_path):
+    folder = export_bytes(name, tmp_path)
+    model, tokenizer = (x.from_pretrained(folder) for x in (AutoModelForCausalLM, AutoTokenizer))
+    smoothed = training(model, tmp_path, tokenizer, label_smoothing_factor=1e-7).evaluate()
+    plain = training(model, tmp_path, tokenizer).evaluate()
+    assert smoothed["eval_loss"] == pytest.approx(plain["eval_loss"], rel=1e-4)
+
+
 @LINEAR
 def test_a_loss_over_several_batches_is_divided_by_their_tokens(both):
     _, model = both
