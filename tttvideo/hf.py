@@ -3,7 +3,8 @@
 Two kinds of folder load, and `tttvideo export` writes both: "ttt", text models of TTT layers in the
 reference implementation's layout, and "tttvideo", every other backbone under our own names. The
 head is the embedding. Generation carries a state from token to token, not keys and values: its size
-is constant (except for attention), and `forward` returns a new one and changes none.
+is constant (except for attention), and `forward` returns a new one and changes none. No state reads
+padding, so a row of a batch is as if it were alone.
 
 B batch, T tokens, V vocabulary.
 """
