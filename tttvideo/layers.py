@@ -25,12 +25,14 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     return x * cos + swapped * sin
 
 
-def init_by_fan_in(module: nn.Module) -> None:
-    """Draw the weights of all linear layers of a module anew, with a standard deviation of one over
-    the root of their inputs: their outputs are as large as what they read.
+def init_by_fan_in(module: nn.Module, without: tuple[str, ...] = ()) -> None:
+    """Draw the weights of linear layers anew, with a standard deviation of one over the root of
+    their inputs: their outputs are as large as what they read.
+
+    without: last names of layers that are left as they are.
     """
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear) and name.rpartition(".")[2] not in without:
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 
 

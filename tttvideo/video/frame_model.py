@@ -178,8 +178,8 @@ class FrameModel(nn.Module):
             self.window = PastFrames(config.vocab_size, width, grid, config.window_frames)
 
     def init_weights(self) -> None:
-        """Weights start at 0.02, those of the memory by fan-in: short keys change it too little, so
-        that it learns to remember late, or never.
+        """Weights start at 0.02, those before the memory by fan-in: short keys change it too little
+        and it learns to remember late, or never. What it gives starts small, or it hides the tokens.
         """
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -187,7 +187,7 @@ class FrameModel(nn.Module):
         nn.init.normal_(self.head.near_embedding.weight, std=0.1)
         for part in (self.address, *(block.mixer for block in self.blocks)):
             if part:
-                init_by_fan_in(part)
+                init_by_fan_in(part, without=("o_proj", "out_proj"))
 
     def tables(self) -> list[Table]:
         """Parts whose weight has a row for each token, and perhaps one more."""
