@@ -179,7 +179,7 @@ class FrameModel(nn.Module):
 
     def init_weights(self) -> None:
         """Weights start at 0.02, those before the memory by fan-in: short keys change it too little
-        and it learns to remember late, or never. What it gives starts small, or it hides the tokens.
+        and it learns to remember late, or never. Its output starts small, or it hides the tokens.
         """
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
