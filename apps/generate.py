@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from tttvideo.apps.show.stream_text import Pace, StreamedText, print_texts
-from tttvideo.data.text import documents
-from tttvideo.data.text.documents import Advance, Utf8Decoder, encode_chunks
+from tttvideo.data.text import unpack
+from tttvideo.data.text.documents import Utf8Decoder, encode_chunks
 from tttvideo.data.text.tokenizer import Tokenizer, load_tokenizer
-from tttvideo.progress import progress
+from tttvideo.progress import Advance, progress
 from tttvideo.sampling.choose import Chooser
 from tttvideo.sampling.decode import Prefix
 from tttvideo.sampling.saved_states import SavedState, load_state_file, save_state_file
@@ -88,11 +88,10 @@ class Prompt:
             yield self.text
             advance(len(self.text))
         elif self.path == "-":
-            while chunk := sys.stdin.buffer.read(documents.CHUNK):
-                yield chunk
-                advance(len(chunk))
+            given = unpack.read_all(sys.stdin.buffer, advance)
+            yield from unpack.without_mark(given, "standard input")
         else:
-            yield from documents.read_chunks(Path(self.path), advance)
+            yield from unpack.open_chunks(Path(self.path), advance)
 
 
 def find_prompts(options: argparse.Namespace) -> list[Prompt]:

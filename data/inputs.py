@@ -6,24 +6,26 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 
-TEXT_SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 DISK = 20e6  # bytes per second of the slowest disk; an index may be anywhere in a file
 
 Item = TypeVar("Item")
 
 
-def find_files(inputs: Iterable[str | Path], suffixes: tuple[str, ...]) -> list[Path]:
+def find_files(
+    inputs: Iterable[str | Path], suffixes: tuple[str, ...], names: str = ""
+) -> list[Path]:
     """The named files, and the files below named folders or of globs that end in a suffix.
 
     The files of a folder or glob are sorted. A file that is named several times comes once, at its
     first place.
+    names: the suffixes as an error lists them, if there are many.
     Raises: ValueError for a path that does not exist, for an empty file, and for a folder or a
     glob without such a file.
     """
     files: list[Path] = []
     for path in map(Path, inputs):
         if path.is_dir() or (not path.exists() and has_magic(str(path))):
-            files += search(path, suffixes)
+            files += search(path, suffixes, names or ", ".join(suffixes))
         elif not path.exists():
             raise ValueError(f"there is no file or folder {path}")
         elif not path.stat().st_size:
@@ -33,13 +35,13 @@ def find_files(inputs: Iterable[str | Path], suffixes: tuple[str, ...]) -> list[
     return unique(files, key=Path.resolve)
 
 
-def search(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def search(path: Path, suffixes: tuple[str, ...], names: str) -> list[Path]:
     """The files below a folder, or of a glob, that end in a suffix, sorted."""
     found = path.rglob("*") if path.is_dir() else map(Path, glob(str(path), recursive=True))
     files = sorted(file for file in found if is_input(file, suffixes))
     if not files:
         kind = "folder" if path.is_dir() else "pattern"
-        raise ValueError(f"the {kind} {path} has no file that ends in {', '.join(suffixes)}")
+        raise ValueError(f"the {kind} {path} has no file that ends in {names}")
     return files
 
 

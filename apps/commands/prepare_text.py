@@ -18,19 +18,28 @@ def parser() -> argparse.ArgumentParser:
         epilog="example: tttvideo prepare text books/train --out out/books --validation 0.05",
     )
     add = top.add_argument
-    help = "files, folders or globs of .txt (a document each), .jsonl, .jsonl.gz, .jsonl.zst and "
-    help += ".parquet; or the word stdlib: the sources of the running Python, with its own "
-    help += "validation documents"
+    help = (
+        "files, folders or globs of .txt and .md (a document each), .jsonl and .ndjson (a record "
+    )
+    help += (
+        "or string in each line), .json (a list of them, or one after another), .csv (the first "
+    )
+    help += "row names the columns) and .parquet; all but .parquet also packed: .gz, .zst, .xz, "
+    help += ".bz2. Text is UTF-8. Or the word stdlib: the sources of the running Python, with its "
+    help += "own validation documents"
     add("inputs", nargs="+", metavar="INPUT", help=help)
     add("--out", required=True, metavar="DIR", help="folder to write")
-    help = "JSON field, or column, that holds the text (default: text)"
+    help = "JSON field, or column, that holds the text; meta.text is the field text inside meta "
+    help += "(default: text)"
     add("--field", default="text", metavar="NAME", help=help)
     either = top.add_mutually_exclusive_group()
     help = "a tokenizer.json (default: bytes)"
     either.add_argument("--tokenizer", default="bytes", metavar="FILE", help=help)
     help = "train a tokenizer of N tokens on the text"
     either.add_argument("--train-bpe", type=int, metavar="N", help=help)
-    add_corpus(top, "documents to hold out, 0 to 1; equal documents", "lines without a text", 0.001)
+    add_corpus(
+        top, "documents to hold out, 0 to 1; equal documents", "documents without a text", 0.001
+    )
     return top
 
 

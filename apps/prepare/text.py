@@ -42,8 +42,12 @@ def show_totals(options: argparse.Namespace, manifest: dict[str, Any], before: b
 
 def report(manifest: dict[str, Any]) -> None:
     """Print what is wrong in the input, on standard error."""
-    wrong = (("malformed", "lines left out"), ("damaged", "files with bytes that are no UTF-8"))
-    for name, what in wrong:
+    wrong = {
+        "malformed": "documents left out",
+        "damaged": "documents with bytes that are no UTF-8 (kept where tokens are bytes, else "
+        "replaced; convert other encodings first, as with iconv -f LATIN1 -t UTF-8)",
+    }
+    for name, what in wrong.items():
         count, first = manifest[name]["count"], manifest[name]["first"][:3]
         if count:
             more = "; ..." if count > len(first) else ""

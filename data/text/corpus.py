@@ -23,7 +23,7 @@ from tttvideo.data.corpus import (
     publish,
     removed_after_an_error,
 )
-from tttvideo.data.inputs import TEXT_SUFFIXES, find_files, unique
+from tttvideo.data.inputs import find_files, unique
 from tttvideo.data.tokens import WORKING
 from tttvideo.data.work_items import PARTS, Prepare, Shards
 from tttvideo.files import write_text
@@ -34,10 +34,10 @@ from .documents import (
     Malformed,
     Utf8Decoder,
     encode_chunks,
-    read_documents,
     split_text,
     text_header,
 )
+from .formats import SUFFIX_NAMES, SUFFIXES, read_documents
 from .python_corpus import stdlib_files
 from .tokenizer import (
     ByteTokenizer,
@@ -47,9 +47,10 @@ from .tokenizer import (
     read_tokenizer,
     train_bpe,
 )
+from .unpack import check_encoding
 
 
-VERSION = 2  # changes when the same inputs and options give another corpus
+VERSION = 3  # changes when the same inputs and options give another corpus
 STDLIB = "stdlib"  # the name of the built-in corpus; a file of that name is ./stdlib
 ITEM_BYTES = 1 << 24
 TRAINING_PIECE = 1 << 16  # characters; the trainer holds 256 pieces at a time
@@ -93,7 +94,7 @@ class Faults:
 class Counts:
     """Counts over the files of a work item."""
 
-    lines: int = 0
+    documents: int = 0  # of any kind: the others are among them
     empty: int = 0
     malformed: Faults = field(default_factory=Faults)
     damaged: Faults = field(default_factory=Faults)
@@ -120,8 +121,8 @@ def prepare_text(
         **asdict(options),
     }
     plan = described | {"files": [[str(s.path), s.size, s.changed, s.part] for s in sources]}
-    if manifest := open_folder(out, plan, run, "text", ("lines", "malformed")):
-        check_lines(manifest, run)
+    if manifest := open_folder(out, plan, run, "text", ("documents", "malformed")):
+        check_malformed(manifest, run)
         return manifest, True
     items = group_sources(sources, ITEM_BYTES)
     with removed_after_an_error(out, run):
@@ -135,7 +136,7 @@ def prepare_text(
         if run.part:
             return totals, False
         check_parts(records, totals, options)
-    check_lines(totals, run)
+    check_malformed(totals, run)
     if (text := tokenizer.to_json()) is not None:
         write_text(out / "tokenizer.json", text)
     facts = {"tokenizer": tokenizer.name, "vocab_size": tokenizer.vocab_size}
@@ -158,9 +159,11 @@ def find_sources(inputs: Sequence[str]) -> list[Source]:
             for part, files in zip(PARTS, stdlib_files(), strict=True):
                 sources += [new_source(path, part) for path in files]
             continue
-        for path in find_files([name], TEXT_SUFFIXES):
-            if not path.name.lower().endswith(TEXT_SUFFIXES):
-                raise ValueError(f"{path} does not end in one of {', '.join(TEXT_SUFFIXES)}")
+        for path in find_files([name], SUFFIXES, SUFFIX_NAMES):
+            if not path.name.lower().endswith(SUFFIXES):
+                raise ValueError(f"{path} does not end in {SUFFIX_NAMES}")
+            with open(path, "rb") as file:
+                check_encoding(file.read(4), str(path))  # at once, not after hours
             sources.append(new_source(path))
     return unique(sources, key=lambda source: source.path.resolve())
 
@@ -217,8 +220,9 @@ def prepare_files(
     shards = {p: Shards(job.folder, f"{number:05}.{p}", header, most, "bytes") for p in PARTS}
     with shards["train"], shards["validation"]:
         for part, document in read_by_part(sources, job.options, counts, advance):
-            if write_document(shards[part], tokenizer, document):
-                counts.damaged.add(document.place)
+            wrong = write_document(shards[part], tokenizer, document)
+            if wrong is not None:
+                counts.damaged.add(f"{document.place} at byte {wrong:,}")
         for written in shards.values():
             written.end_shard()
     records = {part: written.records for part, written in shards.items()}
@@ -230,12 +234,12 @@ def read_by_part(
 ) -> Iterator[tuple[str, Document]]:
     """The documents of files, each with its part.
 
-    Malformed lines and empty documents are left out and added to `counts`. The part depends on the
-    first chunk of a document and the seed alone.
+    Malformed and empty documents are left out and added to `counts`. The part depends on the first
+    chunk of a document and the seed alone.
     """
     for source in sources:
         for document in read_documents(source.path, options.field, advance):
-            counts.lines += isinstance(document, Malformed) or document.is_line
+            counts.documents += 1
             if isinstance(document, Malformed):
                 counts.malformed.add(f"{document.place} {document.reason}")
             elif head := next(document.chunks, b""):
@@ -245,8 +249,8 @@ def read_by_part(
                 counts.empty += 1
 
 
-def write_document(shards: Shards, tokenizer: Tokenizer, document: Document) -> bool:
-    """Append a document to a part; returns whether it had bytes that are no UTF-8."""
+def write_document(shards: Shards, tokenizer: Tokenizer, document: Document) -> int | None:
+    """Append a document to a part; returns the place of its first byte that is no UTF-8."""
     writer, utf8 = shards.next_writer(), Utf8Decoder()
     writer.start_document()
     writer.write(np.array([tokenizer.bos]))
@@ -257,9 +261,9 @@ def write_document(shards: Shards, tokenizer: Tokenizer, document: Document) -> 
     return utf8.damaged
 
 
-def check_lines(totals: Mapping[str, Any], run: Run) -> None:
+def check_malformed(totals: Mapping[str, Any], run: Run) -> None:
     count, first = totals["malformed"]["count"], totals["malformed"]["first"]
-    run.check_bad(count, totals["lines"], "lines hold no text", first)
+    run.check_bad(count, totals["documents"], "documents hold no text", first)
 
 
 def check_parts(
@@ -276,7 +280,9 @@ def check_parts(
 
 def total_counts(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The counts of all work items, and the first places of their faults."""
-    totals: dict[str, Any] = {name: sum(r[name] for r in records) for name in ("lines", "empty")}
+    totals: dict[str, Any] = {
+        name: sum(r[name] for r in records) for name in ("documents", "empty")
+    }
     for name in ("malformed", "damaged"):
         first = [place for record in records for place in record[name]["first"]]
         count = sum(record[name]["count"] for record in records)

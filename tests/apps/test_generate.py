@@ -11,7 +11,7 @@ import torch
 from tttvideo.apps.cli import main
 from tttvideo.apps.show.stream_text import StreamedText, print_texts
 from tttvideo.backbone import Backbone, BackboneConfig
-from tttvideo.data.text import documents
+from tttvideo.data.text import documents, unpack
 from tttvideo.data.text.documents import Utf8Decoder, encode_chunks
 from tttvideo.data.text.tokenizer import ByteTokenizer, JsonTokenizer, train_bpe
 from tttvideo.mixers.ttt import TTTConfig
@@ -103,7 +103,7 @@ def test_a_prompts_file_has_a_prompt_in_each_line(generate):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_read_in_pieces_gives_the_text_of_a_prompt_read_at_once(generate, name, monkeypatch):
     whole = generate(f"{name}.ckpt", "--prompt", BOOK, *SEEDED)
-    monkeypatch.setattr(documents, "CHUNK", 7)
+    monkeypatch.setattr(unpack, "CHUNK", 7)
     monkeypatch.setattr(documents, "PIECE", 100)
     monkeypatch.setattr(texts, "CHUNK", 48)
     assert BOOK + generate(f"{name}.ckpt", "--prompt-file", "book.txt", *SEEDED) == whole

@@ -113,7 +113,7 @@ REFUSED = [
     ("predict empty.ckpt a.mp4 --out x", "empty.ckpt is not a checkpoint"),
     ("prepare text nowhere --out x", "no file or folder nowhere"),
     ("prepare text empty.txt --out x", "empty.txt is empty"),
-    ("prepare text a.mp4 --out x", "a.mp4 does not end in one of .txt"),
+    ("prepare text a.mp4 --out x", "a.mp4 does not end in .txt, .md, "),
     ("prepare text a.txt --validation 2 --out x", "--validation 2.0 must be"),
     ("prepare text a.txt --tokenizer nowhere --out x", "there is no tokenizer nowhere"),
     ("prepare video nowhere --frame-tokenizer a.ckpt --out x", "no file or folder nowhere"),

@@ -106,7 +106,7 @@ def test_documents_of_every_format_are_stored_between_their_marks(name):
     total = {"documents": 40, "bytes": size, "tokens": size + 80}
     assert manifest["totals"]["train"] == total
     assert {name: sum(s[name] for s in manifest["shards"]) for name in total} == total
-    assert manifest["lines"] == (0 if name == "books" else 40)
+    assert manifest["documents"] == 40
     assert not Path("out/working").exists() and not Path("out/validation").exists()
 
 
@@ -144,7 +144,7 @@ def test_a_file_that_is_named_twice_is_read_once_where_it_is_named_first():
 
 
 def test_a_gz_file_may_be_padded_with_zeros_as_gzip_allows(monkeypatch):
-    monkeypatch.setattr("tttvideo.data.text.documents.CHUNK", 1000)
+    monkeypatch.setattr("tttvideo.data.text.unpack.CHUNK", 1000)
     one, two = (gzip.compress(as_lines(part)) for part in (DOCUMENTS[:9], DOCUMENTS[9:]))
     Path("a.jsonl.gz").write_bytes(one + bytes(2500) + two + bytes(512))
     assert gzip.decompress(Path("a.jsonl.gz").read_bytes()) == as_lines(DOCUMENTS)
@@ -492,11 +492,11 @@ def test_malformed_lines_are_counted_and_named(line, capsys):
     Path("a.jsonl").write_bytes(as_lines(["one"] * 9) + line + b"\n" + as_lines(["two"]))
     manifest = prepare("a.jsonl --max-bad 0.1 --workers 1")
     assert read_back() == ["one"] * 9 + ["two"]
-    assert manifest["lines"] == 11 and manifest["malformed"]["count"] == 1
+    assert manifest["documents"] == 11 and manifest["malformed"]["count"] == 1
     assert manifest["malformed"]["first"][0].startswith(f"a.jsonl:10 {MALFORMED[line]}")
-    assert f"1 lines left out: a.jsonl:10 {MALFORMED[line]}" in capsys.readouterr().err
+    assert f"1 documents left out: a.jsonl:10 {MALFORMED[line]}" in capsys.readouterr().err
     message = message_of("a.jsonl --workers 1 --max-bad 0.09", "none")
-    expected = "1 of 11 lines hold no text, a larger share than --max-bad 0.09: a.jsonl:10 "
+    expected = "1 of 11 documents hold no text, a larger share than --max-bad 0.09: a.jsonl:10 "
     assert expected + MALFORMED[line] in message
     assert "the finished work is kept, and a larger --max-bad resumes it" in message
     assert not set(os.listdir("none")) & {"manifest.json", *ALL}
@@ -508,8 +508,9 @@ def test_a_larger_max_bad_resumes_from_the_finished_work(monkeypatch):
     line = "a.jsonl b.jsonl --workers 1 --max-bad"
     prepare(f"{line} 0.02", "whole")
     for share in (0.01, 0.0):
-        assert f"1 of 50 lines hold no text, a larger share than --max-bad {share}" in message_of(
-            f"{line} {share}"
+        assert (
+            f"1 of 50 documents hold no text, a larger share than --max-bad {share}"
+            in message_of(f"{line} {share}")
         )
     with monkeypatch.context() as patch:
         patch.setattr(workers, "prepare_item", None)
@@ -521,7 +522,7 @@ def test_a_finished_corpus_is_refused_by_a_smaller_max_bad():
     Path("a.jsonl").write_bytes(as_lines(["one"] * 9) + b"{\n")
     prepare("a.jsonl --workers 1 --max-bad 0.9")
     before = snapshot("out")
-    assert "1 of 10 lines hold no text, a larger share than --max-bad 0.0: a.jsonl:10" in (
+    assert "1 of 10 documents hold no text, a larger share than --max-bad 0.0: a.jsonl:10" in (
         message_of("a.jsonl --workers 1 --max-bad 0")
     )
     assert snapshot("out") == before
@@ -553,14 +554,27 @@ def test_rows_without_a_text_are_malformed():
     assert manifest["malformed"]["first"] == ["a.parquet:2 has no string in 'text' but NoneType"]
 
 
-def test_wrong_utf8_is_kept_by_bytes_and_reported_by_other_tokenizers(capsys):
+def test_a_file_in_another_encoding_is_refused_before_anything_is_read(monkeypatch):
+    write_texts("books", ["one"])
+    Path("a.txt").write_text("two", encoding="utf-16")
+    monkeypatch.setattr(corpus, "read_by_part", None)
+    assert "a.txt is UTF-16 by its first bytes, and text must be UTF-8; con" in message_of(
+        "books a.txt --workers 1"
+    )
+    assert not Path("out").exists()
+
+
+def test_wrong_utf8_is_kept_by_bytes_replaced_by_other_tokenizers_and_reported_by_all(capsys):
     Path("a.txt").write_bytes(b"caf\xe9 au lait\n" * 20)
-    assert prepare("a.txt --workers 1")["damaged"]["count"] == 0
+    for vocabulary, out in (("", "out"), ("--train-bpe 265", "bpe")):
+        manifest = prepare(f"a.txt {vocabulary} --workers 1", out)
+        assert manifest["damaged"] == {"count": 1, "first": ["a.txt at byte 3"]}
+        assert "1 documents with bytes that are no UTF-8 (kept where" in (
+            err := capsys.readouterr().err
+        )
+        assert err.endswith("LATIN1 -t UTF-8): a.txt at byte 3\n")
     assert bytes(open_tokens("out/train").tokens[1:-1].tolist()) == Path("a.txt").read_bytes()
-    manifest = prepare("a.txt --train-bpe 265 --workers 1", "bpe")
-    assert manifest["damaged"] == {"count": 1, "first": ["a.txt"]}
     assert manifest["totals"]["train"]["bytes"] == len("caf� au lait\n".encode()) * 20
-    assert "1 files with bytes that are no UTF-8: a.txt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("vocabulary", ["", "--tokenizer tokenizer.json"], ids=["bytes", "bpe"])
@@ -569,7 +583,7 @@ def test_pieces_of_a_long_document_give_the_tokens_of_the_whole(monkeypatch, voc
     Path("tokenizer.json").write_text(train_bpe([text], 270))
     Path("a.txt").write_text(text)
     prepare(f"a.txt {vocabulary} --workers 1", "whole")
-    monkeypatch.setattr("tttvideo.data.text.documents.CHUNK", 1000)
+    monkeypatch.setattr("tttvideo.data.text.unpack.CHUNK", 1000)
     monkeypatch.setattr("tttvideo.data.text.documents.PIECE", 700)
     prepare(f"a.txt {vocabulary} --workers 1", "pieces")
     assert open_tokens("pieces/train").fingerprint == open_tokens("whole/train").fingerprint
@@ -628,10 +642,10 @@ def cut_off(path, write):
 
 WRONG = {
     "nowhere": (lambda: None, "there is no file or folder nowhere"),
-    "new": (lambda: Path("new").mkdir(), "the folder new has no file that ends in .txt, .jsonl"),
-    "**/*.txt": (lambda: None, "the pattern **/*.txt has no file that ends in .txt, .jsonl"),
+    "new": (lambda: Path("new").mkdir(), "the folder new has no file that ends in .txt, .md, "),
+    "**/*.txt": (lambda: None, "the pattern **/*.txt has no file that ends in .txt, "),
     "a.txt": (lambda: Path("a.txt").touch(), "a.txt is empty; leave it out or put something in"),
-    "a.md": (lambda: Path("a.md").write_text("x"), "a.md does not end in one of .txt, .jsonl"),
+    "a.doc": (lambda: Path("a.doc").write_text("x"), "a.doc does not end in .txt, .md, .jsonl, "),
     "a.jsonl": (lambda: Path("a.jsonl").write_text("\n\n"), "no text is left for train"),
     "a.jsonl.gz": (lambda: cut_off("a.jsonl.gz", FORMATS["a.jsonl.gz"]), "a.jsonl.gz is cut off"),
     "a.jsonl.zst": (lambda: cut_off("a.jsonl.zst", FORMATS["a.jsonl.zst"]), "a.jsonl.zst is cut"),

@@ -268,7 +268,12 @@ def test_wrong_utf8_is_replaced_and_noticed(data):
         utf8 = Utf8Decoder()
         text = "".join(utf8.decode_all(data[i : i + size] for i in range(0, len(data), size)))
         assert text == data.decode(errors="replace")
-        assert utf8.damaged == ("�" in text)
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            assert utf8.damaged == error.start
+        else:
+            assert utf8.damaged is None
 
 
 def test_the_text_of_a_trained_tokenizer_is_a_json_of_the_library():
