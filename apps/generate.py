@@ -1,4 +1,4 @@
-"""`tttvideo generate CKPT --prompt TEXT`: continue texts and print them while they are decoded."""
+"""`tttvideo generate CKPT [--prompt TEXT]`: continue texts and print them while they are decoded."""
 
 import argparse
 import os
@@ -23,6 +23,9 @@ from tttvideo.sampling.texts import Texts, read_parts
 from tttvideo.weights.checkpoints import TokenCheckpoint, load_tokens_model
 
 from .device import best_device
+
+
+EMPTY = "give at least one character, or leave the prompt out to begin a document"
 
 
 def run(options: argparse.Namespace) -> None:
@@ -95,13 +98,14 @@ class Prompt:
 
 
 def find_prompts(options: argparse.Namespace) -> list[Prompt]:
-    """The prompts that the options name, which may be none."""
+    """The prompts that the options name; without any the empty one, or none after a saved state."""
     prompts = [Prompt() if t == "-" else Prompt(os.fsencode(t)) for t in options.prompt]
     prompts += [Prompt(path=path) for path in options.prompt_file]
     if options.prompts_file is not None:
-        lines = Path(options.prompts_file).read_bytes().splitlines()
+        chunks = unpack.open_chunks(Path(options.prompts_file), lambda size: None)
+        lines = b"".join(chunks).splitlines()
         prompts += [Prompt(line) for line in lines if line.strip()]
-    return prompts
+    return prompts or ([] if options.load_state else [Prompt(b"")])
 
 
 def read_prompts(
@@ -123,8 +127,13 @@ def read_prompts(
             encoded = encode_chunks(tokenizer, prompt.chunks(advance), Utf8Decoder())
             parts = chain([np.array(marks, np.int64)], (tokens for tokens, _ in encoded))
             prefix, count = read_parts(model.backbone, parts, saved.prefix if saved else None)
-            if prefix is None or count == len(marks):
-                raise ValueError(f"the prompt{prompt.name} is empty; give at least one character")
+            if prompt.text is None and count == len(marks):
+                raise ValueError(f"the prompt{prompt.name} is empty; {EMPTY}")
+            if prefix is None:
+                raise ValueError(
+                    "this model knows no mark of a document's start (BOS), from which a text could "
+                    "begin; give --prompt TEXT"
+                )
             prefixes.append(prefix)
             counts.append(count)
     if torch.cuda.is_available():

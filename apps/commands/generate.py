@@ -1,4 +1,4 @@
-"""`tttvideo generate CKPT --prompt TEXT`: the options."""
+"""`tttvideo generate CKPT [--prompt TEXT]`: the options."""
 
 import argparse
 from pathlib import Path
@@ -12,13 +12,16 @@ PROGRAM = "tttvideo.apps.generate:run"
 def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="tttvideo generate",
-        description="Continue texts. They may have any lengths, also beyond the training window, "
-        "and different ones; each text is the same as if it were generated alone.",
+        description="Continue texts, or begin one. They may have any lengths, also beyond the "
+        "training window, and different ones; each text is the same as if it were generated alone. "
+        "Prompts are read as they are: there are no chat templates.",
         epilog='example: tttvideo generate out/text_tiny/last.ckpt --prompt "It was " --tokens 500',
     )
     add = top.add_argument
     add("checkpoint", metavar="CKPT", help="trained by `tttvideo fit` on text")
-    add_several(top, "prompt", "TEXT", "text to continue; - reads standard input")
+    help = "text to continue; - reads standard input; without a prompt, or with an empty one, a "
+    help += "document is begun"
+    add_several(top, "prompt", "TEXT", help)
     add_several(top, "prompt-file", "FILE", "file to continue; only what follows is printed")
     help = "file with a prompt in each line that is not blank"
     add("--prompts-file", metavar="FILE", help=help)
@@ -59,24 +62,20 @@ def check(options: argparse.Namespace) -> None:
 
 
 def check_prompts(options: argparse.Namespace) -> None:
-    """Refuse missing and empty prompts; `-`, standard input, is read later."""
+    """Refuse missing and empty files; `-`, standard input, is read later."""
     count = len(options.prompt) + len(options.prompt_file)
-    if "" in options.prompt:
-        raise ValueError("the prompt is empty; give at least one character")
     for path in options.prompt_file:
         if path != "-" and not Path(path).is_file():
             raise ValueError(f"there is no prompt file {path}; give --prompt-file an existing file")
         if path != "-" and not Path(path).stat().st_size:
-            raise ValueError(f"the prompt {path} is empty; give at least one character")
+            raise ValueError(
+                f"the prompt {path} is empty; give at least one character, or leave the prompt out "
+                "to begin a document"
+            )
     if options.prompts_file is not None:
         lines = Path(options.prompts_file).read_bytes().splitlines()
         count += (found := sum(bool(line.strip()) for line in lines))
         if not found:
             raise ValueError(f"{options.prompts_file} is empty; write a prompt into each line")
-    if not count and not options.load_state:
-        raise ValueError(
-            "there is no prompt; give --prompt TEXT, --prompt-file FILE, "
-            "--prompts-file FILE or --load-state FILE"
-        )
     if count > 1 and options.save_state:
         raise ValueError(f"--save-state saves one text, and there are {count}; give one")

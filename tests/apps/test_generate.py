@@ -1,5 +1,6 @@
 """`tttvideo generate`: prompts from all sources, stop strings, saved states, and wrong input."""
 
+import codecs
 import io
 import re
 from pathlib import Path
@@ -222,6 +223,32 @@ def test_a_book_read_once_gives_the_answers_of_a_book_read_for_each_question(gen
         assert read.removeprefix(BOOK) in both
 
 
+def test_without_a_prompt_a_document_is_begun_after_its_mark(generate):
+    begun = generate("json.ckpt", *SEEDED)
+    for prompts in (["--prompt", ""], ["--prompt=", "--prompt", "It was"]):
+        assert begun in generate("json.ckpt", *prompts, *SEEDED).removeprefix("--- 1 of 2 ---\n")
+    assert generate("json.ckpt", "--tokens", 0, "--save-state", "mark") == "\n"
+    model = load_tokens_model("json.ckpt")
+    logits, _ = model.backbone(torch.tensor([[model.bos]]))
+    torch.testing.assert_close(last("mark", "json").prefix.logits, logits[:, -1])
+
+
+def test_an_empty_prompt_after_a_saved_state_adds_nothing(generate):
+    generate("json.ckpt", "--prompt", "It", "--tokens", 0, "--save-state", "it")
+    load = ("json.ckpt", "--load-state", "it", *SEEDED)
+    assert generate(*load, "--prompt", "") == generate(*load)
+
+
+def test_the_byte_order_mark_of_a_prompt_is_not_read(generate, monkeypatch):
+    wanted = generate("bytes.ckpt", "--prompt", "It was", *SEEDED)
+    data = codecs.BOM_UTF8 + b"It was"
+    Path("mark.txt").write_bytes(data)
+    assert "It was" + generate("bytes.ckpt", "--prompt-file", "mark.txt", *SEEDED) == wanted
+    assert generate("bytes.ckpt", "--prompts-file", "mark.txt", *SEEDED) == wanted
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    assert "It was" + generate("bytes.ckpt", "--prompt", "-", *SEEDED) == wanted
+
+
 def test_the_number_of_tokens_in_a_loaded_state_is_printed(generate, capsys):
     four = "--tokens", 4, "--seed", 7  # an unlucky draw is the end of the text
     generate("bytes.ckpt", "--prompt", "It was", *four, "--save-state", "it")
@@ -249,8 +276,7 @@ def test_a_text_ends_with_its_document(generate):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("bytes.ckpt", "there is no prompt; give --prompt TEXT"),
-        ("bytes.ckpt --prompt=", "the prompt is empty; give at least one character"),
+        ("unmarked.ckpt", "knows no mark of a document's start (BOS), from which a text could"),
         ("bytes.ckpt --prompt-file empty.txt", "the prompt empty.txt is empty"),
         ("bytes.ckpt --prompts-file empty.txt", "empty.txt is empty; write a prompt into each"),
         ("bytes.ckpt --prompt-file nowhere.txt", "nowhere.txt"),
