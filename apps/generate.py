@@ -1,4 +1,4 @@
-"""`tttvideo generate CKPT [--prompt TEXT]`: continue texts and print them while they are decoded."""
+"""`tttvideo generate CKPT`: continue texts, or begin one, and print them while they are decoded."""
 
 import argparse
 import os
