@@ -33,7 +33,8 @@ def run(options: argparse.Namespace) -> None:
     choose = Chooser(options.temperature, options.top_k, options.top_p, options.seed)
     model = load_tokens_model(options.checkpoint)
     check_text(model, options.checkpoint)
-    tokenizer = load_tokenizer(model.tokenizer, model.tokenizer_json)
+    marks = model.bos, model.eos
+    tokenizer = load_tokenizer(model.tokenizer, model.tokenizer_json, marks)
     model.backbone.to(best_device())
     saved = load_state_file(options.load_state, model.backbone) if options.load_state else None
     if saved:

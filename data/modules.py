@@ -78,7 +78,9 @@ class TokenData(LightningDataModule):
         self.validation_file = self.file
         self.tokenizer_json: str | None = None  # of text whose tokens are not bytes
         if self.header.kind == "text":
-            self.tokenizer_json = tokenizer_of(self.train, self.header.tokenizer).to_json()
+            self.tokenizer_json = tokenizer_of(
+                self.train, self.header.tokenizer, (self.header.bos, self.header.eos)
+            ).to_json()
         frame = self.header.frame
         if self.window % frame:
             raise ValueError(

@@ -28,7 +28,14 @@ from tttvideo.files import read_json, replacing
 MAGIC = b"tttvideo tokens 1\n"
 HEADER_BYTES = 4096
 MANIFEST, WORKING = "manifest.json", "working"  # of a corpus: its last file, its folder before
-SAME_TOKENS = ("kind", "tokenizer", "vocab_size", "grid")  # the facts that fix what a token means
+SAME_TOKENS = (
+    "kind",
+    "tokenizer",
+    "vocab_size",
+    "grid",
+    "bos",
+    "eos",
+)  # the facts that fix what a token means
 SAME_CONDITIONS = ("conditions", "action_kinds", "pose_periods")  # and what a condition means
 CONDITIONS = ("actions", "poses", "ages", "seconds", "classes")
 """Arrays that may lie beside a token file, F frames in all:

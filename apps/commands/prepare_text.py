@@ -37,6 +37,9 @@ def parser() -> argparse.ArgumentParser:
     either.add_argument("--tokenizer", default="bytes", metavar="FILE", help=help)
     help = "train a tokenizer of N tokens on the text"
     either.add_argument("--train-bpe", type=int, metavar="N", help=help)
+    for name, place in (("bos", "begins"), ("eos", "ends")):
+        help = f"token of FILE that {place} each document, such as [CLS] (default: by usual names)"
+        add(f"--{name}", metavar="TOKEN", help=help)
     add_corpus(
         top, "documents to hold out, 0 to 1; equal documents", "documents without a text", 0.001
     )
@@ -45,6 +48,11 @@ def parser() -> argparse.ArgumentParser:
 
 def check(options: argparse.Namespace) -> None:
     check_corpus(options)
+    if (options.bos or options.eos) and (options.tokenizer == "bytes" or options.train_bpe):
+        raise ValueError(
+            "--bos and --eos name tokens of a given tokenizer.json; give --tokenizer FILE, since "
+            "bytes and a trained BPE have marks of their own"
+        )
     if options.part and options.train_bpe is not None:
         raise ValueError(
             "--part needs a tokenizer that all parts share, and --train-bpe trains one on the "

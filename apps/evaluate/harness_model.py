@@ -55,7 +55,7 @@ class TTTVideoLM(TemplateLM):
         self._device = torch.device(device or best_device())
         self.backbone = model.backbone.to(self._device)
         self.marks = model.bos, model.eos
-        self.text = load_tokenizer(model.tokenizer, model.tokenizer_json)
+        self.text = load_tokenizer(model.tokenizer, model.tokenizer_json, self.marks)
         self.chunk = chunk
         self.last: tuple[list[int], Prefix] | None = None
 

@@ -49,7 +49,8 @@ def measure_or_read(
     model = load_tokens_model(path)
     if model.frame_tokenizer is not None:
         raise ValueError(f"{path} is a model of video; recall is measured of models of text")
-    tokenizer = load_tokenizer(model.tokenizer, model.tokenizer_json)
+    marks = model.bos, model.eos
+    tokenizer = load_tokenizer(model.tokenizer, model.tokenizer_json, marks)
     cells = draw_cells(options, tokenizer)
     asked = repr((model.tokenizer, model.bos, cells)).encode()
     key = {"checkpoint": file_hash(path), "questions": hashlib.sha256(asked).hexdigest()}

@@ -14,7 +14,14 @@ def run(options: argparse.Namespace) -> None:
         options.inputs,
         Path(options.out),
         options.tokenizer if options.train_bpe is None else options.train_bpe,
-        corpus.Options(options.field, options.validation, options.seed, options.shard_tokens),
+        corpus.Options(
+            options.field,
+            options.validation,
+            options.seed,
+            options.shard_tokens,
+            options.bos,
+            options.eos,
+        ),
         new_run(options),
     )
     show_totals(options, manifest, before)

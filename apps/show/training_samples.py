@@ -87,7 +87,9 @@ def save_text(model: TokenModel, window: torch.Tensor, path: Path) -> Path:
     prefix = prefill(model.backbone, prompt)
     chosen = decode(model.backbone, prefix, TOKENS, Chooser(temperature=0.8, seed=0))
     tokens = [int(token) for token in chosen]
-    tokenizer = load_tokenizer(model.header.tokenizer, model.data.tokenizer_json)
+    header = model.header
+    marks = header.bos, header.eos
+    tokenizer = load_tokenizer(header.tokenizer, model.data.tokenizer_json, marks)
     text = [tokenizer.decoder()(part, final=True) for part in (prompt[0].tolist(), tokens)]
     write_text(path, "\n--- continued by the model ---\n".join(text) + "\n")
     return path

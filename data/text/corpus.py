@@ -75,6 +75,9 @@ class Options:
     validation: float = 0.0
     seed: int = 0
     shard_tokens: int = 1 << 26
+    bos: str | None = None
+    """the name of the token before each document; None: by the usual names"""
+    eos: str | None = None
 
 
 @dataclass
@@ -112,7 +115,7 @@ def prepare_text(
     """
     if options.validation and set(inputs) == {STDLIB}:
         raise ValueError(f"{STDLIB} has its own validation documents; leave --validation out")
-    tokenizer = given_tokenizer(vocabulary)
+    tokenizer = given_tokenizer(vocabulary, options)
     sources = find_sources(inputs)
     described = {
         "version": VERSION,
@@ -144,11 +147,13 @@ def prepare_text(
     return publish(out, about, facts, records), False
 
 
-def given_tokenizer(vocabulary: str | int) -> Tokenizer | None:
+def given_tokenizer(vocabulary: str | int, options: Options) -> Tokenizer | None:
     """The tokenizer that `vocabulary` names; None if it is to be trained."""
     if isinstance(vocabulary, int):
         return None
-    return ByteTokenizer() if vocabulary == ByteTokenizer.name else read_tokenizer(vocabulary)
+    if vocabulary == ByteTokenizer.name:
+        return ByteTokenizer()
+    return read_tokenizer(vocabulary, (options.bos, options.eos))
 
 
 def find_sources(inputs: Sequence[str]) -> list[Source]:
@@ -205,7 +210,9 @@ class TextJob:
     patience = None
 
     def open(self) -> Prepare:
-        return partial(prepare_files, self, load_tokenizer(self.tokenizer, self.tokenizer_json))
+        marks = self.options.bos, self.options.eos
+        tokenizer = load_tokenizer(self.tokenizer, self.tokenizer_json, marks)
+        return partial(prepare_files, self, tokenizer)
 
     def exclude(self, suspects: Sequence[Source]) -> bool:
         return False  # no text ends a process

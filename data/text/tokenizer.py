@@ -5,6 +5,7 @@ makes them: a text that spells out a mark is read as ordinary text.
 """
 
 import codecs
+import difflib
 import hashlib
 import json
 import re
@@ -22,6 +23,9 @@ from tokenizers import decoders, models, pre_tokenizers
 BOS_NAMES = ("<s>", "<|bos|>", "<|begin_of_text|>", "[BOS]", "<bos>")
 EOS_NAMES = ("</s>", "<|eos|>", "<|end_of_text|>", "[EOS]", "<eos>")
 SHARED_NAMES = ("<|endoftext|>",)
+Marks = tuple[str | int | None, str | int | None]
+"""BOS and EOS: a token's name, its id, or None for the usual names."""
+USUAL: Marks = (None, None)
 CONTEXT = 1024  # characters on each side of a piece of text that are encoded with it
 
 
@@ -68,12 +72,13 @@ class ByteTokenizer:
 class JsonTokenizer:
     """A tokenizer.json of the tokenizers library.
 
-    Its name is the sha256 of the text of that file. BOS and EOS are found by their usual names;
-    if only one of them exists, it serves as both.
-    Raises: ValueError for text that is no tokenizer, and for a tokenizer without a mark.
+    Its name is the sha256 of the text of that file. BOS and EOS are those of `marks`, or else found
+    by their usual names; if only one of them exists, it serves as both.
+    Raises: ValueError for text that is no tokenizer, for a tokenizer without a mark, and for a name
+    of a mark that is no token, or one of ordinary text.
     """
 
-    def __init__(self, text: str, origin: str = "tokenizer.json"):
+    def __init__(self, text: str, origin: str = "tokenizer.json", marks: Marks = USUAL):
         try:
             self.tokenizer = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing narrower
@@ -84,18 +89,39 @@ class JsonTokenizer:
         self.tokenizer.no_padding()
         self.tokenizer.encode_special_tokens = True  # marks in a text are text
         self.vocab_size = max(self.tokenizer.get_vocab().values(), default=-1) + 1
-        self.bos, self.eos = self.find_marks(origin)
+        self.bos, self.eos = self.find_marks(origin, marks)
 
-    def find_marks(self, origin: str) -> tuple[int, int]:
-        vocabulary = self.tokenizer.get_vocab()
-        bos = [vocabulary[name] for name in BOS_NAMES + SHARED_NAMES if name in vocabulary]
-        eos = [vocabulary[name] for name in EOS_NAMES + SHARED_NAMES if name in vocabulary]
-        if not bos + eos:
+    def find_marks(self, origin: str, marks: Marks) -> tuple[int, int]:
+        both = zip(marks, ("--bos", "--eos"), (BOS_NAMES, EOS_NAMES), strict=True)
+        found = [self.find_mark(origin, *each) for each in both]
+        known = [mark for mark in found if mark is not None]
+        if not known:
             names = ", ".join(BOS_NAMES + EOS_NAMES + SHARED_NAMES)
             raise ValueError(
-                f"{origin} has no token that begins or ends a document ({names}); add one to it"
+                f"{origin} has no token that begins or ends a document ({names}); add one to it, "
+                "or name a token of it as --bos or --eos"
             )
-        return (bos or eos)[0], (eos or bos)[0]
+        return known[0], known[-1]
+
+    def find_mark(
+        self, origin: str, mark: str | int | None, option: str, usual: Sequence[str]
+    ) -> int | None:
+        """The id of a mark; None if it is of no name that is usual."""
+        vocabulary = self.tokenizer.get_vocab()
+        if isinstance(mark, int):
+            return mark
+        if mark is None:
+            names = (name for name in (*usual, *SHARED_NAMES) if name in vocabulary)
+            return next(map(vocabulary.__getitem__, names), None)
+        if mark not in vocabulary or vocabulary[mark] in self.encode(mark):
+            added = [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
+            names = added + [name for name in vocabulary if name[0] in "<["]
+            near = ", ".join(dict.fromkeys(difflib.get_close_matches(mark, names, 4, 0)))
+            what = "a token of ordinary text in" if mark in vocabulary else "no token of"
+            raise ValueError(
+                f"{option} {mark} is {what} {origin}; near names are: {near or 'none'}"
+            )
+        return vocabulary[mark]
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, without marks."""
@@ -202,8 +228,8 @@ class DecodedBytes:
         return self.tokenizer.decode([*context, token])[len(self.before) :].encode()
 
 
-def load_tokenizer(name: str, json: str | None = None) -> Tokenizer:
-    """The tokenizer that a header or checkpoint names.
+def load_tokenizer(name: str, json: str | None = None, marks: Marks = USUAL) -> Tokenizer:
+    """The tokenizer that a header or checkpoint names, with the marks that stand there.
 
     Raises ValueError for the json of another tokenizer.
     """
@@ -211,13 +237,13 @@ def load_tokenizer(name: str, json: str | None = None) -> Tokenizer:
         return ByteTokenizer()
     if json is None:
         raise ValueError(f"tokenizer {name} needs its tokenizer.json, and there is none")
-    tokenizer = JsonTokenizer(json)
+    tokenizer = JsonTokenizer(json, marks=marks)
     if tokenizer.name != name:
         raise ValueError(f"this tokenizer.json is {tokenizer.name}, but the tokens are of {name}")
     return tokenizer
 
 
-def read_tokenizer(path: str | Path) -> JsonTokenizer:
+def read_tokenizer(path: str | Path, marks: Marks = USUAL) -> JsonTokenizer:
     """The tokenizer in a file. Raises ValueError if there is none."""
     path = Path(path)
     if not path.is_file():
@@ -226,11 +252,13 @@ def read_tokenizer(path: str | Path) -> JsonTokenizer:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} cannot be read as a tokenizer.json: {error.reason}") from error
-    return JsonTokenizer(text, str(path))
+    return JsonTokenizer(text, str(path), marks)
 
 
-def tokenizer_of(path: str | Path, name: str) -> Tokenizer:
+def tokenizer_of(path: str | Path, name: str, marks: Marks = USUAL) -> Tokenizer:
     """The tokenizer `name` of prepared text: bytes, or the tokenizer.json of its corpus.
+
+    marks: BOS and EOS as the header of the tokens has them.
 
     path: a token file or a folder of shards, as in open_tokens.
     """
@@ -238,7 +266,8 @@ def tokenizer_of(path: str | Path, name: str) -> Tokenizer:
         return ByteTokenizer()
     for folder in Path(path).resolve().parents[:2]:  # for out/books/train and for a shard in it
         if (folder / "tokenizer.json").is_file():
-            return load_tokenizer(name, read_tokenizer(folder / "tokenizer.json").text)
+            text = read_tokenizer(folder / "tokenizer.json", marks).text
+            return load_tokenizer(name, text, marks)
     raise ValueError(f"there is no tokenizer.json beside {path}; prepare the text again")
 
 

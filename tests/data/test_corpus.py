@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import tokenizers
 import zstandard
 
 from tttvideo.apps.cli import main
@@ -177,6 +178,21 @@ def test_a_trained_tokenizer_gives_the_texts_back():
     assert tokenizer.byte_lengths()[tokens.tokens[:]].sum() == len("".join(DOCUMENTS).encode())
     prepare("books --tokenizer out/tokenizer.json --workers 1", "again")
     assert open_tokens("again/train").fingerprint == tokens.fingerprint
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_marks_of_other_names_stand_around_the_documents(workers):
+    write_texts("books", ["a a", "b"])
+    words = {"[CLS]": 0, "[SEP]": 1, "a": 2, "b": 3, "<s>": 4}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.save("words.json")
+    line = f"books --tokenizer words.json --bos [CLS] --eos [SEP] --workers {workers}"
+    prepare(line)
+    tokens = open_tokens("out/train")
+    assert tokens.tokens[:].tolist() == [0, 2, 2, 1, 0, 3, 1]
+    assert (tokens.header.bos, tokens.header.eos) == (0, 1)
+    assert "bos is '[CLS]' there and '<s>' here" in message_of(line.replace("[CLS]", "<s>"))
 
 
 def test_a_tokenizer_is_trained_on_the_training_documents_alone():
@@ -661,6 +677,7 @@ WRONG = {
     "books --train-bpe 9": (FORMATS["books"], "--train-bpe 9 must be 258 or more"),
     "books --tokenizer books/00.txt": (FORMATS["books"], "00.txt cannot be read as a tokenizer.js"),
     "books --tokenizer no.json": (FORMATS["books"], "there is no tokenizer no.json"),
+    "books --bos x": (FORMATS["books"], "--bos and --eos name tokens of a given tokenizer.json"),
     "books --part 0/3": (FORMATS["books"], "0/3 must be I/N with I from 1 to N, such as 2/8"),
     "books --part 2": (FORMATS["books"], "2 must be I/N with I from 1 to N, such as 2/8"),
     "books --part 1/2 --merge": (FORMATS["books"], "--part prepares and --merge joins; give one"),

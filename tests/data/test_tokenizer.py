@@ -150,6 +150,35 @@ def test_marks_are_found_by_their_usual_names(names, marks):
     assert (tokenizer.bos, tokenizer.eos) == marks
 
 
+def test_marks_of_other_names_are_given_by_name_or_id():
+    text = bert_like().to_str()
+    for marks in (("[CLS]", "[SEP]"), (1, 2)):
+        tokenizer = JsonTokenizer(text, marks=marks)
+        assert (tokenizer.bos, tokenizer.eos) == (1, 2)
+        assert tokenizer.byte_lengths()[[1, 2]].tolist() == [0, 0]
+        assert tokenizer.decode([1, 4, 2]) == "the"
+    assert (one := JsonTokenizer(text, marks=(None, "[SEP]"))).bos == one.eos == 2
+    both = JsonTokenizer(word_level("<s>", "</s>", "<|im_start|>").to_str(), marks=(2, None))
+    assert (both.bos, both.eos) == (2, 1)
+
+
+def test_a_mark_that_is_no_token_or_ordinary_text_is_refused_with_near_names():
+    text = bert_like().to_str()
+    message = "--bos CLS is no token of tokenizer.json; near names are: .CLS., "
+    with pytest.raises(ValueError, match=message):
+        JsonTokenizer(text, marks=("CLS", None))
+    with pytest.raises(ValueError, match="--eos the is a token of ordinary text in tokenizer.json"):
+        JsonTokenizer(text, marks=(None, "the"))
+    with pytest.raises(ValueError, match="begins or ends a doc.*or name a token of it as --bos or"):
+        JsonTokenizer(text)
+
+
+def bert_like():
+    tokenizer = word_level("[PAD]", "[CLS]", "[SEP]", "[MASK]", "the")
+    tokenizer.add_special_tokens(["[PAD]", "[CLS]", "[SEP]", "[MASK]"])
+    return tokenizer
+
+
 def test_a_tokenizer_that_cannot_serve_is_named(tmp_path):
     path = tmp_path / "tokenizer.json"
     with pytest.raises(

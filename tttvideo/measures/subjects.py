@@ -89,8 +89,10 @@ def describe(config: BackboneConfig, window: int | None) -> str:
 def byte_lengths(checkpoint: TokenCheckpoint, data: Tokens) -> np.ndarray:
     """The number of bytes of text (V,) of each token."""
     name, text = checkpoint.tokenizer, checkpoint.tokenizer_json
-    found = tokenizer_of(data.path, name) if text is None else load_tokenizer(name, text)
-    return found.byte_lengths()
+    marks = data.header.bos, data.header.eos
+    if text is None:
+        return tokenizer_of(data.path, name, marks).byte_lengths()
+    return load_tokenizer(name, text, marks).byte_lengths()
 
 
 def group_by_label(results: list[tuple[Subject, Measured]]) -> dict[str, list[Measured]]:
