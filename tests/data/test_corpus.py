@@ -183,8 +183,8 @@ def test_a_trained_tokenizer_gives_the_texts_back():
 @pytest.mark.parametrize("workers", [1, 2])
 def test_marks_of_other_names_stand_around_the_documents(workers):
     write_texts("books", ["a a", "b"])
-    words = {"[CLS]": 0, "[SEP]": 1, "a": 2, "b": 3, "<s>": 4}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words))
+    words = {"[CLS]": 0, "[SEP]": 1, "a": 2, "b": 3, "<s>": 4, "?": 5}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="?"))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.save("words.json")
     line = f"books --tokenizer words.json --bos [CLS] --eos [SEP] --workers {workers}"

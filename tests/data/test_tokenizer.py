@@ -174,7 +174,8 @@ def test_a_mark_that_is_no_token_or_ordinary_text_is_refused_with_near_names():
 
 
 def bert_like():
-    tokenizer = word_level("[PAD]", "[CLS]", "[SEP]", "[MASK]", "the")
+    tokenizer = word_level("[PAD]", "[CLS]", "[SEP]", "[MASK]", "the", "[UNK]")
+    tokenizer.model.unk_token = "[UNK]"
     tokenizer.add_special_tokens(["[PAD]", "[CLS]", "[SEP]", "[MASK]"])
     return tokenizer
 
