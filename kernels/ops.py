@@ -19,7 +19,7 @@ from . import reference
 from .backends import choose_backend, log_choice
 from .checks import check_call, check_decoding, check_memory
 from .slots import Slots
-from .state import Packed, State, states_of
+from .state import Packed, State, alike, batched, in_order, states_of, unbatched
 
 
 P = TypeVar("P", State, Packed[State])
@@ -210,25 +210,24 @@ def read_in_state_dtype(
     *shared_and_state: Any,
     **memory: Any,
 ) -> tuple[Tensor, State | Packed[State]]:
-    """Apply `read` in the dtype of the state, to packed sequences one after the other."""
+    """Apply `read` in the dtype of the state; to packed sequences in batches of equal lengths."""
     *shared, state = shared_and_state
     dtype = states_of(state)[0].weights[0].dtype
     tokens, shared = ([x.to(dtype) for x in xs] for xs in ((q, k, v, eta), shared))
     if isinstance(state, State):
         y, state = read(*tokens, *shared, state, **memory)
         return y.to(q.dtype), state
-    lengths = state.lengths
-    memories = by_sequence(lengths, **memory)
-    sequences = zip(*(x.split(lengths, dim=1) for x in tokens), state.states, memories, strict=True)
-    parts = [read(*own, *shared, one, **its) for *own, one, its in sequences]
-    ys, states = zip(*parts, strict=True)
-    return torch.cat(ys, dim=1).to(q.dtype), Packed(states, lengths)
-
-
-def by_sequence(
-    lengths: tuple[int, ...], log_keep: Tensor | None = None, **others: Any
-) -> list[dict[str, Any]]:
-    """The arguments of each packed sequence: its own part of log_keep, and the others."""
-    if log_keep is None:
-        return [others] * len(lengths)
-    return [{"log_keep": own, **others} for own in log_keep.split(lengths, dim=1)]
+    groups, ys, found = alike(state, lambda one: one.filled), [], []
+    log_keep = memory.pop("log_keep", None)
+    by_token = [*tokens] if log_keep is None else [*tokens, log_keep]
+    parts = zip(*(batched(x, state.lengths, groups) for x in by_token), strict=True)
+    for group, (*own, last) in zip(groups, parts, strict=True):
+        before = State.batch([state.states[i] for i in group])
+        if log_keep is None:
+            y, after = read(*own, last, *shared, before, **memory)
+        else:
+            y, after = read(*own, *shared, before, log_keep=last, **memory)
+        ys.append(y)
+        found.append(after.split() if len(group) > 1 else [after])
+    after = Packed(tuple(in_order(found, groups)), state.lengths)
+    return unbatched(ys, groups).to(q.dtype), after

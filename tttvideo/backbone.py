@@ -204,7 +204,10 @@ class Backbone(nn.Module):
         self, blocks: Iterable[Callable[..., Any]], tokens: Tensor, state: AnyState
     ) -> tuple[Tensor, AnyState]:
         """The inputs of `head` (B, T, C) by these functions of the blocks, and the state after."""
-        x, state = run(self.embed, tokens, state)
+        if self.places is None:  # text
+            x = self.embedding(tokens)
+        else:
+            x, state = run(self.embed, tokens, state)
         states = []
         for i, block in enumerate(blocks):
             x, after = block(x, combine(partial(block_state, i), state))

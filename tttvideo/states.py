@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tttvideo.kernels import Packed, State
+from tttvideo.kernels.state import alike, batched, in_order, together, unbatched
 
 
 S = TypeVar("S")
@@ -84,11 +85,17 @@ def unstack(state: S, batch: int) -> list[S]:
 def run_packed(
     layer: Callable[[Tensor, S], tuple[Tensor, S]], x: Tensor, packed: Packed[S]
 ) -> tuple[Tensor, Packed[S]]:
-    """Run a layer over each sequence of a row x (1, T, ...) in turn, from its own state."""
-    parts = x.split(packed.lengths, dim=1)
-    results = [layer(*both) for both in zip(parts, packed.states, strict=True)]
-    after = Packed(tuple(state for _, state in results), packed.lengths)
-    return torch.cat([y for y, _ in results], dim=1), after
+    """Run a layer over each sequence of a row x (1, T, ...) from its own state.
+
+    Sequences of equal lengths whose states have one structure are a batch.
+    """
+    groups, ys, found = alike(packed, structure), [], []
+    for part, group in zip(batched(x, packed.lengths, groups), groups, strict=True):
+        states = [packed.states[i] for i in group]
+        y, after = layer(part, tree_map(lambda *tensors: together(tensors), *states))
+        ys.append(y)
+        found.append(unstack(after, len(group)) if len(group) > 1 else [after])
+    return unbatched(ys, groups), Packed(tuple(in_order(found, groups)), packed.lengths)
 
 
 def run(

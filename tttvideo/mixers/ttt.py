@@ -246,8 +246,10 @@ class TTTLayer(Mixer[TTTState]):
             rearrange(y, "b t (h d) -> b t h d", h=self.heads) for y in (q, k, self.v_proj(x))
         )
         if not place:
-            parts = zip(states, packed.lengths, strict=True)
-            angles = torch.cat([self.angles(state, length, x.device) for state, length in parts])
+            parts = list(zip(states, packed.lengths, strict=True))
+            different = {(id(state), length): (state, length) for state, length in parts}
+            found = {key: self.angles(*both, x.device) for key, both in different.items()}
+            angles = torch.cat([found[id(state), length] for state, length in parts])
             q, k = rotate(q, angles), rotate(k, angles)
         return self.fold(q), self.fold(k), self.fold(v), tails
 
@@ -262,13 +264,15 @@ class TTTLayer(Mixer[TTTState]):
         if not self.forget:
             return None, (None,) * len(packed.states)
         scores = self.fold(self.forget.scores(x))
-        parts, found = scores.split(self.inner_lengths(packed), dim=1), []
-        for part, state in zip(parts, packed.states, strict=True):
-            assert state.scores is not None
-            opened = state.scores, state.filled
-            found.append(self.forget.log_keep(part, *opened, self.config.mini_batch_size))
-        log_keeps, totals = zip(*found, strict=True)
-        return torch.cat(log_keeps, dim=1), totals
+        M, gate = self.config.mini_batch_size, self.forget
+
+        def log_keep(part: Tensor, opened: Any) -> tuple[Tensor, Any]:
+            log_keep, total = gate.log_keep(part, *opened, M)
+            return log_keep, (total,)
+
+        opened = tuple((state.scores, state.filled) for state in packed.states)
+        found, after = run_packed(log_keep, scores, Packed(opened, self.inner_lengths(packed)))
+        return found, tuple(total for (total,) in after.states)
 
     def inner_lengths(self, packed: Packed[TTTState]) -> tuple[int, ...]:
         """Tokens of each sequence, with blocks as heads."""

@@ -165,13 +165,14 @@ class TokenModel(OuterLoop):
             start = self.backbone.init_state(len(tokens)) if states is None else stack(states)
             logits, state = self.backbone(tokens, start)
             return logits, unstack(state, len(tokens))
-        states = states or [self.backbone.init_state(1)] * len(tokens)
+        fresh = self.backbone.init_state(1)
+        states = states or [fresh] * len(tokens)
         packed: list[BackboneState] = []
         lengths: list[int] = []
         last = []
         for row, before in enumerate(states):
             inside = [] if begins is None else begins[row].nonzero()[:, 0].tolist()
-            packed += [before] * (0 not in inside) + [self.backbone.init_state(1)] * len(inside)
+            packed += [before] * (0 not in inside) + [fresh] * len(inside)
             borders = sorted({0, *inside, tokens.shape[1]})
             lengths += [end - begin for begin, end in pairwise(borders)]
             last.append(len(packed) - 1)
