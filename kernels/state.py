@@ -105,7 +105,9 @@ def unbatched(ys: Sequence[Tensor], groups: Sequence[Sequence[int]]) -> Tensor:
 
 def in_order(found: Sequence[Sequence[S]], groups: Sequence[Sequence[int]]) -> list[S]:
     """What was found for each member of each group, by the number of the sequence."""
-    numbered = {i: one for g, ones in zip(groups, found, strict=True) for i, one in zip(g, ones)}
+    numbered: dict[int, S] = {}
+    for group, ones in zip(groups, found, strict=True):
+        numbered |= zip(group, ones, strict=True)
     return [numbered[i] for i in range(len(numbered))]
 
 

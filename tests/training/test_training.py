@@ -117,6 +117,34 @@ def test_documents_in_a_window_give_the_bits_of_separate_calls(mixer):
     torch.testing.assert_close(logits.view(1, -1, 258), whole, rtol=1e-5, atol=1e-6)
 
 
+@MIXERS
+def test_documents_of_equal_lengths_give_the_logits_and_gradients_of_separate_calls(mixer):
+    """They are read as one batch."""
+    module = model(mixer=mixer).double()
+    tokens, begins = torch.randint(256, (2, 24)), torch.zeros(2, 24, dtype=torch.bool)
+    begins[0, [7, 14]] = begins[1, [0, 7, 14, 19]] = True  # 7 five times, 10 and 5 once
+    logits, states = module.read(tokens, begins, None)
+    lengths = [(0, 7), (7, 14), (14, 24)], [(0, 7), (7, 14), (14, 19), (19, 24)]
+    alone = [
+        module.backbone(tokens[row : row + 1, begin:end])
+        for row, ends in enumerate(lengths)
+        for begin, end in ends
+    ]
+    whole = torch.cat([found for found, _ in alone], dim=1)
+    torch.testing.assert_close(logits.view(1, -1, 258), whole)
+    for state, (_, wanted) in zip(states, (alone[2], alone[-1]), strict=True):
+        assert_same_state(state, wanted, tolerance=1e-9)
+    weights = [p for p in module.backbone.parameters() if p.requires_grad]
+    towards = torch.randn_like(whole)
+    found, wanted = (
+        torch.autograd.grad((y.view_as(towards) * towards).sum(), weights, allow_unused=True)
+        for y in (logits, whole)
+    )
+    for one, other in zip(found, wanted, strict=True):
+        if one is not None or other is not None:
+            torch.testing.assert_close(one, other)
+
+
 def lane_window(tokens, *fresh):
     return Window(tokens, None, torch.tensor(fresh))
 
