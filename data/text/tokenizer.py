@@ -111,8 +111,8 @@ class JsonTokenizer:
         if isinstance(mark, int):
             return mark
         if mark is None:
-            names = (name for name in (*usual, *SHARED_NAMES) if name in vocabulary)
-            return next(map(vocabulary.__getitem__, names), None)
+            known = (vocabulary[name] for name in (*usual, *SHARED_NAMES) if name in vocabulary)
+            return next(known, None)
         if mark not in vocabulary or vocabulary[mark] in self.encode(mark):
             added = [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
             names = added + [name for name in vocabulary if name[0] in "<["]

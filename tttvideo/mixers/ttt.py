@@ -267,10 +267,11 @@ class TTTLayer(Mixer[TTTState]):
         M, gate = self.config.mini_batch_size, self.forget
 
         def log_keep(part: Tensor, opened: Any) -> tuple[Tensor, Any]:
-            log_keep, total = gate.log_keep(part, *opened, M)
+            total, filled = opened
+            log_keep, total = gate.log_keep(part, total, filled, M)
             return log_keep, (total,)
 
-        opened = tuple((state.scores, state.filled) for state in packed.states)
+        opened: tuple[Any, ...] = tuple((state.scores, state.filled) for state in packed.states)
         found, after = run_packed(log_keep, scores, Packed(opened, self.inner_lengths(packed)))
         return found, tuple(total for (total,) in after.states)
 
