@@ -204,8 +204,8 @@ class Backbone(nn.Module):
         self, blocks: Iterable[Callable[..., Any]], tokens: Tensor, state: AnyState
     ) -> tuple[Tensor, AnyState]:
         """The inputs of `head` (B, T, C) by these functions of the blocks, and the state after."""
-        if self.places is None:  # text
-            x = self.embedding(tokens)
+        if self.places is None:  # text, in one call for all packed sequences
+            x = tokens if tokens.is_floating_point() else self.embedding(tokens)
         else:
             x, state = run(self.embed, tokens, state)
         states = []
@@ -220,7 +220,7 @@ class Backbone(nn.Module):
 
     def embed(self, tokens: Tensor, state: BackboneState) -> tuple[Tensor, BackboneState]:
         """Input of the first block (B, T, C), and the state, advanced except for its blocks."""
-        x = tokens if tokens.is_floating_point() else self.embedding(tokens)
+        x = self.embedding(tokens)
         place, recent = 0, state.recent
         if self.places is not None:
             steps = torch.arange(state.place, state.place + tokens.shape[1], device=tokens.device)
