@@ -219,13 +219,13 @@ class Backbone(nn.Module):
         return full(F.linear(hidden, self.embedding.weight))
 
     def embed(self, tokens: Tensor, state: BackboneState) -> tuple[Tensor, BackboneState]:
-        """Input of the first block (B, T, C), and the state, advanced except for its blocks."""
-        x = self.embedding(tokens)
-        place, recent = 0, state.recent
-        if self.places is not None:
-            steps = torch.arange(state.place, state.place + tokens.shape[1], device=tokens.device)
-            x = x + self.places[steps % len(self.places)]
-            place = (state.place + tokens.shape[1]) % len(self.places)
+        """Input of the first block (B, T, C) from tokens of video, and the state, advanced except
+        for its blocks.
+        """
+        assert self.places is not None
+        steps = torch.arange(state.place, state.place + tokens.shape[1], device=tokens.device)
+        x = self.embedding(tokens) + self.places[steps % len(self.places)]
+        place, recent = (state.place + tokens.shape[1]) % len(self.places), state.recent
         if self.window:
             near, recent = self.window(tokens, recent, state.place)
             x = x + near

@@ -105,7 +105,7 @@ def json_records(path: Path, field: str, advance: Advance) -> Documents:
     except (json.JSONDecodeError, RecursionError) as error:
         reason = getattr(error, "msg", error)
         raise ValueError(
-            f"{path} cannot be read as JSON: {reason}, in record {number + 1}; mend the file, or "
+            f"{path} cannot be read as JSON: {reason}, in record {number + 1}; repair the file, or "
             "leave it out"
         ) from error
 

@@ -146,7 +146,7 @@ def test_a_json_file_that_is_broken_is_refused_at_its_record(text, record):
     Path("a.json").write_text(text)
     with pytest.raises(ValueError, match="a.json cannot be read as JSON: ") as error:
         read("a.json")
-    assert f", in record {record}; mend the file" in str(error.value)
+    assert f", in record {record}; repair the file" in str(error.value)
 
 
 def test_memory_does_not_grow_with_a_json_list_or_a_table(monkeypatch):

@@ -140,3 +140,9 @@ def test_the_command_measures_what_is_missing(tmp_path, monkeypatch, capsys):
     ):
         with pytest.raises(SystemExit, match=message):
             main([*command, *options])
+
+
+def test_the_help_states_the_shares_of_the_easy_worlds():
+    text = evaluate_rates.SETTINGS["gflops"][2].replace(" has", "")
+    for world, share in rates.EASY.items():
+        assert f"{world} {100 * share:.0f} %%" in text

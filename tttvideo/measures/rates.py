@@ -94,7 +94,7 @@ class RateSettings:
 def new_config(world: str, settings: RateSettings) -> FrameModelConfig:
     """TTT-Linear, whose memory is addressed by the place of a cell in the world.
 
-    The tokens of a target are foretold at once: given the others of its frame, most would be known.
+    The tokens of a target are predicted at once: given the others of its frame, most are known.
     """
     period = TORUS if world == "pan" else settings.grid
     sizes: dict[str, Any] = {
