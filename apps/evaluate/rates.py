@@ -11,7 +11,7 @@ from tttvideo.apps.commands.evaluate_rates import SETTINGS
 from tttvideo.apps.report import run_conditions, runs_before, wanted_runs, write_record
 from tttvideo.apps.show.rates_plot import draw_rates, rates_page
 from tttvideo.files import write_text
-from tttvideo.measures.rates import RateSettings, effort, measure
+from tttvideo.measures.rates import RateSettings, both_walks, effort, measure
 from tttvideo.progress import progress
 
 
@@ -19,7 +19,9 @@ def evaluate_rates(options: argparse.Namespace) -> None:
     """Each run is recorded when it ends, and not run again."""
     out = Path(options.out)
     torch.set_num_threads(1)
-    settings = RateSettings(**{name: getattr(options, name) for name in SETTINGS})
+    settings = RateSettings(**{n: getattr(options, n) for n in (*SETTINGS, "walks", "held_out")})
+    if "maze" in options.worlds:
+        both_walks(settings)  # before any training
     record = {**run_conditions("cpu"), "settings": asdict(settings)}
     record["runs"] = runs_before(out / "rates.json", record["settings"])
     done = {(run["world"], run["rate"], run["seed"]) for run in record["runs"]}

@@ -15,6 +15,8 @@ from tttvideo.measures.rates import RATES
 
 Rule = Callable[[int], int]
 """Frames of the context at a rate."""
+SIGHTS = {"again": "bits, seen again", "new": "bits, new"}
+"""Kinds of targets in mazes."""
 Models = dict[int, list[Any]]
 """The runs of a world by their rate, one for each seed."""
 NOTE = (
@@ -22,8 +24,11 @@ NOTE = (
     "context that ends at an instant, and predicts at once the frame a horizon later, which is "
     "the same frame at every rate. Bits are of that whole frame; right is the share of the asked "
     "cells whose most probable colour is the true one, and in bounce the share of the frames in "
-    "which the one cell that is not ground is found, in its colour. Means over the horizons; means "
-    "of the seeds and their 95 % intervals, by Student's t."
+    "which the one cell that is not ground is found, in its colour. In mazes the target is seen "
+    "again where the walk had its place (within an eighth of a cell) and heading in the last S "
+    "seconds, a second or more before the instant, and new where it had not. S is that of equal "
+    "seconds, and all frames of the walk count, so that the targets are the same at every rate. "
+    "Means over the horizons; means of the seeds and their 95 % intervals, by Student's t."
 )
 
 
@@ -93,6 +98,7 @@ def training(models: Models) -> str:
 def table(world: str, models: Models, record: dict[str, Any], rule: Rule) -> str:
     columns = ["frames a second", "seeds", "frames", "seconds", "10^6 operations", "bits", "right"]
     columns += ["seen by luck, or guessed"] if world == "flash" else []
+    columns += ["bits, last frame alone", *SIGHTS.values()] if world == "maze" else []
     rows = []
     for rate, runs in models.items():
         frames = rule(rate)
@@ -103,8 +109,18 @@ def table(world: str, models: Models, record: dict[str, Any], rule: Rule) -> str
         row += [with_margin(bits, 1, 3), with_margin(right, 100, 1) + " %"]
         if world == "flash":
             row.append(f"{100 * lucky(runs, frames, record['settings']['colours']):.1f} %")
+        if world == "maze":
+            row.append(with_margin(estimate(runs, 1, "bits"), 1, 3))
+            row += [sighted(runs, frames, name) for name in SIGHTS]
         rows.append(row)
     return markdown_table(columns, rows)
+
+
+def sighted(runs: list[Any], frames: int, name: str) -> str:
+    """Bits of targets of one kind; "-" where a horizon has none of them."""
+    if any(x[name] is None for run in runs for x in rows_of(run, frames)):
+        return "-"
+    return with_margin(estimate(runs, frames, name), 1, 3)
 
 
 def controls(models: Models) -> str:

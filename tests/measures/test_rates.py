@@ -1,6 +1,7 @@
 """`tttvideo evaluate rates`: one target for every rate, equal operations, and what is recorded."""
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -8,14 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.walks import write_walks
 from tttvideo.apps.cli import main
 from tttvideo.apps.commands import evaluate_rates
 from tttvideo.data.video.drawn.moments import GREYS, MOMENTS
 from tttvideo.measures import rates
 from tttvideo.measures.flops import TRAINING, frame_flops_per_token
 from tttvideo.measures.rates import (
+    EVALUATED,
     RATES,
+    WORLDS,
     RateSettings,
+    both_walks,
     draw,
     likeliest,
     measure,
@@ -27,7 +32,7 @@ from tttvideo.video.frame_model import FrameModel
 
 
 TINY = RateSettings(gflops=1, colours=3, seconds=1, frames=4, moments=3, tokens=512)
-LONG = RateSettings(frames=40, tokens=512)
+LONG = RateSettings(seconds=1, frames=40, tokens=512)
 OPTIONS = ["--gflops", "1", "--frames", "4", "--seconds", "1", "--moments", "2", "--colours", "3"]
 
 
@@ -35,17 +40,26 @@ def silent(_):
     pass
 
 
-@pytest.mark.parametrize("world", MOMENTS)
-def test_every_rate_has_equal_operations_of_training_and_the_same_targets(world, monkeypatch):
+@pytest.fixture
+def tiny(tmp_path):
+    """TINY with walks of five seconds."""
+    paths = [str(tmp_path / name) for name in ("walks.bin", "held_out.bin")]
+    for seed, path in enumerate(paths):
+        write_walks(path, (175, 190), seed)
+    return replace(TINY, walks=paths[0], held_out=paths[1])
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_rate_has_equal_operations_of_training_and_the_same_targets(world, tiny, monkeypatch):
     monkeypatch.setitem(rates.EASY, world, 0.02)
-    runs = [measure(world, rate, TINY, 0, silent) for rate in RATES]
+    runs = [measure(world, rate, tiny, 0, silent) for rate in RATES]
     spent = [run["training_gflops"] for run in runs]
-    step = TRAINING * 512 * frame_flops_per_token(new_config(world, TINY), 4) / 1e9
+    step = TRAINING * 512 * frame_flops_per_token(new_config(world, tiny), 4) / 1e9
     assert min(spent) >= 0.02 and max(spent) < 0.02 + step
     for rate, run in zip(RATES, runs, strict=True):
         found = {(x["frames"], x["horizon"]) for x in run["measured"]}
         lengths = {1, rate, 4}
-        assert found == {(n, horizon) for n in lengths for horizon in MOMENTS[world].horizons}
+        assert found == {(n, horizon) for n in lengths for horizon in WORLDS[world].horizons}
     assert len({json.dumps(run["copied"]) for run in runs}) == 1
 
 
@@ -109,8 +123,46 @@ def test_what_is_learned_is_the_static_picture(monkeypatch):
     assert min(right) == 1 and run["copied"] == dict.fromkeys(run["copied"], 1.0)
 
 
+def test_contexts_that_differ_in_their_targets_alone_are_read_once_with_the_same_loss(tiny):
+    torch.manual_seed(0)
+    model = new_model(new_config("maze", tiny)).eval()
+    contexts = rates.training_contexts("maze", tiny, 30, 1.0, (0, 0))
+    asks = rates.ASKS["maze"]
+    found, tokens = rates.mean_nats(model, contexts, asks)
+    every, _ = rates.mean_nats(model, contexts, 1)
+    frames, conditions = rates.tensors(contexts)
+    vectors, _ = model(frames[:, :-1], None, conditions)
+    costs = rates.nats(model, vectors, frames)
+    torch.testing.assert_close(every, costs.mean() + costs[:, -1].mean())
+    once = torch.cat((costs[::asks, :-1].flatten(), costs[:, -1].flatten()))
+    torch.testing.assert_close(found, once.mean() + costs[:, -1].mean())
+    assert tokens == len(once)
+
+
+def test_moments_of_mazes_that_are_measured_are_of_other_walks_than_those_of_training(tiny):
+    train, held_out = both_walks(tiny)
+    for seed, walks in (((0, 5), train), ((EVALUATED,), held_out)):
+        poses = draw("maze", tiny, 5, 40, *seed).poses.reshape(-1, 3)
+        assert {*map(tuple, poses)} <= {*map(tuple, walks.poses.reshape(-1, 3))}
+
+
+def test_the_page_of_mazes_tells_what_is_seen_again_from_what_is_new(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(rates.EASY, "maze", 0.02)
+    out = str(tmp_path / "out")
+    command = ["evaluate", "rates", "--out", out, *OPTIONS, "--worlds", "maze", "--rates", "1"]
+    with pytest.raises(SystemExit, match="the world maze needs --walks and --held-out"):
+        main(command)
+    command += ["--walks", tiny.walks, "--held-out", tiny.held_out]
+    with pytest.raises(SystemExit, match=r"the shortest walk of .* prepare mazes of"):
+        main([*command, "--seconds", "9"])
+    assert not Path(out).exists()
+    main(command)
+    page = Path(out, "rates.md").read_text()
+    assert "last frame alone | bits, seen again | bits, new" in page
+
+
 def test_the_command_knows_the_worlds_and_their_settings():
-    assert set(evaluate_rates.WORLDS) == set(MOMENTS) == set(rates.MODELS)
+    assert set(evaluate_rates.WORLDS) == set(WORLDS) == set(rates.MODELS)
     assert evaluate_rates.RATES == RATES
     defaults = {name: default for name, (default, *_) in evaluate_rates.SETTINGS.items()}
     assert defaults.items() <= vars(RateSettings()).items()

@@ -73,8 +73,9 @@ class MomentWorld:
 
 
 def at_rate(moments: Moments, frames: int, rate: int, horizons: np.ndarray) -> Contexts:
-    """Contexts of F frames at `rate` frames a second, and the frames (B,) `horizons` later.
+    """Contexts of F frames at `rate` frames a second, and the frames `horizons` later.
 
+    horizons: (B,), or several for each moment in a row, whose contexts are then alike.
     Raises: ValueError for a rate that FPS is no multiple of, or a context before the first frame.
     """
     if FPS % rate:
@@ -83,9 +84,10 @@ def at_rate(moments: Moments, frames: int, rate: int, horizons: np.ndarray) -> C
     past = now - step * np.arange(frames - 1, -1, -1)
     if past[0] < 0:
         raise ValueError(f"{frames} frames at {rate} a second begin before the {now + 1} drawn")
-    rows = np.arange(len(horizons))[:, None]
+    rows = np.arange(len(moments.cells)).repeat(len(horizons) // len(moments.cells))[:, None]
     places = np.concatenate((np.tile(past, (len(rows), 1)), now + horizons[:, None]), axis=1)
-    seen = (moments.event % step == 0) & (moments.event >= 0) & (moments.event < frames * step)
+    event = moments.event[rows[:, 0]]
+    seen = (event % step == 0) & (event >= 0) & (event < frames * step)
     return Contexts(
         moments.cells[rows, places],
         np.diff(places, axis=1) / FPS,
