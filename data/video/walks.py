@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tttvideo.data.tokens import Header, difference, open_tokens
+from tttvideo.data.video.drawn.moments import FPS, Moments, all_asked
 
-from .drawn.moments import FPS, Moments, all_asked
 from .mazes import TURN
 
 
@@ -40,10 +40,10 @@ def read_both(train: str, held_out: str, least: int) -> tuple[Walks, Walks]:
 
     Raises: ValueError also for two that differ in what their tokens mean.
     """
-    both = read_walks(train, least), read_walks(held_out, least)
-    if found := difference(*(walks.header for walks in both)):
+    one, other = read_walks(train, least), read_walks(held_out, least)
+    if found := difference(one.header, other.header):
         raise ValueError(f"{train} and {held_out} do not belong together: {found}")
-    return both
+    return one, other
 
 
 def read_walks(path: str, least: int) -> Walks:

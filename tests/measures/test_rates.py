@@ -52,6 +52,7 @@ def tiny(tmp_path):
 @pytest.mark.parametrize("world", WORLDS)
 def test_every_rate_has_equal_operations_of_training_and_the_same_targets(world, tiny, monkeypatch):
     monkeypatch.setitem(rates.EASY, world, 0.02)
+    monkeypatch.setattr(rates, "STEPS", {})
     runs = [measure(world, rate, tiny, 0, silent) for rate in RATES]
     spent = [run["training_gflops"] for run in runs]
     step = TRAINING * 512 * frame_flops_per_token(new_config(world, tiny), 4) / 1e9
@@ -137,6 +138,14 @@ def test_contexts_that_differ_in_their_targets_alone_are_read_once_with_the_same
     once = torch.cat((costs[::asks, :-1].flatten(), costs[:, -1].flatten()))
     torch.testing.assert_close(found, once.mean() + costs[:, -1].mean())
     assert tokens == len(once)
+
+
+def test_contexts_of_mazes_are_long_from_the_start(tiny):
+    lengths = {
+        rates.training_contexts("maze", tiny, 30, 0.0, (0, n)).frames.shape[1] - 1
+        for n in range(60)
+    }
+    assert min(lengths) >= 30 / rates.LONG["maze"] and 25 <= max(lengths) <= 30
 
 
 def test_moments_of_mazes_that_are_measured_are_of_other_walks_than_those_of_training(tiny):

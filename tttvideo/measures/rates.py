@@ -14,9 +14,9 @@ of the next frame at one rate and at another would be of different frames. What 
 
 Training begins with short contexts, which grow to the longest that is measured. Every frame in them
 is predicted; half of the loss is the cells of the target that are asked for. These are chosen
-without a look at what they show, or the model would learn to expect it. In mazes a context is read
-once and asked for many frames after it: a frame that comes next at 30 a second needs no memory, and
-one target in 240 frames teaches little.
+without a look at what they show, or the model would learn to expect it. In mazes contexts are long
+from the start, and each is read once and asked for many frames after it: a frame that comes next at
+30 a second needs no memory, and one target in 240 frames teaches little.
 
 B moments, F frames of a context, P tokens per frame.
 """
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,11 @@ EASY = {"static": 0.15, "bounce": 0.6, "pan": 0.5}
 WORLDS = MOMENTS | {"maze": MomentWorld(walk_moments, (3, 15, 30))}
 ASKS = {"maze": 16}
 """Targets of each context in training, where they are not one."""
+LONG = {"maze": 12}
+"""Worlds in which contexts do not grow: the longest over the shortest. What is seen again was out
+of view for seconds."""
+STEPS = {"maze": {"tokens": 4096, "lr": 5e-3}}
+"""RateSettings of the training that differ between worlds."""
 MODELS: dict[str, dict[str, Any]] = {
     "flash": {},
     "bounce": {"in_frame": True, "depth": 2, "window_frames": 2},
@@ -178,6 +183,7 @@ def train(
     advance: Callable[[int], None],
 ) -> tuple[int, float]:
     """Train with frames at `rate` until the operations are spent; the steps, and the operations."""
+    settings = replace(settings, **STEPS.get(world, {}))
     training = SmallTraining(model, settings.lr)
     per_token = TRAINING * frame_flops_per_token(model.config, settings.frames)
     budget, spent, step = effort(world, settings), 0.0, 0
@@ -203,8 +209,11 @@ def training_contexts(
     """
     rng = np.random.default_rng(seed)
     asks, horizons = ASKS.get(world, 1), WORLDS[world].horizons
+    most = longest(world, settings, rate, done)
     least = min(FIRST, settings.seconds * rate, settings.frames)
-    frames = round(least * (longest(settings, rate, done) / least) ** rng.uniform())
+    if world in LONG:
+        least = math.ceil(most / LONG[world])
+    frames = round(least * (most / least) ** rng.uniform())
     before = (frames - 1) * (FPS // rate) + 1
     count = max(1, settings.tokens // ((frames + asks - 1) * settings.grid**2))
     options = {"wait": min(WAIT, max(1, before - 4))} if world == "flash" else {}
@@ -214,9 +223,11 @@ def training_contexts(
     return at_rate(moments, frames, rate, rng.choice(horizons, count * asks))
 
 
-def longest(settings: RateSettings, rate: int, done: float) -> float:
+def longest(world: str, settings: RateSettings, rate: int, done: float) -> float:
     """The most frames of a context when a share of the training is over."""
     last = max(settings.frames, settings.seconds * rate)
+    if world in LONG:
+        return last
     first = min(FIRST, last)
     share = min(1.0, max(0.0, (done - GROW[0]) / (GROW[1] - GROW[0])))
     return first * (last / first) ** share
