@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def listing(plans: Sequence[FigurePlan]) -> str:
-    lines = [f"  {plan.path.stem:<10}{plan.title} ({plan.minutes} minutes)" for plan in plans]
+    lines = [f"  {plan.path.stem:<13}{plan.title} ({plan.minutes} minutes)" for plan in plans]
     return "\n".join(["Figures, and their time on two CPU cores:", *lines])
 
 

@@ -71,7 +71,7 @@ ASKS = {"maze": 16}
 LONG = {"maze": 12}
 """Worlds in which contexts do not grow: the longest over the shortest. What is seen again was out
 of view for seconds."""
-STEPS = {"maze": {"tokens": 4096, "lr": 5e-3}}
+STEPS: dict[str, dict[str, Any]] = {"maze": {"tokens": 4096, "lr": 5e-3}}
 """RateSettings of the training that differ between worlds."""
 MODELS: dict[str, dict[str, Any]] = {
     "flash": {},
@@ -124,11 +124,14 @@ def new_config(world: str, settings: RateSettings) -> FrameModelConfig:
         **{"width": 32, "heads": 1, "depth": 1, "mlp_width": 64},
         **{"in_frame": False, "window_frames": 1},
     }
-    tokens = {"vocab_size": GREYS + settings.colours, "grid": (settings.grid, settings.grid)}
+    tokens: dict[str, Any] = {
+        "vocab_size": GREYS + settings.colours,
+        "grid": (settings.grid, settings.grid),
+    }
     if world == "maze":
         header = both_walks(settings)[0].header
         tokens = {"vocab_size": header.vocab_size, "grid": header.grid}
-    parts = {
+    parts: dict[str, Any] = {
         "ttt": TTTConfig(address="place", forget=True),
         "address": AddressConfig("shift", (period, period)),
         "head": HeadConfig(depth=0, order="parallel"),
@@ -314,7 +317,8 @@ def score(
     rate: int,
 ) -> list[dict[str, Any]]:
     """Bits of the targets, and the share that is right, from contexts of one length."""
-    rows, state, count = [], None, len(moments.cells)
+    rows: list[dict[str, Any]] = []
+    state, count = None, len(moments.cells)
     for horizon in WORLDS[world].horizons:
         contexts = at_rate(moments, frames, rate, np.full(count, horizon))
         read, known = tensors(contexts)
