@@ -17,7 +17,7 @@ PROGRAM = "tttvideo.apps.reproduce:run"
 def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="tttvideo reproduce",
-        description="Make a figure of results/video from nothing: draw the data, train the models "
+        description="Make a figure of results from nothing: draw the data, train the models "
         "and measure them, one command after the other, larger where there is a GPU. Without NAME: "
         "list the figures. A run that is started again resumes where it stopped; a command whose "
         "arguments have changed is repeated with all after it, and what it wrote is removed. "

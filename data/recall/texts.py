@@ -7,6 +7,7 @@ same text. Positions are bytes of the text in UTF-8; drawn text is ASCII.
 
 import math
 import re
+import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -15,12 +16,15 @@ import numpy as np
 
 
 LETTERS = "abcdefgh"  # few: a small model learns slowly to distinguish many
+KEYS = string.ascii_letters + "!#$%&*+-/<>?"  # 64, where there are many pairs
 NOUNS = ("fox", "lamp", "boat", "door", "tree", "bell", "ring", "wolf")
 WHO = ("The man", "A girl", "The cook", "A boy", "The cat", "My aunt")
 DOES = ("sat", "ran", "sang", "slept", "waited", "read")
 WHERE = ("here", "at home", "in the sun", "by the sea", "all day", "for long")
 SHORT = ("It was late. ", "So it was. ", "Yes. ")  # longest first
 DIGITS = {"needle": 3, "mqar": 1, "variables": 2}
+ASKS = 16
+"""Most questions about pairs in a text."""
 SHARES = {"needle": 1, "mqar": 8, "variables": 1}  # of training samples
 SHORTEST, LEAST = 256, 48  # bytes of a training document, and of a sample in it
 
@@ -144,12 +148,13 @@ def needle(rng: np.random.Generator, depths: Sequence[float] | np.ndarray, asks:
     return Plan(facts, depths, questions)
 
 
-def mqar(rng: np.random.Generator, pairs: int, asks: int = 16) -> Plan:
-    """Pairs of a letter and a digit, then filler, then `asks` of the pairs in another order.
+def mqar(rng: np.random.Generator, pairs: int, asks: int = ASKS, keys: str = LETTERS) -> Plan:
+    """Pairs of a key, one of `keys`, and a digit, then filler, then `asks` of the pairs in another
+    order.
 
     Raises: ValueError for more pairs than there are keys.
     """
-    values = {name: random_digits(rng, "mqar") for name in distinct_letters(rng, pairs)}
+    values = {name: random_digits(rng, "mqar") for name in distinct_letters(rng, pairs, keys)}
     facts = [Piece("Pairs:"), *(Piece(f" {k}=", v, "", k) for k, v in values.items()), Piece(". ")]
     order = [list(values)[n] for n in rng.permutation(pairs)[:asks]]
     questions = [Piece("Recall:"), *(Piece(f" {k}=", values[k], "", k, True) for k in order)]
@@ -234,23 +239,32 @@ def training_sample(rng: np.random.Generator, room: int, tasks: Sequence[str]) -
     Most samples are dense, because a small model learns recall slowly from sparse ones; some fill
     the whole room.
     """
+    plan, least = training_plan(rng, room, draw_task(rng, tasks))
+    return hide_facts(rng, sample_length(rng, least, room), plan).text
+
+
+def draw_task(rng: np.random.Generator, tasks: Sequence[str]) -> str:
     shares = np.array([SHARES[task] for task in tasks])
-    task = rng.choice(tasks, p=shares / shares.sum())
+    return str(rng.choice(tasks, p=shares / shares.sum()))
+
+
+def training_plan(rng: np.random.Generator, room: int, task: str) -> tuple[Plan, int]:
+    """Few or many facts of a task, with a question for each, and bytes that have room for them."""
     if task == "mqar":
         pairs = log_uniform(rng, 1, min((room - 17) // 8, len(LETTERS)))
-        length = sample_length(rng, 17 + 8 * pairs, room)
-        plan = mqar(rng, pairs, pairs)
-    elif task == "needle":
+        return mqar(rng, pairs, pairs), pairs_length(pairs, pairs)
+    if task == "needle":
         asks = log_uniform(rng, 1, min(room // LEAST, len(NOUNS)))
-        length = sample_length(rng, LEAST * asks, room)
-        plan = needle(rng, rng.random(asks), asks)
-    else:
-        chains = log_uniform(rng, 1, min(room // LEAST, len(LETTERS)))
-        hops = log_uniform(rng, 1, min(room // (chains * LEAST), len(LETTERS) // chains, 5)) - 1
-        names = chains * (hops + 1)
-        length = sample_length(rng, LEAST * names, room)
-        plan = variables(rng, hops, chains, names)
-    return hide_facts(rng, length, plan).text
+        return needle(rng, rng.random(asks), asks), LEAST * asks
+    chains = log_uniform(rng, 1, min(room // LEAST, len(LETTERS)))
+    hops = log_uniform(rng, 1, min(room // (chains * LEAST), len(LETTERS) // chains, 5)) - 1
+    names = chains * (hops + 1)
+    return variables(rng, hops, chains, names), LEAST * names
+
+
+def pairs_length(pairs: int, asks: int = ASKS) -> int:
+    """Bytes of the shortest text of `mqar`."""
+    return 17 + 4 * (pairs + min(pairs, asks))
 
 
 def sample_length(rng: np.random.Generator, least: int, room: int) -> int:
@@ -272,8 +286,8 @@ def random_digits(rng: np.random.Generator, task: str) -> str:
     return "".join(map(str, rng.integers(10, size=DIGITS[task])))
 
 
-def distinct_letters(rng: np.random.Generator, count: int) -> list[str]:
+def distinct_letters(rng: np.random.Generator, count: int, letters: str = LETTERS) -> list[str]:
     """`count` distinct letters in random order."""
-    if count > len(LETTERS):
-        raise ValueError(f"{count} names of a letter; there are {len(LETTERS)}")
-    return [LETTERS[n] for n in rng.permutation(len(LETTERS))[:count]]
+    if count > len(letters):
+        raise ValueError(f"{count} names of a letter; there are {len(letters)}")
+    return [letters[n] for n in rng.permutation(len(letters))[:count]]

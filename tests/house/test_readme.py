@@ -21,6 +21,7 @@ TINY = ["--tokens", "32", "--heads", "1", "--head-dim", "16", "--repeats", "3"]
 COMPARE = ["--tokens", "256", "256", "--windows", "64", "128", "--seeds", "0", "--jobs", "1"]
 FEW = ["worlds=20", "new_worlds=2", "pan_steps=2", "clips=4", "held_out=1"]
 FEW += ["tokenizer_steps=2", "steps=2"]
+FACTS = ["--seconds", "0.5", "--seeds", "0", "--length", "96", "--samples", "1"]
 CAPACITY = ["--seconds", "0.5", "--seeds", "0", "--sizes", "4", "6", "--worlds", "2"]
 SMALLER = {
     "demo": ["--steps", "2", "2", "2"],
@@ -32,6 +33,7 @@ SMALLER = {
     "prepare recall": ["--size", "300000"],
     "prepare pan": ["--worlds", "20"],
     "evaluate capacity": [*CAPACITY, "--memories", "ttt_linear", "window"],
+    "evaluate facts": [*FACTS, "--mixers", "ttt_linear"],
     "evaluate video": ["--horizon", "4", "--samples", "1", "--perceived", "0"],
     "evaluate recall": ["--lengths", "256", "--depths", "2", "--samples", "1"],
 }
@@ -54,7 +56,7 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch, ca
     for name in "abcdef":
         Path(f"books/{name}.txt").write_text(f"It was the best of times, wrote {name}. " * 800)
     lines = "".join(blocks("console")).strip().splitlines()
-    assert len(lines) == 33
+    assert len(lines) == 32
     for line in lines:
         run, command, *arguments = shlex.split(line)
         assert run == "./run"

@@ -10,7 +10,6 @@ N worlds, F frames, P tokens per frame, K cells along a side of a world, V colou
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -145,18 +144,13 @@ def train(
 
     The learning rate and the sizes follow the share of the time, so that slow models meet all.
     """
-    training = SmallTraining(model, settings.lr)
     random = np.random.default_rng(seed)
-    start, step, told = time.process_time(), 0, 0
-    while (spent := time.process_time() - start) < settings.seconds:
-        done = spent / settings.seconds
+
+    def loss(done: float, step: int) -> Tensor:
         size = draw_size(settings.sizes, done, random)
-        training.step(mean_nats(model, settings, size, seed, step), done)
-        step += 1
-        advance(int(spent) - told)
-        told = int(spent)
-    advance(int(settings.seconds) - told)
-    return step
+        return mean_nats(model, settings, size, seed, step)
+
+    return SmallTraining(model, settings.lr).run(settings.seconds, loss, advance)
 
 
 def draw_size(sizes: tuple[int, ...], done: float, random: np.random.Generator) -> int:

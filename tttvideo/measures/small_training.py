@@ -4,6 +4,8 @@ The learning rate follows that share, so that it has ended for slow models too.
 """
 
 import math
+import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,23 @@ class SmallTraining:
     def __init__(self, model: nn.Module, lr: float):
         self.parameters, self.lr = list(model.parameters()), lr
         self.optimizer = torch.optim.AdamW(self.parameters, lr, (0.9, 0.95), weight_decay=0.01)
+
+    def run(
+        self,
+        seconds: float,
+        loss: Callable[[float, int], Tensor],
+        advance: Callable[[int], None],
+    ) -> int:
+        """Learn for some CPU time from loss(share of it that is over, step); the steps taken."""
+        start, step, told = time.process_time(), 0, 0
+        while (spent := time.process_time() - start) < seconds:
+            done = spent / seconds
+            self.step(loss(done, step), done)
+            step += 1
+            advance(int(spent) - told)
+            told = int(spent)
+        advance(int(seconds) - told)
+        return step
 
     def step(self, loss: Tensor, done: float) -> None:
         """Learn from a loss when a share `done` of the budget is spent."""
