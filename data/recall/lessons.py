@@ -11,7 +11,6 @@ import numpy as np
 from .texts import (
     ASKS,
     KEYS,
-    SHARES,
     Plan,
     Sample,
     draw_task,
@@ -25,6 +24,8 @@ from .texts import (
 
 SHORTEST, FIRST, FEW = 48, 64, 4
 """Bytes of the shortest text, and of the longest at first; most pairs of a text at first."""
+SHARES = {"needle": 1, "mqar": 2, "variables": 1}
+"""Of the texts."""
 GROWN = 0.5
 """Share of the training after which texts are as long as any, with as many pairs."""
 
@@ -47,7 +48,7 @@ class Lessons:
 
     def text(self, rng: np.random.Generator, length: int, pairs: int) -> Sample:
         """A text of a random task, of `pairs` pairs at most."""
-        task = draw_task(rng, tuple(SHARES))
+        task = draw_task(rng, SHARES)
         plan = pairs_plan(rng, pairs) if task == "mqar" else training_plan(rng, length, task)[0]
         return hide_facts(rng, length, plan)
 

@@ -8,7 +8,7 @@ same text. Positions are bytes of the text in UTF-8; drawn text is ASCII.
 import math
 import re
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
@@ -239,13 +239,13 @@ def training_sample(rng: np.random.Generator, room: int, tasks: Sequence[str]) -
     Most samples are dense, because a small model learns recall slowly from sparse ones; some fill
     the whole room.
     """
-    plan, least = training_plan(rng, room, draw_task(rng, tasks))
+    plan, least = training_plan(rng, room, draw_task(rng, {task: SHARES[task] for task in tasks}))
     return hide_facts(rng, sample_length(rng, least, room), plan).text
 
 
-def draw_task(rng: np.random.Generator, tasks: Sequence[str]) -> str:
-    shares = np.array([SHARES[task] for task in tasks])
-    return str(rng.choice(tasks, p=shares / shares.sum()))
+def draw_task(rng: np.random.Generator, shares: Mapping[str, float]) -> str:
+    odds = np.array(list(shares.values()))
+    return str(rng.choice(list(shares), p=odds / odds.sum()))
 
 
 def training_plan(rng: np.random.Generator, room: int, task: str) -> tuple[Plan, int]:

@@ -206,6 +206,8 @@ REFUSED = [
     ("evaluate memory a.ckpt a.mp4 --out x --videos 1", "--videos 1 must be 2 or more"),
     ("evaluate memory a.ckpt a.mp4 --out x --turn 400", "--turn 400.0 must be at most 360"),
     ("evaluate recall nowhere.ckpt --out x", "there is no checkpoint nowhere.ckpt"),
+    ("evaluate facts --out x --length 95", "--length 95 must be 96 or more"),
+    ("evaluate facts --out x --seconds 0", "--seconds 0.0 must be above 0"),
     ("evaluate scaling nowhere --out x", "there is no run folder nowhere"),
     ("evaluate harness nowhere.ckpt --tasks a --out x", "there is no checkpoint nowhere.ckpt"),
     ("compress nowhere.ckpt a.mp4 --out x", "there is no checkpoint nowhere.ckpt"),

@@ -152,9 +152,11 @@ def test_the_gate_keeps_a_share_of_what_was_learned(inner):
     assert ((g > 0) & (g < 1)).all() and g.std() > 0
 
 
-def test_gates_start_at_half_lives_that_are_spread_over_the_heads():
-    for grid, (shortest, longest) in ((None, HALF_LIVES["text"]), (GRID, HALF_LIVES["frames"])):
-        gate = TTTLayer(C, H, TTTConfig(forget=True), grid).forget
+@pytest.mark.parametrize("decay", [1.0, 0.25])
+def test_gates_start_at_half_lives_that_are_spread_over_the_heads(decay):
+    for grid, half_lives in ((None, HALF_LIVES["text"]), (GRID, HALF_LIVES["frames"])):
+        shortest, longest = (n / decay for n in half_lives)
+        gate = TTTLayer(C, H, TTTConfig(forget=True, first_decay=decay), grid).forget
         g = torch.sigmoid(gate.scores(torch.randn(1, 1, C))[0, 0]).double()
         half_lives = math.log(0.5) / g.log()
         assert shortest < half_lives[0] < half_lives[1] < longest
@@ -184,6 +186,7 @@ def test_blocks_of_a_frame_are_rectangles_and_unfold_to_the_frame():
         ({"blocks": 0}, GRID, "ttt.blocks is 0; it must be 1 or more"),
         ({"carry": 0.0}, None, "ttt.carry is 0.0; it must be above 0"),
         ({"carry": 2.0, "learn_step": False}, None, "ttt.carry is 2.0, which needs ttt.learn_step"),
+        ({"first_decay": 0.0}, None, "ttt.first_decay is 0.0; it must be above 0"),
         ({"forget": True, "norm": False}, None, "ttt.forget true needs ttt.norm true"),
         ({"causal": False, "norm": False}, None, "ttt.causal false needs ttt.norm true"),
         ({"causal": False, "mini_batch_size": 8}, GRID, "ttt.mini_batch_size is 8, which does not"),

@@ -8,7 +8,7 @@ and about texts of many pairs. States of the mixers have equal bytes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,17 +33,18 @@ from .recall import mean, recall_cells, score_answers
 from .small_training import SmallTraining
 
 
-TTT = TTTConfig(carry=1.0, forget=True)
-"""A carry of 1 is 16 times the usual one: a fact is read once."""
+TTT = TTTConfig(carry=1.0, forget=True, first_decay=0.05)
+"""A carry of 1 is 16 times the usual one: a fact is read once. The gate begins so that half of a
+memory is left after 10,000 bytes."""
 MIXERS: dict[str, dict[str, Any]] = {
     "ttt_linear": {"mixer": "ttt", "ttt": TTT},
-    "ttt_mlp": {"mixer": "ttt", "ttt": TTTConfig(inner="mlp", carry=1.0, forget=True), "heads": 8},
-    "gated_delta": {"mixer": "gated_delta", "gated_delta": GatedDeltaConfig()},
-    "mamba": {"mixer": "mamba", "mamba": MambaConfig(32)},
+    "ttt_mlp": {"mixer": "ttt", "ttt": replace(TTT, inner="mlp"), "heads": 8},
+    "gated_delta": {"mixer": "gated_delta", "gated_delta": GatedDeltaConfig(first_decay=1e-3)},
+    "mamba": {"mixer": "mamba", "mamba": MambaConfig(32, first_decay=1e-3)},
     "attention": {"mixer": "attention", "heads": 2},
 }
 """Fields of BackboneConfig by name. The memory of a block has 16 KiB, and what little the shapes
-add, apart from attention's, which grows."""
+add, apart from attention's, which grows. Gates begin so that they keep a whole text."""
 PAIRS = 1, 2, 4, 8, 16, 24, 32, 48, 64
 TIMES = 1, 2, 4, 8, 16
 """Lengths of the texts that are measured, as multiples of the longest that is learned."""

@@ -28,11 +28,12 @@ class ForgetGate(nn.Module):
 
     start: Tensor
 
-    def __init__(self, width: int, heads: int, frames: bool):
+    def __init__(self, width: int, heads: int, frames: bool, first_decay: float = 1.0):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(heads, width))
         self.shift = nn.Parameter(torch.zeros(heads))
-        self.register_buffer("start", starts(heads, *HALF_LIVES["frames" if frames else "text"]))
+        half_lives = [n / first_decay for n in HALF_LIVES["frames" if frames else "text"]]
+        self.register_buffer("start", starts(heads, *half_lives))
 
     def scores(self, x: Tensor) -> Tensor:
         """The score (B, T, H) of each token of x (B, T, C); the gate takes a mini-batch's mean."""

@@ -60,7 +60,12 @@ class MixerEntry:
 
 MIXERS = {
     "ttt": MixerEntry(
-        TTTLayer, "ttt", ttt_config.flops, ttt_config.label, labelled=("inner", "backbone")
+        TTTLayer,
+        "ttt",
+        ttt_config.flops,
+        ttt_config.label,
+        labelled=("inner", "backbone"),
+        free=("backend", "first_decay"),
     ),
     "attention": MixerEntry(
         Attention,

@@ -121,7 +121,8 @@ class TTTLayer(Mixer[TTTState]):
         if own.norm:
             self.norm_weight = nn.Parameter(torch.ones(heads, self.head_dim))
             self.norm_bias = nn.Parameter(torch.zeros(heads, self.head_dim))
-        self.forget = ForgetGate(width, heads, frames=grid is not None) if own.forget else None
+        gate = width, heads, grid is not None, own.first_decay
+        self.forget = ForgetGate(*gate) if own.forget else None
         self.post_norm = nn.LayerNorm(width, eps=1e-6)
         if own.learn_start:
             self.inner_weights = nn.ParameterList(map(torch.zeros, self.inner_shapes()))

@@ -44,6 +44,8 @@ class TTTConfig:
     forget: bool = False
     """Multiply W - W0 after each mini-batch with a learned gate, so that memory lasts beyond the
     training window; false: the paper's layer."""
+    first_decay: float = 1.0
+    """Factor on the rates of decay of a new forget gate; below 1 it remembers longer."""
     causal: bool | None = None
     """A token reads what tokens up to it wrote; false: what its whole mini-batch wrote, for models
     of whole frames only; null: true in the backbone of tokens, false in the frame model."""
@@ -67,6 +69,8 @@ class TTTConfig:
         for name in ("mini_batch_size", "conv_kernel", "blocks"):
             if values[name] < 1:
                 raise ValueError(f"ttt.{name} is {values[name]}; it must be 1 or more")
+        if not self.first_decay > 0:
+            raise ValueError(f"ttt.first_decay is {self.first_decay}; it must be above 0")
         if self.address == "place":
             values["share_qk"] = True
         self.check(values, grid)
