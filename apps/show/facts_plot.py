@@ -98,7 +98,8 @@ def draw_facts(record: dict[str, Any], path: Path) -> None:
     """A map of every mixer, and right answers by the number of pairs."""
     found = curves(record["runs"])
     figure = Figure(figsize=(2.3 + 1.9 * max(3, len(found)), 7), layout="constrained")
-    top, bottom = np.ravel(figure.subfigures(2, 1, height_ratios=(1.15, 1)))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1.15, 1))
+    top, bottom = parts
     panels = top.subplots(1, len(found), sharey=True, squeeze=False)[0]
     images = [draw_map(p, mean_record(record, c)) for p, c in zip(panels, found, strict=True)]
     top.colorbar(images[0], ax=panels, label="exact answers", format="{x:.0%}")
