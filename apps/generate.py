@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tttvideo.apps.show.stream_text import Pace, StreamedText, print_texts
+from tttvideo.apps.show.stream_text import Pace, StreamedText, decode_pieces, print_texts
 from tttvideo.data.text import unpack
 from tttvideo.data.text.documents import Utf8Decoder, encode_chunks
 from tttvideo.data.text.tokenizer import Tokenizer, load_tokenizer
@@ -140,26 +140,6 @@ def read_prompts(
     if torch.cuda.is_available():
         torch.cuda.synchronize()  # the time it took is measured
     return prefixes, counts
-
-
-def decode_pieces(
-    texts: Texts, streams: Sequence[StreamedText], count: int
-) -> Iterator[tuple[int, str, bool]]:
-    """Decode up to `count` tokens of each text; yields what `print_texts` prints."""
-    for _ in range(count):
-        rows, tokens = texts.rows, texts.step()
-        for row in rows:
-            over = row not in tokens
-            piece = streams[row]([] if over else [tokens[row]], final=over)
-            if streams[row].ended and not over:
-                texts.end([row])
-            yield row, piece, streams[row].ended or over
-        if not texts.rows:
-            return
-    rows = texts.rows
-    texts.end(rows)
-    for row in rows:
-        yield row, streams[row]([], final=True), True
 
 
 def titles(prompts: Sequence[Prompt]) -> list[str]:

@@ -30,6 +30,13 @@ def parser() -> argparse.ArgumentParser:
         help="examples before a question (default: as in the task)",
     )
     top.add_argument("--limit", type=int, metavar="N", help="questions of each task (default: all)")
+    top.add_argument(
+        "--batch-size",
+        type=int,
+        default=32,
+        metavar="N",
+        help="requests that are read together; only memory and speed depend on it (default: 32)",
+    )
     top.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
     return top
 
@@ -38,6 +45,7 @@ def check(options: argparse.Namespace) -> None:
     fewshot, limit, device = options.fewshot, options.limit, options.device
     refuse_unless(fewshot is None or fewshot >= 0, "fewshot", fewshot, "0 or more")
     refuse_unless(limit is None or limit >= 1, "limit", limit, "1 or more")
+    refuse_unless(options.batch_size >= 1, "batch-size", options.batch_size, "1 or more")
     known = device is None or re.fullmatch(r"cpu|cuda(:\d+)?", device)
     refuse_unless(bool(known), "device", device, "cpu, cuda or cuda:N")
     if options.include_path and not Path(options.include_path).is_dir():

@@ -1,9 +1,10 @@
 """Texts on the terminal while they are decoded: up to their stop strings, one after the other."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tttvideo.data.text.tokenizer import ByteDecoder
+from tttvideo.sampling.texts import Texts
 
 
 class StreamedText:
@@ -37,6 +38,26 @@ class StreamedText:
         lengths = range(min(longest, len(self.held)), 0, -1)
         ends = (n for n in lengths if any(s.startswith(self.held[-n:]) for s in self.stops))
         return next(ends, 0)
+
+
+def decode_pieces(
+    texts: Texts, streams: Sequence[StreamedText], count: int
+) -> Iterator[tuple[int, str, bool]]:
+    """Decode up to `count` tokens of each text; yields what `print_texts` prints."""
+    for _ in range(count):
+        rows, tokens = texts.rows, texts.step()
+        for row in rows:
+            over = row not in tokens
+            piece = streams[row]([] if over else [tokens[row]], final=over)
+            if streams[row].ended and not over:
+                texts.end([row])
+            yield row, piece, streams[row].ended or over
+        if not texts.rows:
+            return
+    rows = texts.rows
+    texts.end(rows)
+    for row in rows:
+        yield row, streams[row]([], final=True), True
 
 
 def print_texts(pieces: Iterable[tuple[int, str, bool]], titles: Sequence[str]) -> None:

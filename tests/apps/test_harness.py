@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 
 import pytest
 import torch
@@ -9,11 +10,14 @@ import torch
 
 lm_eval = pytest.importorskip("lm_eval")
 
+from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.api.registry import get_model  # noqa: E402
+from lm_eval.models.huggingface import HFLM  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 
+from helpers.exported import export_bytes, new_backbone  # noqa: E402
 from tttvideo.apps.commands import invoke  # noqa: E402
-from tttvideo.apps.evaluate.harness_model import TTTVideoLM, generation  # noqa: E402
+from tttvideo.apps.evaluate.harness_model import Generation, TTTVideoLM  # noqa: E402
 from tttvideo.backbone import Backbone, BackboneConfig  # noqa: E402
 from tttvideo.data.text.tokenizer import ByteTokenizer, JsonTokenizer, train_bpe  # noqa: E402
 from tttvideo.mixers.ttt import TTTConfig  # noqa: E402
@@ -116,7 +120,7 @@ def test_the_model_is_registered_in_the_harness():
 
 
 def test_choices_get_the_likelihoods_of_the_logits(checkpoint, tmp_path):
-    model = TTTVideoLM(str(checkpoint), device="cpu", chunk=5)
+    model = TTTVideoLM(str(checkpoint), device="cpu", chunk=5, batch_size=2)
     results, samples = evaluate(model, tmp_path, "choice", CHOICE, QUESTIONS)
     right = []
     for question, sample in zip(QUESTIONS, samples, strict=True):
@@ -152,7 +156,7 @@ def test_a_greedy_continuation_is_reported_as_greedy(checkpoint):
 
 
 def test_whole_documents_are_scored_from_their_first_mark(checkpoint, tmp_path):
-    model = TTTVideoLM(str(checkpoint), device="cpu", chunk=7)
+    model = TTTVideoLM(str(checkpoint), device="cpu", chunk=7, batch_size=2)
     results, _ = evaluate(model, tmp_path, "rolling", ROLLING, DOCUMENTS)
     texts = [document["text"] for document in DOCUMENTS]
     nats = sum(log_probabilities(model, [], model.tok_encode(text))[0] for text in texts)
@@ -175,7 +179,7 @@ def greedy_text(model, text, count):
 
 
 def test_texts_are_continued_greedily_until_a_stop_string(checkpoint, tmp_path):
-    model = TTTVideoLM(str(checkpoint), device="cpu")
+    model = TTTVideoLM(str(checkpoint), device="cpu", batch_size=2)
     wanted = [greedy_text(model, q["question"], 12) for q in QUESTIONS]
     stop = wanted[0][2:4]
     rows = [
@@ -189,23 +193,86 @@ def test_texts_are_continued_greedily_until_a_stop_string(checkpoint, tmp_path):
     assert results["exact_match,none"] == 1
 
 
-def test_a_text_ends_at_the_documents_end(checkpoint, monkeypatch):
+def continuations(model, texts, **settings):
+    requests = [Instance("generate_until", {}, (text, settings), n) for n, text in enumerate(texts)]
+    return model.generate_until(requests)
+
+
+def test_a_text_ends_at_the_documents_end(checkpoint):
+    """The mark of the end is the most probable token after three others."""
     model = TTTVideoLM(str(checkpoint), device="cpu")
-    assert model.generate("one", [], 3, temperature=0.0) != ""
-    letter = ord("a") if model.text.name == "bytes" else 65
-    tokens = [torch.tensor([token]) for token in (letter, model.eot_token_id, letter)]
-    monkeypatch.setattr("tttvideo.apps.evaluate.harness_model.decode", lambda *_: iter(tokens))
-    text = model.generate("one", [], 9, temperature=0.0)
-    assert text == model.text.decoder()([letter], final=True) != ""
+    (whole,) = continuations(model, ["one"], max_gen_toks=9)
+    tokens = model.text.encode(whole)
+    with torch.no_grad():
+        table = model.backbone.embedding.weight
+        seen = torch.tensor([[model.text.bos, *model.text.encode("one"), *tokens[:3]]])
+        table[model.eot_token_id] = 99 * model.backbone.features(seen)[0][0, -1]
+    (text,) = continuations(model, ["one"], max_gen_toks=9)
+    assert text == greedy_text(model, "one", 9) != whole
 
 
 def test_a_question_is_read_once_for_all_its_choices(checkpoint):
-    model = TTTVideoLM(str(checkpoint), device="cpu")
+    """And the last token of a choice, after which nothing is scored, never."""
+    model = TTTVideoLM(str(checkpoint), device="cpu", batch_size=3)
     read = []
     block = model.backbone.blocks[0]
-    block.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].shape[1]))
-    model._loglikelihood_tokens([(("", ""), [5] * 40, [6, 7]), (("", ""), [5] * 40, [8])])
-    assert read == [41, 2, 1]
+    block.register_forward_pre_hook(lambda _, inputs: read.append(inputs[1].lengths))
+    asked = [([5] * 40, [6, 7, 8]), ([5] * 12, [6, 7]), ([5] * 40, [8]), ([5] * 40, [9] * 5)]
+    model._loglikelihood_tokens([(("", ""), *pair) for pair in asked])
+    assert read == [(41, 13), (4, 2, 1)]
+
+
+@pytest.mark.parametrize("name", ["ttt-linear", "attention"])
+def test_requests_in_batches_get_the_answers_of_single_ones(name, tmp_path):
+    """Of any lengths, empty ones among them; in float64 to rounding."""
+    own = ByteTokenizer()
+    facts = TokenCheckpoint(new_backbone(name, 258), own.name, bos=own.bos, eos=own.eos)
+    save_tokens_model(facts, tmp_path / "model.ckpt")
+    one, many = (
+        TTTVideoLM(str(tmp_path / "model.ckpt"), "cpu", chunk=7, batch_size=size)
+        for size in (1, 32)
+    )
+    for model in (one, many):
+        model.backbone.double()
+    draw = random.Random(0)
+    texts = [[draw.randrange(256) for _ in range(draw.randrange(1, 30))] for _ in range(12)]
+    asked = [(("", ""), context, texts[-n][: n % 5]) for n, context in enumerate(texts)]
+    single, batched = one._loglikelihood_tokens(asked), many._loglikelihood_tokens(asked)
+    assert {bool(nats) for nats, _ in single} == {True, False}
+    for (nats, greedy), (other, also) in zip(single, batched, strict=True):
+        assert nats == pytest.approx(other, rel=1e-12) and greedy == also
+    prompts = [bytes(b % 128 for b in text).decode() for text in texts]
+    for how in ({}, {"do_sample": True, "temperature": 1.0}):
+        both = []
+        for model in (one, many):
+            torch.manual_seed(3)
+            both.append(continuations(model, prompts, max_gen_toks=6, until=["e"], **how))
+        assert both[0] == both[1] and len(set(both[0])) > 6
+
+
+@pytest.mark.parametrize("name", ["ttt-linear", "ttt-forget", "mamba2"])
+def test_the_export_gives_the_harnesss_own_model_equal_likelihoods(name, tmp_path):
+    folder = export_bytes(name, tmp_path)
+    own = TTTVideoLM(str(tmp_path / "model.ckpt"), device="cpu")
+    exported = HFLM(str(folder), device="cpu", batch_size=4)
+    pairs = [(q["question"], choice) for q in QUESTIONS for choice in q["choices"]]
+    choices = [Instance("loglikelihood", {}, pair, n) for n, pair in enumerate(pairs)]
+    for (nats, greedy), (other, also) in zip(
+        own.loglikelihood(choices), exported.loglikelihood(choices), strict=True
+    ):
+        assert nats == pytest.approx(other, rel=1e-4) and greedy == also
+    whole = [
+        Instance("loglikelihood_rolling", {}, (document["text"],), n)
+        for n, document in enumerate(DOCUMENTS)
+    ]
+    exported.add_bos_token = False  # else the harness scores one BOS after another
+    assert own.loglikelihood_rolling(whole) == pytest.approx(
+        exported.loglikelihood_rolling(whole), rel=1e-5
+    )
+    exported.add_bos_token = True
+    prompts = [question["question"] for question in QUESTIONS]
+    how = dict(until=["zz"], max_gen_toks=8)
+    assert continuations(own, prompts, **how) == continuations(exported, prompts, **how)
 
 
 def test_a_context_is_not_cut_off_and_the_chunk_does_not_matter(checkpoint):
@@ -224,19 +291,20 @@ def test_sampling_is_repeatable_under_the_harness_seed(checkpoint):
     texts = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        texts.append(model.generate("one", [], 20, temperature=1.0, top_k=0, top_p=1.0))
+        texts += continuations(model, ["one"], temperature=1.0, max_gen_toks=20)
     assert texts[0] == texts[1] != texts[2]
 
 
 def test_generation_settings_of_a_task_are_read_or_refused():
     given = {"until": "\n", "max_gen_toks": 7, "do_sample": True, "temperature": 0.5}
-    assert generation(given) == {
-        **{"until": ["\n"], "count": 7, "temperature": 0.5},
-        **{"top_k": 0, "top_p": 1.0},
-    }
-    assert generation({"until": ["a", ""]})["temperature"] == 0
-    with pytest.raises(ValueError, match="'num_beams' is none of do_sample, max_gen_toks"):
-        generation({"num_beams": 4})
+    assert Generation.read(given) == Generation(("\n",), 7, 0.5, 0, 1.0)
+    assert Generation.read({"until": ["a", ""], "num_beams": 1}).temperature == 0
+    with pytest.raises(ValueError, match="num_beams is 4; only 1 is possible"):
+        Generation.read({"num_beams": 4})
+    with pytest.raises(ValueError, match="'repetition_penalty' is none of do_sample, max_gen_toks"):
+        Generation.read({"repetition_penalty": 1.2})
+    with pytest.raises(ValueError, match="top-p 2"):
+        Generation.read({"do_sample": True, "temperature": 1.0, "top_p": 2})
 
 
 def test_a_model_without_text_or_marks_is_refused(tmp_path):
@@ -268,5 +336,27 @@ def test_the_command_writes_its_results_and_prints_them(tmp_path, capsys, monkey
     )
     with pytest.raises(ValueError, match="'my_choise', which is no task"):
         run_command(str(checkpoint), "--tasks", "my_choice,my_choise", *where)
+    with pytest.raises(ValueError, match="--batch-size 0 must be 1 or more"):
+        run_command(str(checkpoint), "--tasks", "my_choice", *where, "--batch-size", "0")
     with pytest.raises(ValueError, match="--limit 0 must be 1 or more"):
         run_command(str(checkpoint), "--tasks", "my_choice", *where, "--limit", "0")
+
+
+def test_a_task_of_four_beams_is_refused_before_a_model_is_loaded(tmp_path, monkeypatch):
+    checkpoint = new_checkpoint(tmp_path / "model.ckpt", ByteTokenizer())
+    beams = UNTIL.replace("STOPS", '["x"], num_beams: 4')
+    evaluate(None, tmp_path, "my_beams", beams, [{"question": "a", "continuation": "b"}])
+    monkeypatch.setattr("tttvideo.apps.evaluate.harness.TTTVideoLM", None)
+    where = ["--include-path", str(tmp_path / "tasks"), "--out", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match="task my_beams: generation_kwargs num_beams is 4"):
+        run_command(str(checkpoint), "--tasks", "my_beams", *where)
+
+
+def test_the_harness_builds_the_model_by_its_name(tmp_path):
+    checkpoint = new_checkpoint(tmp_path / "model.ckpt", ByteTokenizer())
+    model = get_model("tttvideo").create_from_arg_string(
+        f"checkpoint={checkpoint}", {"batch_size": "8", "max_batch_size": None, "device": "cpu"}
+    )
+    assert model.batch_size == 8
+    with pytest.raises(ValueError, match="batch_size auto must be a number of requests"):
+        TTTVideoLM(str(checkpoint), batch_size="auto")

@@ -9,7 +9,7 @@ from helpers.models import MIXERS, small
 from helpers.states import assert_same_state, leaves
 from tttvideo.mixers.ttt import TTTDecoding, TTTState
 from tttvideo.sampling.choose import Chooser
-from tttvideo.sampling.decode import Decoding, decode, likelihood, prefill, score
+from tttvideo.sampling.decode import Decoding, decode, prefill, score
 from tttvideo.sampling.frame_streams import decode_frames
 
 
@@ -127,18 +127,3 @@ def test_scores_are_minus_log_probabilities_in_nats(cuts, chunk):
     first = torch.full((2,), math.log(31))
     torch.testing.assert_close(nats[:, 0], first, check_dtype=False)
     assert torch.equal(greedy[:, 1:], logits[:, :-1].argmax(-1) == tokens[:, 1:])
-
-
-@pytest.mark.parametrize("chunk", [1, 4, 99])
-def test_a_likelihood_sums_the_scores_and_shows_whether_all_tokens_are_greedy_choices(chunk):
-    model, tokens = small(), torch.randint(31, (1, 23))
-    prefix = prefill(model, tokens)
-    greedy = torch.stack(list(decode(model, prefix, 9, GREEDY)), dim=1)
-    other = greedy.clone()
-    other[0, 5] = (other[0, 5] + 1) % 31
-    for text, expected in ((greedy, True), (other, False)):
-        log_likelihood, all_greedy = likelihood(model, text, prefix, chunk)
-        nats, *_ = score(model, text, prefix)
-        assert log_likelihood == pytest.approx(-nats.sum().item())
-        assert all_greedy == expected
-    assert likelihood(model, tokens[:, :0], prefix) == (0.0, True)

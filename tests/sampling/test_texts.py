@@ -5,8 +5,8 @@ import torch
 
 from helpers.models import MIXERS, small
 from tttvideo.sampling.choose import Chooser
-from tttvideo.sampling.decode import Decoding, prefill
-from tttvideo.sampling.texts import Texts
+from tttvideo.sampling.decode import Decoding, decode, prefill, score
+from tttvideo.sampling.texts import Texts, likelihoods, prefill_texts
 
 
 SEED = 5
@@ -83,3 +83,20 @@ def test_a_text_ends_at_the_mark_of_the_end_which_is_not_read():
         chosen += texts.step().values()
     assert chosen == tokens[:first]
     torch.testing.assert_close(texts.ended[0].logits, logits[first - 1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 99])
+@pytest.mark.parametrize("name", [name for name in MIXERS if name != "video"])
+def test_likelihoods_sum_the_scores_and_show_whether_all_tokens_are_greedy_choices(name, chunk):
+    model = small(**MIXERS[name])
+    contexts = [torch.randint(31, (1, length)) for length in (23, 4, 9, 9)]
+    prefixes = [prefill(model, context) for context in contexts]
+    texts = [torch.randint(31, (length,)).tolist() for length in (6, 0, 13, 1)]
+    greedy = torch.cat([*decode(model, prefixes[2], 13, Chooser(0))]).tolist()
+    texts[2] = greedy if chunk > 1 else [*greedy[:-1], (greedy[-1] + 1) % 31]
+    read = prefill_texts(model, [context[0].tolist() for context in contexts], chunk)
+    found = likelihoods(model, texts, read, chunk)
+    for text, prefix, (nats, all_greedy) in zip(texts, prefixes, found, strict=True):
+        costs = score(model, torch.tensor([text]), prefix)[0] if text else torch.zeros(1)
+        assert nats == pytest.approx(-costs.sum().item(), rel=1e-9)
+        assert all_greedy == (text == greedy or not text)

@@ -63,19 +63,6 @@ def score(
     return nats, greedy, prefix
 
 
-def likelihood(
-    backbone: Backbone, tokens: Tensor, prefix: Prefix, chunk: int = CHUNK
-) -> tuple[float, bool]:
-    """Log-likelihood of tokens (1, T) after `prefix` in nats; whether all are greedy choices.
-
-    T may be 0.
-    """
-    if not tokens.numel():
-        return 0.0, True
-    nats, greedy, _ = score(backbone, tokens, prefix, chunk)
-    return -nats.sum().item(), bool(greedy.all())
-
-
 def start(backbone: Backbone, batch: int) -> Prefix:
     """The prefix of no tokens: equal logits for every token."""
     state, device = backbone.init_state(batch), backbone.embedding.weight.device

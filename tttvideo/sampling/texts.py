@@ -1,13 +1,19 @@
-"""Texts of any lengths: reading prompts that come in parts, and decoding several together."""
+"""Texts of any lengths: prompts that come in parts; reading, scoring and decoding several together.
 
-from collections.abc import Iterable, Sequence
+C width.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from tttvideo.backbone import Backbone
-from tttvideo.reading import CHUNK
+from tttvideo.backbone import Backbone, BackboneState
+from tttvideo.kernels import Packed
+from tttvideo.reading import CHUNK, score_hidden, score_logits
 from tttvideo.states import structure
 
 from .choose import Choose
@@ -39,6 +45,71 @@ def read_parts(
         rest = rest[whole:]
     read(rest)
     return prefix, count
+
+
+def read_texts(
+    backbone: Backbone, texts: Sequence[Sequence[int]], states: list[BackboneState], chunk: int
+) -> Iterator[tuple[int, list[int], tuple[Tensor, ...]]]:
+    """Read texts, each from its state of batch 1, `chunk` tokens of each a call, without padding.
+
+    states: replaced by those after the tokens that were read.
+    Yields the index of a call's first token, the numbers of the texts that have tokens there, and
+    for each of these the inputs (t, C) of the head.
+    """
+    device = backbone.embedding.weight.device
+    for begin in range(0, max(map(len, texts), default=0), chunk):
+        parts = {row: text[begin : begin + chunk] for row, text in enumerate(texts) if text[begin:]}
+        lengths = tuple(map(len, parts.values()))
+        tokens = torch.tensor([[*chain(*parts.values())]], device=device)
+        packed = Packed(tuple(states[row] for row in parts), lengths)
+        hidden, after = backbone.features(tokens, packed)
+        for row, state in zip(parts, after.states, strict=True):
+            states[row] = state
+        yield begin, list(parts), hidden[0].split(lengths)
+
+
+@torch.inference_mode()
+def prefill_texts(
+    backbone: Backbone, texts: Sequence[Sequence[int]], chunk: int = CHUNK
+) -> list[Prefix]:
+    """The prefix of each text, all of 1 token or more, as `prefill` gives it."""
+    states = [backbone.init_state(1)] * len(texts)
+    last: dict[int, Tensor] = {}
+    for _, rows, hidden in read_texts(backbone, texts, states, chunk):
+        last |= {row: x[-1:] for row, x in zip(rows, hidden, strict=True)}
+    return [Prefix(backbone.head(last[row]), state) for row, state in enumerate(states)]
+
+
+@torch.inference_mode()
+def likelihoods(
+    backbone: Backbone,
+    texts: Sequence[Sequence[int]],
+    prefixes: Sequence[Prefix],
+    chunk: int = CHUNK,
+) -> list[tuple[float, bool]]:
+    """Log-likelihood of each text after its prefix in nats; whether all tokens are greedy choices.
+
+    A text may be empty.
+    """
+    rows = [row for row, text in enumerate(texts) if text]
+    if not rows:
+        return [(0.0, True)] * len(texts)
+    device = backbone.embedding.weight.device
+    first = torch.tensor([texts[row][0] for row in rows], device=device)
+    scores = [score_logits(torch.cat([prefixes[row].logits for row in rows]), first)]
+    owners = [*rows]  # the text of each token that is scored
+    read, states = [text[:-1] for text in texts], [prefix.state for prefix in prefixes]
+    for begin, rows, hidden in read_texts(backbone, read, states, chunk):
+        wanted: list[int] = []
+        for row, x in zip(rows, hidden, strict=True):
+            wanted += texts[row][begin + 1 : begin + 1 + len(x)]
+            owners += [row] * len(x)
+        scores.append(score_hidden(backbone, torch.cat(hidden), torch.tensor(wanted)))
+    nats, greedy = (torch.cat(parts) for parts in zip(*scores, strict=True))
+    places = torch.tensor(owners, device=device)
+    total = nats.new_zeros(len(texts)).index_add_(0, places, -nats)
+    misses = places.new_zeros(len(texts)).index_add_(0, places, (~greedy).long())
+    return list(zip(total.tolist(), (misses == 0).tolist(), strict=True))
 
 
 def batches(backbone: Backbone, prefixes: Sequence[Prefix]) -> list[tuple[list[int], Decoding]]:
