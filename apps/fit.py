@@ -156,24 +156,46 @@ class FitCLI(LightningCLI):
 
 
 class SaveLast(Checkpoint):
-    """Keep one checkpoint, of the last step that is a multiple of `every`, and of the end."""
+    """Keep one checkpoint, of the last step that is a multiple of `every`, and of the end.
+
+    Where a validation follows the step, the checkpoint is made after it, with what it measured: a
+    run that is killed in a validation makes it again, and one that is killed later does not.
+    """
 
     def __init__(self, path: Path, every: int):
-        self.path, self.every, self.saved = path, every, 0
+        self.path, self.every, self.saved, self.waiting = path, every, 0, False
 
     def save(self, trainer: Trainer) -> None:
         """In every process, as Lightning requires; the first renames the file."""
+        self.waiting = False
         if trainer.global_step == self.saved:
             return
         self.saved = trainer.global_step
+        for logger in trainer.loggers:
+            logger.save()  # a run that resumes here does not log these steps again
         first = trainer.is_global_zero
         with replacing(self.path) if first else nullcontext(self.path) as partial:
             trainer.save_checkpoint(partial)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step % self.every == 0:
+        self.waiting |= trainer.global_step % self.every == 0
+        if self.waiting and not validation_follows(trainer):
+            self.save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.waiting:
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, *_: Any) -> None:
         self.saved = 0  # early stopping has gone back to the best weights
         self.save(trainer)
+
+
+def validation_follows(trainer: Trainer) -> bool:
+    """Whether there is a validation between this batch and the next."""
+    loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    if not loop._should_check_val_fx(fetcher):
+        return False
+    loop.val_loop.setup_data()
+    return not loop.val_loop.skip

@@ -48,3 +48,18 @@ def fastest(folder: Path, *arguments: str, limit: float) -> Finished:
         if runs[-1].seconds < limit:
             break
     return min(runs, key=lambda run: run.seconds)
+
+
+HELPERS = Path(__file__).parents[1]
+
+
+def run_code(code: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a folder, with the helpers of the tests and one thread."""
+    paths = os.pathsep.join([str(HELPERS), *sys.path])
+    return subprocess.run(
+        [sys.executable, "-Pc", code, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )

@@ -2,17 +2,14 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
+from helpers.processes import run_code
 from tttvideo.apps.cli import main
 
 
-HELPERS = Path(__file__).parents[1]
 LENGTHS = 5, 40, 8, 8, 30, 3, 21, 60, 11, 9, 9, 2  # windows of the videos
 
 LANES = """
@@ -73,24 +70,13 @@ main([*arguments, "--trainer.strategy=auto", "--trainer.devices=1", "--out", "cu
 """
 
 
-def run(code, folder, *arguments):
-    paths = os.pathsep.join([str(HELPERS), *sys.path])
-    return subprocess.run(
-        [sys.executable, "-Pc", code, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-
-
 def lanes_of(steps, lanes):
     """What each lane of a process reads: one list of (first token, fresh) a lane."""
     return [[rows[lane] for rows, _ in steps if lane < len(rows)] for lane in range(lanes)]
 
 
 def test_one_two_and_four_processes_read_every_video_once_from_its_start(tmp_path):
-    done = run(LANES, tmp_path, json.dumps(LENGTHS))
+    done = run_code(LANES, tmp_path, json.dumps(LENGTHS))
     assert not done.returncode, done.stderr
     starts = np.cumsum([0, *(np.array(LENGTHS[:-1]) + 1)]).tolist()
     runs = {begin: [*range(begin, begin + n)] for begin, n in zip(starts, LENGTHS, strict=True)}
@@ -131,7 +117,7 @@ def test_two_processes_that_were_killed_in_lanes_have_the_same_losses_again(tmp_
     arguments += ["--trainer.devices=2", "--trainer.strategy=ddp_fork", "--trainer.max_steps=30"]
     arguments += ["--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false"]
     arguments += ["--trainer.val_check_interval=13", "--trainer.limit_val_batches=1"]
-    done = run(KILLED, tmp_path, json.dumps(arguments))
+    done = run_code(KILLED, tmp_path, json.dumps(arguments))
     assert "killed" in done.stdout, done.stderr
     whole, cut = losses(tmp_path / "whole"), losses(tmp_path / "cut")
     assert len(list(tmp_path.glob("cut/logs/*/metrics.csv"))) == 2
