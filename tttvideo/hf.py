@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import slice_logits_to_keep
@@ -108,6 +109,7 @@ class CausalLM(PreTrainedModel, GenerationMixin):
     _is_stateful = True
     supports_gradient_checkpointing = True
     gradient_checkpointing = False
+    checkpoint_every = 1  # blocks
     accepts_loss_kwargs = True  # num_items_in_batch
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\.weight$"]  # a copy of the embedding
 
@@ -224,8 +226,19 @@ class CausalLM(PreTrainedModel, GenerationMixin):
         """The blocks, with checkpoints if these are enabled; `inputs` gets the input of each."""
         blocks: list[Callable[..., Any]] = list(self.backbone.blocks)
         if self.gradient_checkpointing and self.training:
-            blocks = [partial(self._gradient_checkpointing_func, block) for block in blocks]
+            for i in range(0, len(blocks), self.checkpoint_every):
+                blocks[i] = partial(self._gradient_checkpointing_func, blocks[i])
         return blocks if inputs is None else [watched(block, inputs) for block in blocks]
+
+    def _set_gradient_checkpointing(
+        self,
+        enable: bool = True,
+        gradient_checkpointing_func: Callable[..., Any] = checkpoint,
+        every_n_layers: int = 1,
+    ) -> None:
+        """As in transformers, which counts only blocks of a class of its own."""
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, every_n_layers)
+        self.checkpoint_every = every_n_layers
 
     def loss(
         self, logits: Tensor, labels: Tensor, real: Tensor | None, count: Tensor | int | None

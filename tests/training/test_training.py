@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from helpers.gradients import kept_and_gradients
 from helpers.states import assert_same_state, leaves
 from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.data.modules import TokenData
@@ -24,14 +25,22 @@ from tttvideo.video.frame_tokenizer import FrameTokenizer, FrameTokenizerConfig
 from tttvideo.weights.checkpoints import TokenCheckpoint, save_tokens_model
 
 
-def model(inner="linear", mixer="ttt", header=BYTES, tokenizer=None, start_from=None, **optim):
+def model(
+    inner="linear",
+    mixer="ttt",
+    header=BYTES,
+    tokenizer=None,
+    start_from=None,
+    checkpointing=False,
+    **optim,
+):
     """A TokenModel, attached to a trainer of 100 steps."""
     torch.manual_seed(0)
     ttt = TTTConfig(inner=inner, mini_batch_size=4)
     sizes = {"width": 16, "depth": 2, "heads": 2, "mlp_width": 24, "window_frames": 1}
     mamba = MambaConfig(head_dim=8)
     config = BackboneConfig(**sizes, mixer=mixer, ttt=ttt, mamba=mamba)
-    module = TokenModel(config, header, OptimConfig(**optim), tokenizer, start_from)
+    module = TokenModel(config, header, OptimConfig(**optim), tokenizer, start_from, checkpointing)
     data = SimpleNamespace(lanes=False, share_fresh=0.3, seed=0, tokenizer_json=None)
     module._trainer = SimpleNamespace(
         datamodule=data,
@@ -94,6 +103,31 @@ def test_the_loss_is_the_mean_cost_of_the_next_token_excluding_bos():
 
 
 MIXERS = pytest.mark.parametrize("mixer", registry.MIXERS)
+
+
+@MIXERS
+def test_checkpoints_of_activations_keep_less_and_change_no_gradient(mixer):
+    """Also of documents in a window, and of rows whose states differ in structure."""
+    tokens, begins = torch.randint(256, (2, 25)), torch.zeros(2, 24, dtype=torch.bool)
+    begins[0, 5] = True
+    found = []
+    for checkpointing in (False, True):
+        module = model(mixer=mixer, checkpointing=checkpointing).double()
+
+        def step(module=module):
+            whole, states = module.read(tokens[:, :-1], None, None)
+            parts, _ = module.read(
+                tokens[:, :-1], begins, [states[0], module.backbone.init_state(1)]
+            )
+            return module.loss(whole, tokens[:, 1:]) + module.loss(parts, tokens[:, 1:])
+
+        found.append(kept_and_gradients(step, module))
+    (plain, wanted), (kept, gradients) = found
+    inputs = 2 * len(module.backbone.blocks) * tokens[:, 1:].numel() * 16 * 8  # of both readings
+    assert kept + inputs < 0.7 * plain
+    assert wanted.keys() == gradients.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-12, atol=1e-15, msg=name)
 
 
 @MIXERS

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from helpers.gradients import kept_and_gradients
 from helpers.states import assert_same_state
 from tttvideo.data.order import Window
 from tttvideo.data.tokens import Header
@@ -64,6 +65,26 @@ def window(frames, poses, begin, end, fresh):
     tokens = frames[:, begin : end + 1].flatten(1)
     known = Conditions(poses=poses[:, begin : end + 1])
     return Window(tokens, None, torch.tensor(fresh), known)
+
+
+@pytest.mark.parametrize("poses", ["none", "shift"])
+def test_checkpoints_of_activations_keep_less_and_change_no_gradient(poses, model):
+    frames, places = torch.randint(5, (2, 10, 4)), torch.randint(4, (2, 10, 2))
+    known, found = Conditions(poses=places), []
+    for checkpointing in (False, True):
+        module = model(poses=poses, activation_checkpointing=checkpointing).double()
+
+        def step(module=module):
+            vectors, _ = module.read(frames[:, :-1], known, None)
+            return module.loss(vectors, frames[:, 1:], frames[:, :-1])
+
+        found.append(kept_and_gradients(step, module))
+    (plain, wanted), (kept, gradients) = found
+    inputs = len(module.frame_model.blocks) * frames[:, 1:].numel() * 16 * 8
+    assert kept + inputs < 0.7 * plain
+    assert wanted.keys() == gradients.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-12, atol=1e-15, msg=name)
 
 
 @pytest.mark.parametrize("mixer", [*MIXERS, None])

@@ -101,6 +101,12 @@ def test_checkpoints_of_activations_change_no_gradient(both):
     model.activation_checkpointing_disable()
     gradients()
     assert len(calls) == before
+    model.backbone.blocks[1].register_forward_pre_hook(lambda *_: calls.append(None))
+    model.activation_checkpointing_enable(every_n_layers=2)  # the first of two blocks
+    found = gradients()
+    assert len(calls) == 3 * before
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, **CLOSE, msg=name)
 
 
 @pytest.mark.filterwarnings(PEFTS_OWN)

@@ -2,7 +2,9 @@
 
 import math
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch.utils.checkpoint import checkpoint
 
 from .keep_best import KeepBest
 
@@ -120,3 +123,12 @@ class OuterLoop(LightningModule):
             share = (self.wait() - self.waited) / seconds
             self.log("data_wait", share, prog_bar=True, on_step=True)
             self.on_train_start()
+
+
+def checkpointed(blocks: Iterable[Callable[..., Any]]) -> list[Callable[..., Any]]:
+    """Blocks that keep their inputs alone, and are computed again in the backward pass.
+
+    They must not draw random numbers.
+    """
+    own = {"use_reentrant": False, "preserve_rng_state": False}
+    return [partial(checkpoint, block, **own) for block in blocks]

@@ -9,7 +9,7 @@ B batch, F frames, P tokens per frame, C width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -206,10 +206,12 @@ class FrameModel(nn.Module):
         frames: Tensor,
         state: FrameModelState | None = None,
         conditions: Conditions = NOTHING,
+        blocks: Iterable[Callable[..., Any]] | None = None,
     ) -> tuple[Tensor, FrameModelState]:
         """Read frames (B, F, P), integers below V: vectors (B, F, P, C) of the frame after each.
 
         state: before the first frame; None: the start of a video.
+        blocks: functions that take the place of the blocks.
         Raises: ValueError for frames of another shape.
         """
         P = len(self.places)
@@ -227,7 +229,8 @@ class FrameModel(nn.Module):
             both = torch.cat(address, dim=-1) * (2 * self.config.width) ** -0.5
             x = x + self.pose_input(both).view_as(x)
         states = []
-        for block, before in zip(self.blocks, state.blocks, strict=True):
+        blocks = self.blocks if blocks is None else blocks
+        for block, before in zip(blocks, state.blocks, strict=True):
             x, after = block(x, before, address)
             states.append(after)
         return self.norm(x), FrameModelState(tuple(states), recent, pose)
