@@ -4,19 +4,17 @@ A process of its own: so that neither memory nor the number of threads carries o
 """
 
 import argparse
-import fcntl
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tttvideo.files import read_json, write_json
+from tttvideo.files import locked, read_json, write_json
 
 from .config_files import split
 from .device import best_device
@@ -40,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
         "Ctrl-C stops; the same command resumes.",
         flush=True,
     )
-    with locked(options.out) as lock:
+    with locked(options.out / "lock") as lock:
         Figure(options.plan, options.out, device, lock).make(commands)
     print("\nDone.", *pages(options.out), options.out / "reproduce.json", sep="\n  ")
 
@@ -129,17 +127,3 @@ def run_command(words: list[str], lock: int) -> None:
             f"`tttvideo {shlex.join(words)}` failed (exit code {code}); its last line says why. "
             "The same command resumes with it"
         )
-
-
-@contextmanager
-def locked(out: Path) -> Iterator[int]:
-    """A file that one run of a figure holds, with the command it started even if it is killed."""
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(
-                f"another run, or a command that it started, is working in {out}; end it first"
-            ) from error
-        yield file.fileno()

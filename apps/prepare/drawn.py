@@ -14,10 +14,13 @@ from tttvideo.progress import progress
 from tttvideo.video.palette import PaletteConfig, PaletteTokenizer
 from tttvideo.weights.checkpoints import save_palette
 
+from . import alone
+
 
 PALETTE = "palette.ckpt"
 
 
+@alone
 def run(options: argparse.Namespace) -> None:
     out, world, size = Path(options.out), WORLDS[options.world], options.size
     size = size or world.size

@@ -7,7 +7,10 @@ from pathlib import Path
 from tttvideo.apps.show.maze_sheet import draw_mazes
 from tttvideo.data.video.mazes_folder import MazeOptions, prepare_mazes
 
+from . import alone
 
+
+@alone
 def run(options: argparse.Namespace) -> None:
     out, settings = Path(options.out), vars(options)
     chosen = MazeOptions(**{field.name: settings[field.name] for field in fields(MazeOptions)})

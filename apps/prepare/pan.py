@@ -10,10 +10,13 @@ from tttvideo.video.frame_codec import PATCH
 from tttvideo.video.palette import PaletteConfig, PaletteTokenizer
 from tttvideo.weights.checkpoints import save_palette
 
+from . import alone
+
 
 AT_ONCE = 500  # worlds
 
 
+@alone
 def run(options: argparse.Namespace) -> None:
     out, worlds, frames = Path(options.out), options.worlds, options.frames
     palette = PaletteTokenizer(PaletteConfig(options.view * PATCH, options.colours))

@@ -8,7 +8,10 @@ from tttvideo.data.recall.texts import recall_documents
 from tttvideo.files import replacing
 from tttvideo.progress import progress
 
+from . import alone
 
+
+@alone
 def run(options: argparse.Namespace) -> None:
     out, size = Path(options.out), options.size
     written, count = 0, 0

@@ -8,7 +8,10 @@ from typing import Any
 from tttvideo.data.corpus import Run
 from tttvideo.data.text import corpus
 
+from . import alone
 
+
+@alone
 def run(options: argparse.Namespace) -> None:
     manifest, before = corpus.prepare_text(
         options.inputs,

@@ -13,12 +13,14 @@ from tttvideo.data.video import corpus
 from tttvideo.data.video.sources import printable
 from tttvideo.weights.checkpoints import load_frame_tokenizer
 
+from . import alone
 from .text import new_run, show_totals
 
 
 SHOWN = 20  # bad videos; the manifest lists all
 
 
+@alone
 def run(options: argparse.Namespace) -> None:
     threads = torch.get_num_threads()
     try:

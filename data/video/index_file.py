@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from tttvideo.files import write_text
+from tttvideo.files import lock_beside, locked, write_text
 from tttvideo.progress import progress
 
 from .sources import VideoSource, counted
@@ -27,8 +27,15 @@ def index_videos(
     """Survey videos and write their index; continues an index that was stopped, or grows old.
 
     limit: seconds until a video's next frame; workers: processes, None: one per core.
-    Raises: ValueError for a file at `out` that is no index.
+    Raises: ValueError for a file at `out` that is no index, and while another run writes it.
     """
+    with locked(lock_beside(out)):
+        return index_alone(sources, out, limit, workers)
+
+
+def index_alone(
+    sources: Sequence[VideoSource], out: Path, limit: float, workers: int | None
+) -> list[Survey]:
     unfinished = out.with_name(f"{out.name}.unfinished")
     lines = [*read_surveys(out), *read_surveys(unfinished, cut=True)]
     old = {line.source.name: line for line in lines}

@@ -1,6 +1,5 @@
 """`tttvideo reproduce` runs the commands of a plan once each, and every packaged plan is sound."""
 
-import fcntl
 import json
 import shlex
 from pathlib import Path
@@ -11,6 +10,7 @@ from tttvideo.apps import reproduce
 from tttvideo.apps.cli import main
 from tttvideo.apps.config_files import PLANS, packaged_names, stems
 from tttvideo.apps.figure_plans import check_commands, read_plan
+from tttvideo.files import locked
 
 
 PLAN = """# Two commands; about 1 minutes on two cores.
@@ -149,10 +149,11 @@ def test_a_command_that_fails_ends_the_run_in_one_line(plan, capfd):
 def test_two_runs_in_one_folder_are_refused(plan, ran):
     plan()
     Path("o").mkdir()
-    with open("o/lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(SystemExit, match="is working in o; end it first"):
-            run("--out", "o")
+    with (
+        locked(Path("o/lock")),
+        pytest.raises(SystemExit, match=r"another run \(process .* is working in o; wait for"),
+    ):
+        run("--out", "o")
     assert not ran
 
 

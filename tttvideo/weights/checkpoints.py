@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from zipfile import is_zipfile
 
 import torch
@@ -44,9 +44,29 @@ def load_torch_file(
 
 
 def save_torch_file(content: dict[str, Any], path: str | Path) -> None:
-    """Write a file that `load_torch_file` loads."""
-    with replacing(Path(path)) as partial:
-        torch.save(content, partial)
+    """Write a file that `load_torch_file` loads. Raises OSError where the disk has no room."""
+    with replacing(Path(path)) as partial, open(partial, "wb") as file:
+        writer = ErrorsKept(file)
+        try:
+            torch.save(content, writer)
+        except RuntimeError as error:
+            raise writer.error or error from None
+
+
+class ErrorsKept:
+    """A file that keeps the error of a write, in place of which torch raises one of its own."""
+
+    error: OSError | None = None
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.flush = file, file.flush
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 @dataclass

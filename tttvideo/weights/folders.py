@@ -17,7 +17,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
 from tttvideo.backbone import Backbone, BackboneConfig
-from tttvideo.files import replacing, write_json, write_text
+from tttvideo.files import no_room, replacing, write_json, write_text
 from tttvideo.progress import progress
 
 from .checkpoints import TokenCheckpoint, backbone_config, load_weights
@@ -108,14 +108,22 @@ def write_folder(checkpoint: TokenCheckpoint, folder: Path, tokenizer_json: str 
         )
     form = save_reference if has_reference_form(config) else own_form
     weights, values = form(checkpoint.backbone)
-    with replacing(folder / "model.safetensors") as partial:
-        save_file({name: w.contiguous() for name, w in weights.items()}, partial, {"format": "pt"})
+    save_safetensors(weights, folder / "model.safetensors")
     write_json(folder / "config.json", values, indent=2)
     tokenizer = None if tokenizer_json is None else Tokenizer.from_str(tokenizer_json)
     marks = find_marks(checkpoint, tokenizer)
     write_json(folder / "generation_config.json", {f"{k}_token_id": v for k, v in marks.items()}, 2)
     if tokenizer:
         write_tokenizer(folder, tokenizer, marks)
+
+
+def save_safetensors(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors to a file. Raises OSError where the disk has no room."""
+    with replacing(path) as partial:
+        try:
+            save_file({n: w.contiguous() for n, w in weights.items()}, partial, {"format": "pt"})
+        except SafetensorError as error:
+            raise no_room(path, str(error)) from error
 
 
 def find_marks(checkpoint: TokenCheckpoint, tokenizer: Tokenizer | None) -> dict[str, int]:
