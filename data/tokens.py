@@ -23,11 +23,15 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tttvideo.files import read_json, replacing
+from tttvideo.progress import Advance, progress
+from tttvideo.typed import typed
 
 
 MAGIC = b"tttvideo tokens 1\n"
 HEADER_BYTES = 4096
 MANIFEST, WORKING = "manifest.json", "working"  # of a corpus: its last file, its folder before
+CHECKED = 1 << 22  # tokens, or bytes, that are compared at once
+FEW = 1 << 26  # bytes of tokens that take a moment to compare, in all files
 SAME_TOKENS = (
     "kind",
     "tokenizer",
@@ -45,6 +49,7 @@ ages: (F, P) frames since what a token shows was last seen in its video; -1: not
 seconds: (F,) the time from a frame to the next.
 classes: (F,) integers: the class of the frame's video.
 """
+AXES = {"actions": (1, 2), "poses": (2,), "ages": (2,), "seconds": (1,), "classes": (1,)}
 
 
 @dataclass(frozen=True)
@@ -93,17 +98,36 @@ class Header:
         if not head.startswith(MAGIC):
             raise ValueError(f"{path} is not a token file; make one with `tttvideo prepare`")
         try:
-            fields = json.loads(head[len(MAGIC) :])
-            lists = {name: tuple(x) for name, x in fields.items() if isinstance(x, list)}
-            header = Header(**fields | lists)
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path} has a damaged header; prepare it again") from error
+            header = typed(Header, json.loads(head[len(MAGIC) :]))
+            header.check()
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} has a damaged header ({error}); prepare it again") from error
         if (size := path.stat().st_size) != header.file_bytes:
             raise ValueError(
                 f"{path} has {size} bytes, but its header asks for {header.file_bytes}; it was cut "
                 "off or changed: prepare it again"
             )
         return header
+
+    def check(self) -> None:
+        """Raises ValueError for facts that no file can have."""
+        kinds = {"text": self.grid is None, "video": self.grid is not None}
+        sizes = {"grid": self.grid or (1,), "pose_periods": self.pose_periods or (1,)}
+        sizes |= {"action_kinds": (1 if self.action_kinds is None else self.action_kinds,)}
+        good = {
+            "kind": kinds.get(self.kind, False),
+            **{name: min(values) >= 1 for name, values in sizes.items()},
+            "vocab_size": 1 <= self.vocab_size <= 1 << 32,
+            "tokens": self.tokens >= 0 and self.tokens % max(1, self.frame) == 0,
+            "documents": self.documents >= (self.tokens > 0),
+            "fps": self.fps is None or self.fps > 0,
+            "bos": self.bos is None or 0 <= self.bos < self.vocab_size,
+            "eos": self.eos is None or 0 <= self.eos < self.vocab_size,
+            "conditions": len({*self.conditions} & {*CONDITIONS}) == len(self.conditions),
+        }
+        for name, is_good in good.items():
+            if not is_good:
+                raise ValueError(f"{name} {getattr(self, name)} cannot be")
 
 
 class TokenFile:
@@ -120,18 +144,41 @@ class TokenFile:
         self.tokens = np.memmap(self.path, dtype, "r", HEADER_BYTES, (count,))
         offset = HEADER_BYTES + count * dtype.itemsize
         self.starts = np.fromfile(self.path, "<i8", self.header.documents, offset=offset)
+        self.check_starts()
         self.conditions = {name: self.condition(name) for name in self.header.conditions}
+
+    def check_starts(self) -> None:
+        """Raises ValueError for documents that do not follow one another from the first token on,
+        and for videos that are no whole frames."""
+        starts, count = self.starts, self.header.tokens
+        in_order = starts[0] == 0 and starts[-1] <= count and (np.diff(starts) >= 0).all()
+        if not in_order or (starts % self.header.frame).any():
+            raise ValueError(
+                f"{self.path} has starts of documents out of order; it was changed: prepare it "
+                "again"
+            )
 
     def condition(self, name: str) -> np.ndarray:
         """The array of a condition. Raises ValueError if it is not of this file's frames."""
         path, frames = condition_path(self.path, name), self.header.tokens // self.header.frame
         try:
-            rows = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
+            rows = np.lib.format.open_memmap(path, mode="r")
+            if rows.dtype.kind not in "iuf" or rows.ndim not in AXES[name]:
+                raise ValueError(f"{rows.dtype} {rows.shape}")
+        except (OSError, ValueError, EOFError, OverflowError) as error:
             raise ValueError(f"{path} is missing or damaged; prepare it again") from error
         if len(rows) != frames:
             raise ValueError(f"{path} has {len(rows)} rows for {frames} frames; prepare it again")
         return rows
+
+
+def check_vocabulary(tokens: np.ndarray, vocab_size: int, path: Path) -> None:
+    """Raises ValueError for tokens (N,) that are not below `vocab_size`; costs a glance at each."""
+    if tokens.size and tokens.max() >= vocab_size:
+        raise ValueError(
+            f"{path} has the token {tokens.max()}, and its vocabulary ends at {vocab_size - 1}; it "
+            "was changed: prepare it again"
+        )
 
 
 def condition_path(path: Path, name: str) -> Path:
@@ -163,6 +210,20 @@ class JoinedArrays:
         return parts[0] if len(parts) == 1 else np.concatenate(parts or [self.arrays[0][:0]])
 
 
+class JoinedTokens(JoinedArrays):
+    """Tokens of several files, read as one; those that are read are compared with the vocabulary,
+    so that a file that was changed is refused before an embedding looks outside of its table."""
+
+    def __init__(self, path: Path, files: Sequence[TokenFile]):
+        super().__init__([file.tokens for file in files])
+        self.path, self.vocab_size = path, files[0].header.vocab_size
+
+    def __getitem__(self, index: int | slice) -> Any:
+        found = super().__getitem__(index)
+        check_vocabulary(found, self.vocab_size, self.path)
+        return found
+
+
 class Tokens:
     """One or several token files, read as one: `path`, `header`, `tokens`, `starts`, `conditions`.
 
@@ -170,9 +231,11 @@ class Tokens:
     `conditions` are arrays by name, with a row per frame.
     """
 
-    def __init__(self, path: Path, files: Sequence[TokenFile], hashes: Sequence[str] | None = None):
-        self.path, self.files, self.hashes = path, files, hashes
-        self.tokens = JoinedArrays([file.tokens for file in files])
+    def __init__(
+        self, path: Path, files: Sequence[TokenFile], hashes: Mapping[Path, str] | None = None
+    ):
+        self.path, self.files, self.hashes = path, files, hashes or {}
+        self.tokens = JoinedTokens(path, files)
         names = files[0].header.conditions
         self.conditions = {n: JoinedArrays([file.conditions[n] for file in files]) for n in names}
         begins = [0, *self.tokens.ends]
@@ -185,10 +248,32 @@ class Tokens:
             copies=any(file.header.copies for file in files),
         )
 
+    def check_tokens(self, advance: Advance) -> None:
+        """Raises ValueError where a token is not in the vocabulary."""
+        for file in self.files:
+            for start in range(0, len(file.tokens), CHECKED):
+                part = file.tokens[start : start + CHECKED]
+                check_vocabulary(part, self.header.vocab_size, file.path)
+                advance(part.nbytes)
+
+    def check_hashes(self, advance: Advance) -> None:
+        """Raises ValueError for a file that is not the one in the manifest."""
+        for path, listed in self.hashes.items():
+            found = hashlib.sha256()
+            with open(path, "rb") as file:
+                while part := file.read(CHECKED):
+                    found.update(part)
+                    advance(len(part))
+            if found.hexdigest() != listed:
+                raise ValueError(
+                    f"{path} is not the file that {MANIFEST} lists: its hash is another; it was "
+                    "changed: prepare it again"
+                )
+
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the content, from the hashes in the manifest or else from all files."""
-        hashes = self.hashes or [file_hash(file.path) for file in self.files]
+        hashes = [self.hashes.get(file.path) or file_hash(file.path) for file in self.files]
         return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
@@ -197,13 +282,29 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def open_tokens(path: str | Path) -> Tokens:
+def open_tokens(path: str | Path, verify: bool = False) -> Tokens:
     """Open a token file, or a folder of shards, such as train/ of a prepared corpus.
 
-    Raises: ValueError if there is none, and for shards that differ in their tokens or are not
-    those in the manifest of the corpus.
+    Headers, starts and sizes are always checked, tokens where there are few of them, and else when
+    they are read. verify: read all, and compare tokens with the vocabulary and files with the
+    hashes in the manifest.
+    Raises: ValueError if there is none, for damaged ones, and for shards that differ in their
+    tokens or are not those in the manifest of the corpus.
     """
-    path = Path(path)
+    data = open_parts(Path(path))
+    size = sum(file.tokens.nbytes for file in data.files)
+    if verify:
+        total = size + sum(file.stat().st_size for file in data.hashes)
+        with progress(f"verifying {path}", total, "B") as advance:
+            data.check_tokens(advance)
+            data.check_hashes(advance)
+    elif size <= FEW:
+        data.check_tokens(lambda _: None)
+    return data
+
+
+def open_parts(path: Path) -> Tokens:
+    """Open a token file, or those of a folder, after the cheap checks."""
     if not path.is_file():
         check_finished(path.parent)
     if not path.is_dir():
@@ -220,6 +321,7 @@ def open_tokens(path: str | Path) -> Tokens:
     if manifest and "action_kinds" in manifest:  # a shard may lack some kinds
         for file in files:
             file.header = replace(file.header, action_kinds=manifest["action_kinds"])
+            file.header.check()
     for file in files[1:]:
         same = (*SAME_TOKENS, *SAME_CONDITIONS, "bos", "eos")
         if found := difference(files[0].header, file.header, same):
@@ -270,13 +372,25 @@ def read_manifest(corpus: Path) -> dict[str, Any] | None:
         manifest = read_json(corpus / MANIFEST, "prepare it again")
     except FileNotFoundError:
         return None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("shards"), list):
+    shards = manifest.get("shards")
+    whole = isinstance(manifest.get("action_kinds", 1), int)
+    if not whole or not isinstance(shards, list) or not all(map(is_shard, shards)):
         raise ValueError(f"{corpus / MANIFEST} is damaged; prepare it again")
     return manifest
 
 
-def listed_hashes(path: Path, files: Sequence[TokenFile], manifest: Mapping[str, Any]) -> list[str]:
-    """Hashes of a folder's shards from the manifest of its corpus.
+def is_shard(facts: Any) -> bool:
+    """Whether these are the facts about a shard in a manifest."""
+    types = {"file": str, "sha256": str, "tokens": int, "documents": int}
+    if not isinstance(facts, dict) or not isinstance(facts.get("arrays", {}), dict):
+        return False
+    return all(isinstance(facts.get(name), kind) for name, kind in types.items())
+
+
+def listed_hashes(
+    path: Path, files: Sequence[TokenFile], manifest: Mapping[str, Any]
+) -> dict[Path, str]:
+    """Hashes of a folder's shards, and of the arrays beside them, from the manifest of its corpus.
 
     Raises: ValueError for shards that are missing, were added, or have another size.
     """
@@ -286,7 +400,12 @@ def listed_hashes(path: Path, files: Sequence[TokenFile], manifest: Mapping[str,
         raise ValueError(
             f"{path} does not hold the shards that {path.parent / MANIFEST} lists; prepare it again"
         )
-    return [shard["sha256"] for shard in listed]
+    hashes: dict[Path, str] = {}
+    for file, shard in zip(files, listed, strict=True):
+        hashes[file.path] = shard["sha256"]
+        arrays = shard.get("arrays", {})
+        hashes |= {condition_path(file.path, n): arrays[n] for n in file.conditions if n in arrays}
+    return hashes
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException as error:
         partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in FULL:
-            raise no_room(path, error.strerror) from error
+            raise no_room(path, str(error.strerror)) from error
         raise
     finally:
         os.close(descriptor)

@@ -9,11 +9,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tttvideo.data import tokens as tokens_module
 from tttvideo.data.text.documents import BYTES
-from tttvideo.data.tokens import Header, TokenFile, file_hash, open_tokens, token_writer
+from tttvideo.data.tokens import (
+    HEADER_BYTES,
+    MAGIC,
+    Header,
+    TokenFile,
+    file_hash,
+    open_tokens,
+    token_writer,
+)
 
 
 VIDEO = Header("video", "abc", 1000, grid=(2, 3), fps=12.5)
+PIXELS = replace(VIDEO, grid=(1, 1))
 
 
 def write(path, header, documents):
@@ -24,7 +34,7 @@ def write(path, header, documents):
     return TokenFile(path)
 
 
-@pytest.mark.parametrize("header", [BYTES, VIDEO, Header("text", "bpe", 100_000)], ids=str)
+@pytest.mark.parametrize("header", [BYTES, PIXELS, Header("text", "bpe", 100_000)], ids=str)
 def test_tokens_starts_and_header_are_read_back(tmp_path, header):
     top = header.vocab_size - 1
     file = write(tmp_path / "new/a.bin", header, [[1, 2, top], [], [top]])
@@ -79,6 +89,103 @@ def test_a_file_that_is_no_token_file_is_named(tmp_path):
         TokenFile(write_empty)
 
 
+WRONG = {
+    "kind": ["sound", 3, None, "video"],
+    "tokenizer": [3, None],
+    "vocab_size": ["258", 258.0, True, 0, -1, 1 << 40, 10**30, None],
+    "grid": [[2], [2, 3], [0, 3], "23", 6],
+    "fps": ["x", -1, 0, float("nan"), float("inf"), True],
+    "tokens": [-1, 1 << 62, "6", 10**4000, None, [6]],
+    "documents": [-1, 0, 1 << 62, "3", True],
+    "bos": [258, -1, "256", [256]],
+    "eos": [258, 1.5],
+    "conditions": [["smells"], ["poses", "poses"], "poses", [3], {}],
+    "action_kinds": [0, -3, "4"],
+    "pose_periods": [[6], [6, 0], [6, 6, 6]],
+    "copies": [1, "yes"],
+    "smell": [1],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_header_with_a_value_that_cannot_be_is_refused_in_one_line(tmp_path, name):
+    path = tmp_path / "a.bin"
+    write(path, BYTES, [[1, 2, 3], [], [4, 5, 6]])
+    whole = path.read_bytes()
+    for value in WRONG[name]:
+        fields = json.loads(whole[len(MAGIC) : HEADER_BYTES]) | {name: value}
+        head = MAGIC + json.dumps(fields).encode()
+        path.write_bytes(head.ljust(HEADER_BYTES) + whole[HEADER_BYTES:])
+        with pytest.raises(ValueError, match=r"a\.bin has (a damaged header|4\d* byt)") as error:
+            open_tokens(path)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 300 + len(str(path))
+
+
+@pytest.mark.parametrize("head", [b"", b"{}", b"[]", b"[" * 4000, b"null", b'{"kind":"text"}'])
+def test_a_header_that_is_no_header_is_refused_in_one_line(tmp_path, head):
+    path = tmp_path / "a.bin"
+    path.write_bytes((MAGIC + head).ljust(HEADER_BYTES) + bytes(100))
+    with pytest.raises(ValueError, match=r"a\.bin has a damaged header \(.*\); prepare it again"):
+        open_tokens(path)
+
+
+@pytest.mark.parametrize("starts", [(1, 3), (0, -1), (3, 0), (0, 7), (0, 1 << 62), (-(1 << 63), 0)])
+def test_starts_of_documents_out_of_order_are_refused(tmp_path, starts):
+    path = tmp_path / "a.bin"
+    write(path, BYTES, [[1, 2, 3], [4, 5, 6]])
+    path.write_bytes(path.read_bytes()[:-16] + np.array(starts, "<i8").tobytes())
+    with pytest.raises(ValueError, match=r"a\.bin has starts of documents out of order"):
+        open_tokens(path)
+
+
+def test_a_video_begins_with_a_frame(tmp_path):
+    path = tmp_path / "a.bin"
+    write(path, VIDEO, [[1] * 6, [2] * 6])
+    path.write_bytes(path.read_bytes()[:-8] + np.array([3], "<i8").tobytes())
+    with pytest.raises(ValueError, match=r"a\.bin has starts of documents out of order"):
+        open_tokens(path)
+
+
+def change_token(path, place, token):
+    with open(path, "r+b") as file:
+        file.seek(HEADER_BYTES + 2 * place)
+        file.write(np.array(token, "<u2").tobytes())
+
+
+def test_a_token_above_the_vocabulary_is_refused_at_opening_or_when_it_is_read(corpus, monkeypatch):
+    shard = corpus / "train/00002.bin"
+    change_token(shard, 4, 258)
+    message = r"00002\.bin has the token 258, and its vocabulary ends at 257"
+    with pytest.raises(ValueError, match=message):
+        open_tokens(corpus / "train")
+    monkeypatch.setattr(tokens_module, "FEW", 0)  # as if there were many
+    data = open_tokens(corpus / "train")
+    assert len(data.tokens[:9]) == 9
+    for read in (slice(0, 11), slice(9, 10), 9):
+        with pytest.raises(ValueError, match="has the token 258, and its vocabulary ends at 257"):
+            data.tokens[read]
+    with pytest.raises(ValueError, match=message):
+        open_tokens(corpus / "train", verify=True)
+
+
+def test_verify_compares_every_file_with_the_hash_in_the_manifest(corpus):
+    open_tokens(corpus / "train", verify=True)
+    change_token(corpus / "train/00002.bin", 4, 77)
+    assert open_tokens(corpus / "train").tokens[9] == 77
+    with pytest.raises(ValueError, match=r"00002\.bin is not the file that manifest.json lists"):
+        open_tokens(corpus / "train", verify=True)
+
+
+SHARDS = [None, 3, [3], [{}], [{"file": 3}], [{"file": "train/a.bin", "tokens": "x"}]]
+
+
+@pytest.mark.parametrize("shards", SHARDS, ids=str)
+def test_a_manifest_of_wrong_types_is_refused_in_one_line(corpus, shards):
+    (corpus / "manifest.json").write_text(json.dumps({"shards": shards}))
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged; prepare it again"):
+        open_tokens(corpus / "train")
+
+
 KNOWN = replace(VIDEO, conditions=("poses", "actions"), action_kinds=4)
 
 
@@ -103,6 +210,23 @@ def test_conditions_are_read_back_with_a_row_per_frame(tmp_path):
     assert joined["poses"][2:4].tolist() == [[2, -2], [3, -3]]
     write(tmp_path / "a.bin", VIDEO, [[0] * 12])
     assert TokenFile(tmp_path / "a.bin").conditions == {}
+
+
+def test_conditions_of_another_form_are_refused(tmp_path):
+    write_known(tmp_path / "a.bin", [0, 1, 2])
+    whole = (tmp_path / "a.poses.npy").read_bytes()
+    np.savez(tmp_path / "zip.npz", np.zeros((3, 2)))
+    for rows in (np.zeros(3), np.zeros((3, 2), "S4"), np.zeros((3, 2), bool), np.float32(3)):
+        np.save(tmp_path / "a.poses.npy", rows)
+        with pytest.raises(ValueError, match=r"a\.poses\.npy is missing or damaged"):
+            TokenFile(tmp_path / "a.bin")
+    for content in (whole[:-1], whole.replace(b"(3, 2)", b"(3, 9)"), b"", b"\x93NUMPY" + bytes(99)):
+        (tmp_path / "a.poses.npy").write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.poses\.npy is missing or damaged"):
+            TokenFile(tmp_path / "a.bin")
+    (tmp_path / "zip.npz").rename(tmp_path / "a.poses.npy")
+    with pytest.raises(ValueError, match=r"a\.poses\.npy is missing or damaged"):
+        TokenFile(tmp_path / "a.bin")
 
 
 def test_conditions_that_are_not_of_the_file_are_refused(tmp_path):
@@ -178,7 +302,7 @@ def test_shards_that_do_not_belong_together_are_refused(corpus):
     for header, message in (
         (Header("text", "abc", 258, bos=256, eos=257), "tokenizer is bytes and abc"),
         (Header("text", "bytes", 258), "bos is 256 and None"),
-        (VIDEO, "kind is text and video"),
+        (PIXELS, "kind is text and video"),
     ):
         write(corpus / "train/00001.bin", header, [[5]])
         with pytest.raises(ValueError, match=f"00000.bin and .*00001.bin do not belong.*{message}"):

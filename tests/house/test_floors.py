@@ -12,6 +12,7 @@ from helpers.source import FILES, ROOT
 
 FLOORS = {
     "tttvideo/files.py": 0,  # the standard library only
+    "tttvideo/typed.py": 0,
     "tttvideo/progress.py": 0,  # and rich
     "kernels": 1,
     "data": 1,

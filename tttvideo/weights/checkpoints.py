@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 from zipfile import is_zipfile
 
 import torch
@@ -48,7 +48,7 @@ def save_torch_file(content: dict[str, Any], path: str | Path) -> None:
     with replacing(Path(path)) as partial, open(partial, "wb") as file:
         writer = ErrorsKept(file)
         try:
-            torch.save(content, writer)
+            torch.save(content, cast(BinaryIO, writer))
         except RuntimeError as error:
             raise writer.error or error from None
 
