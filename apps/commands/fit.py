@@ -32,7 +32,7 @@ LEAST = {
 }
 """The smallest values of keys, where they do not depend on other keys."""
 INSTEAD = {"trainer.logger": "--wandb", "trainer.default_root_dir": "--out"}
-FLAGS = ("--quiet", "--verbose", "--help-keys")
+FLAGS = ("--quiet", "--verbose", "--help-keys", "--verify")
 EXAMPLE = "--config text_tiny --data.train out/books/train --trainer.max_steps 500 --out out/first"
 MEASURE = (
     "Measure a model on its {} data: last.ckpt in the --out folder of its fit, or --ckpt_path "
@@ -71,6 +71,13 @@ def parser(command: str = "fit") -> Parser:
     )
     top.add_argument("--wandb", metavar="WHERE", help="log to wandb too: off, online or offline")
     top.add_argument("--save_every", metavar="N", help="steps between checkpoints (default: 200)")
+    top.add_argument(
+        "--verify",
+        action="store_true",
+        help="read all tokens first, and compare each with the vocabulary and each file with its "
+        "hash in the manifest, for data from elsewhere; without it sizes, types and the starts of "
+        "documents are checked, and tokens when they are read",
+    )
     top.add_argument("--quiet", action="store_true", help="print errors only")
     top.add_argument("--verbose", action="store_true", help="print Lightning's messages too")
     return top
@@ -107,11 +114,15 @@ def check(options: argparse.Namespace) -> None:
         value = values.get(key)
         if isinstance(value, int) and value < least:
             raise ValueError(f"{key} is {value}; it must be {least} or more")
+    if values.get("weights_only") is False:
+        raise ValueError(
+            "weights_only is false, and a checkpoint could then run any code; leave it out"
+        )
     for key, option in INSTEAD.items():
         if values.get(key) is not None:
             raise ValueError(f"{key} is not used here; use {option} instead")
     paths = {s.key: str(s.text) for s in options.settings if s.value is not None}
-    check_files(paths, values.get("data.videos") or ())
+    check_files(paths, values.get("data.videos") or (), options.verify)
     out = next((str(s.text) for s in reversed(options.settings) if s.key == "out"), "out/run")
     check_folder(out)
     last = Path(out) / "last.ckpt"
@@ -119,20 +130,24 @@ def check(options: argparse.Namespace) -> None:
         raise ValueError(f"there is no {last}; use --out of a run, or --ckpt_path")
 
 
-def check_files(paths: dict[str, str], videos: Sequence[Any]) -> None:
-    """Raise ValueError for data and checkpoints that are missing or of another kind."""
+def check_files(paths: dict[str, str], videos: Sequence[Any], verify: bool = False) -> None:
+    """Raise ValueError for data and checkpoints that are missing or of another kind.
+
+    verify: read all tokens and compare them, see `open_tokens`.
+    """
     from tttvideo.data.tokens import open_tokens
 
     kind = paths.get("data.class_path", "").rpartition(".")[2]
     for key in ("data.train", "data.validation"):
         if kind == "TokenData" and key in paths:
-            open_tokens(paths[key])
+            open_tokens(paths[key], verify)
     if kind in ("FrameData", "ClipData"):
         check_videos(map(str, videos))
     for key in ("model.frame_tokenizer", "model.start_from", "ckpt_path"):
         path = paths.get(key, "last")
-        remote = path in ("best", "last", "hpc") or "://" in path or path.startswith("registry")
-        if not remote:
+        if "://" in path or path.startswith("registry"):
+            raise ValueError(f"{key} {path} is no file; download it, and name the file")
+        if path not in ("best", "last", "hpc"):
             check_checkpoint(path, f"{key}: checkpoint")
 
 

@@ -41,6 +41,7 @@ def folder(tmp_path):
     (tmp_path / "text.mp4").write_text("no video" * 99)
     np.save(tmp_path / "float.npy", np.zeros((2, 8, 8, 3)))
     Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    (tmp_path / "code.yaml").write_text("weights_only: false\n")
     (tmp_path / "folder").mkdir()
     return tmp_path
 
@@ -71,6 +72,10 @@ REFUSED = [
     (f"{FIT} --model.start_from empty.ckpt", "empty.ckpt is not a"),
     (f"{FIT} --data.class_path tttvideo.data.module.TokenData", "tttvideo.data.modules.TokenData"),
     (f"{FIT} --out a.txt", "a.txt is a file; name a folder"),
+    (f"{FIT} --ckpt_path http://localhost/a.ckpt", "ckpt_path http://localhost/a.ckpt is no file"),
+    (f"{FIT} --ckpt_path registry:a", "ckpt_path registry:a is no file; download it"),
+    (f"{FIT} --weights_only false", "weights_only is false, and a checkpoint could then run any"),
+    (f"{FIT} --config code.yaml", "weights_only is false, and a checkpoint could then run any"),
     (f"{CLIPS} [empty.mp4]", "empty.mp4 is empty (0 bytes)"),
     ("fit --config conv_lstm_tiny --data.videos [empty.mp4]", "empty.mp4 is empty (0 bytes)"),
     ("fit --config conv_lstm_tiny --data.frames 1", "data.frames is 1; it must be 2 or more"),
