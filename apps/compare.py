@@ -1,114 +1,121 @@
-"""`tttvideo compare`: train mixers on equal tokens and measure them.
+"""`tttvideo compare`: train mixers on equal tokens and for equal time, and measure them.
 
-Each run has a folder, DIR/MIXER_SEED, and two stages: short windows, then the whole context. A
-finished stage is not trained again, and a stopped one resumes.
+    DIR/choices.json        the settings of the comparison, and the learning rate of each mixer
+    DIR/rates/MIXER_LR/     short runs of another seed, which choose it and time the steps
+    DIR/PART/MIXER_SEED/    the runs of a part: last.ckpt, run.json, targets.json
+    DIR/comparison.*, DIR/fixed_targets.png
+
+Killed at any time, the same command resumes: what is finished is not made again.
 """
 
 import argparse
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import zip_longest
+from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 
-from tttvideo.apps.commands import invoke
+from tttvideo.apps.show.comparison_page import write_comparison
 from tttvideo.data.tokens import open_tokens
 from tttvideo.files import read_json, write_json
 from tttvideo.progress import progress
 
-from .comparison_plan import Plan, Stage, measurement, new_plan, pairs
+from .comparison_plan import (
+    PARTS,
+    RATES,
+    Choice,
+    Finished,
+    Plan,
+    Run,
+    fit_arguments,
+    fixed_settings,
+    new_plan,
+    runs_of,
+    short_runs,
+    wanted_parts,
+)
+from .comparison_runs import Job, Workers
 from .device import best_device
+from .reproduce import locked
 
 
 def run(options: argparse.Namespace) -> None:
     plan = new_plan(options, best_device())
-    data = [open_tokens(path).fingerprint for path in (options.train, options.validation)]
-    runs = [Run(*pair, options, plan, data) for pair in pairs(options, plan)]
-    total = len(runs) * sum(stage.tokens for stage in plan.stages)
-    steps = sum(stage.steps for stage in plan.stages)
-    print(f"{len(runs)} runs of {steps:,} steps, {plan.jobs} in parallel", flush=True)
-    with ThreadPoolExecutor(plan.jobs) as pool, progress("training", total, "tokens") as advance:
-        list(pool.map(lambda run: run.train(advance), runs))
-    invoke("evaluate text", measurement(options, plan))
+    with locked(Path(options.out)):
+        comparison = Comparison(options, plan)
+        choices = comparison.choose()
+        found: dict[str, list[Finished]] = {}
+        for part in wanted_parts(options, plan):
+            runs = list(runs_of(part, options, plan, choices))
+            found[part] = comparison.make(PARTS[part], runs)
+            page = write_comparison(Path(options.out), found, choices, plan)
+    print(page)
 
 
-@dataclass(frozen=True)
-class Run:
-    """One mixer with one seed; `data`: fingerprints of the training and validation tokens."""
+class Comparison:
+    """The runs of a folder, and the settings that all of them share."""
 
-    mixer: str
-    seed: int
-    options: argparse.Namespace
-    plan: Plan
-    data: list[str]
+    def __init__(self, options: argparse.Namespace, plan: Plan):
+        self.options, self.plan, self.out = options, plan, Path(options.out)
+        self.path = self.out / "choices.json"
+        data = {name: open_tokens(getattr(options, name)) for name in ("train", "validation")}
+        hashes = {name: tokens.fingerprint for name, tokens in data.items()}
+        self.settings = fixed_settings(options, plan, hashes)
+        self.choices = self.read_choices()
 
-    @property
-    def folder(self) -> Path:
-        return Path(self.options.out) / f"{self.mixer}_{self.seed}"
+    def read_choices(self) -> dict[str, Choice]:
+        """Those of earlier runs of the command; ValueError if its settings were others."""
+        if not self.path.is_file():
+            return {}
+        before = read_json(self.path, f"delete {self.out}")
+        for name, new in self.settings.items():
+            if (old := before["settings"].get(name)) != new:
+                raise ValueError(
+                    f"{self.out} holds a comparison with {name} {old}, and now it is {new}; give "
+                    "the same, or choose another --out"
+                )
+        return {mixer: Choice(**values) for mixer, values in before["choices"].items()}
 
-    def train(self, advance: Callable[[int], None]) -> None:
-        """Train the stages that are not finished; `advance` gets the tokens of each at its end."""
-        settings = self.data
-        for number, stage in enumerate(self.plan.stages):
-            arguments = self.arguments(number, stage)
-            settings = settings + arguments
-            record = self.folder / f"stage_{number}.json"
-            result = "done before"
-            if not self.is_done(record, settings):
-                write_record(record, settings, done=False)
-                start = time.monotonic()
-                self.fit(arguments, record.with_suffix(".log"))
-                write_record(record, settings, done=True)
-                result = f"{stage.steps:,} steps of {stage.batch} x {stage.window:,} tokens"
-                result += f" in {time.monotonic() - start:,.0f} s"
-            print(f"{self.folder}, stage {number}: {result}", flush=True)
-            advance(stage.tokens)
-
-    def is_done(self, record: Path, settings: list[str]) -> bool:
-        """Whether a stage is finished; ValueError if it was started with other settings."""
-        if not record.is_file():
-            return False
-        before = read_json(record, f"delete {self.folder}")
-        if before["told"] != settings:
-            both = zip_longest(before["told"], settings)
-            old, new = next(pair for pair in both if len(set(pair)) > 1)
-            raise ValueError(
-                f"{self.folder} holds a run with {old}, not {new}; choose another --out"
+    def choose(self) -> dict[str, Choice]:
+        """The learning rate of each mixer, of the lowest loss, and the time of its steps."""
+        missing = [mixer for mixer in self.plan.mixers if mixer not in self.choices]
+        self.save()
+        found = self.make("learning rates", [r for m in missing for r in short_runs(self.plan, m)])
+        for mixer in missing:
+            own = [one for one in found if one.run.mixer == mixer]
+            losses = {one.run.lr: one.record["loss"] for one in own}
+            finite = {lr: loss for lr, loss in losses.items() if loss is not None}
+            self.choices[mixer] = Choice(
+                lr=min(finite, key=lambda lr: finite[lr]) if finite else None,
+                step_seconds=median(one.record["step_seconds"] for one in own),
+                losses={f"{lr:g}": loss for lr, loss in losses.items()},
             )
-        return before["done"]
+        self.save()
+        return {mixer: self.choices[mixer] for mixer in self.plan.mixers}
 
-    def arguments(self, number: int, stage: Stage) -> list[str]:
-        """Arguments of `tttvideo fit` for a stage."""
-        start_from = [f"--model.start_from={self.folder}/stage_{number - 1}/last.ckpt"]
-        return [
-            *("--config", self.plan.size, "--config", f"mixer/{self.mixer}"),
-            *(f"--seed_everything={self.seed}", f"--data.seed={self.seed}"),
-            f"--data.train={self.options.train}",
-            f"--data.validation={self.options.validation}",
-            *(f"--data.window={stage.window}", f"--data.batch_size={stage.batch}"),
-            *(f"--model.optim.lr={stage.lr}", f"--trainer.max_steps={stage.steps}"),
-            *("--trainer.accumulate_grad_batches=1", "--trainer.enable_progress_bar=false"),
-            *(f"--trainer.val_check_interval={stage.steps}", "--trainer.limit_val_batches=20"),
-            *("--trainer.log_every_n_steps=10", "--trainer.devices=1"),
-            f"--out={self.folder}/stage_{number}",
-            *(start_from if number else ()),
-        ]
+    def save(self) -> None:
+        chosen = {mixer: asdict(choice) for mixer, choice in self.choices.items()}
+        write_json(self.path, {"settings": self.settings, "choices": chosen})
 
-    def fit(self, arguments: list[str], log: Path) -> None:
-        """Train in a new process. Raises ValueError with the last line of its log."""
-        command = [sys.executable, "-P", "-m", "tttvideo.apps.cli", "fit", *arguments]
-        threads = {"OMP_NUM_THREADS": "1"}
-        with open(log, "w") as file:
-            done = subprocess.run(command, stdout=file, stderr=file, env=os.environ | threads)
-        if done.returncode:
-            *_, last = ["", *log.read_text().strip().splitlines()]
-            raise ValueError(f"the run {self.folder} failed: {last} (see {log})")
+    def make(self, title: str, runs: list[Run]) -> list[Finished]:
+        """Train and measure the runs that are not finished; the records of all."""
+        if runs:
+            print(f"{title}: {len(runs)} runs, {self.plan.jobs} in parallel", flush=True)
+        jobs = {run: self.job(run) for run in runs}
+        total = sum(run.steps for run in runs)
+        with progress("training", total, "steps") as advance, Workers(self.plan.jobs) as workers:
+            for run, done in workers.all(jobs):
+                print(f"{jobs[run].folder}: {done}", flush=True)
+                advance(run.steps)
+        return [Finished(run, *jobs[run].records()) for run in runs]
 
-
-def write_record(path: Path, settings: list[str], done: bool) -> None:
-    """Record a stage; the key of the settings is "told", as in files of earlier versions."""
-    write_json(path, {"told": settings, "done": done})
+    def job(self, run: Run) -> Job:
+        """What a worker does of a run."""
+        folder = self.out / run.name
+        return Job(
+            run=run,
+            plan=self.plan,
+            folder=folder,
+            settings={**self.settings, "run": asdict(run)},
+            arguments=fit_arguments(run, self.options, self.plan, str(folder)),
+            validation=None if run.part == RATES else self.options.validation,
+            length=self.options.length,
+        )

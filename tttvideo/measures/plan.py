@@ -94,7 +94,7 @@ def make_plan(settings: PlanSettings, data: Tokens, window: int | None) -> Plan:
     """
     total = len(data.tokens)
     length = settings.length or default_length(data, window or UNKNOWN_WINDOW, settings.join)
-    span = max(1, min(SPAN, length // 8))
+    span = target_span(length)
     full = length - span
     if settings.reset > full:
         raise ValueError(
@@ -122,6 +122,11 @@ def make_plan(settings: PlanSettings, data: Tokens, window: int | None) -> Plan:
         batch=settings.batch,
         join=settings.join,
     )
+
+
+def target_span(length: int) -> int:
+    """Tokens of a target, where so many are read of each document."""
+    return max(1, min(SPAN, length // 8))
 
 
 def default_length(data: Tokens, window: int, join: bool) -> int:

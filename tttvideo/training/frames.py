@@ -44,6 +44,7 @@ class FrameTokenizerModel(OuterLoop):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["tttvideo"] = frame_tokenizer_about(self.tokenizer.config)
 
     def training_step(self, frames: Tensor, batch_idx: int) -> Tensor:

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.utils.checkpoint import checkpoint
 
 from .keep_best import KeepBest
+from .step_clock import StepClock
 
 
 @dataclass
@@ -39,7 +40,7 @@ class OptimConfig:
 
 
 class OuterLoop(LightningModule):
-    """The optimizer, its schedule, and the speed for the progress bar.
+    """The optimizer, its schedule, the time of its steps, and the speed for the progress bar.
 
     measure, higher_is_better: the logged value that early stopping watches.
     """
@@ -49,6 +50,7 @@ class OuterLoop(LightningModule):
     def __init__(self, optim: OptimConfig):
         super().__init__()
         self.optim = optim
+        self.step_clock = StepClock()
 
     @property
     def data(self) -> Any:
@@ -93,14 +95,35 @@ class OuterLoop(LightningModule):
         """Seed what a step draws by its number, so that a run that resumes draws the same."""
         facts = self.data.seed, self.global_step, batch_idx, self.global_rank
         torch.manual_seed(int(np.random.SeedSequence(facts).generate_state(1, np.uint64)[0]))
+        self.step_clock.start(self.device)
+
+    def on_after_backward(self) -> None:
+        self.step_clock.lap()
+
+    def optimizer_step(self, *args: Any, **options: Any) -> None:
+        super().optimizer_step(*args, **options)  # with the last backward pass inside
+        self.step_clock.lap(steps=1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        clock = self.step_clock
+        checkpoint["step_time"] = {"seconds": clock.seconds, "steps": clock.steps}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return
         done, most = checkpoint["global_step"], self.trainer.max_steps
-        if self.trainer.state.fn == TrainerFn.FITTING and 0 <= most < done:
+        if 0 <= most < done:
             raise ValueError(
                 f"the run in --out has {done} steps behind it, and trainer.max_steps is {most}; "
                 "choose another --out"
             )
+        if "step_time" not in checkpoint:
+            raise ValueError(
+                "the run in --out was started by another version, which did not time its steps; "
+                "start a new run with another --out"
+            )
+        timed = checkpoint["step_time"]
+        self.step_clock.seconds, self.step_clock.steps = timed["seconds"], timed["steps"]
 
     def on_train_start(self) -> None:
         self.clock, self.units, self.waited = time.monotonic(), 0, self.wait()

@@ -51,6 +51,7 @@ class PixelModel(OuterLoop):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         model = PixelCheckpoint(self.conv_lstm, dict(self.trained))
         checkpoint["tttvideo"] = pixel_description(model)
 

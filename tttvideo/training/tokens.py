@@ -136,6 +136,7 @@ class TokenModel(OuterLoop):
             self.trained = done | {"before": before}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         header, json = self.header, self.data.tokenizer_json
         facts = header.tokenizer, json, header.bos, header.eos, header.fps
         model = TokenCheckpoint(self.backbone, *facts, self.frame_tokenizer, dict(self.trained))

@@ -66,6 +66,7 @@ class VideoModel(OuterLoop):
         self.lanes.to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         facts = self.header.tokenizer, self.header.fps, self.frame_tokenizer, dict(self.trained)
         checkpoint["tttvideo"] = video_description(VideoCheckpoint(self.frame_model, *facts))
         checkpoint["lane_states"] = self.lanes.to_plain()

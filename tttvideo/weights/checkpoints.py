@@ -175,6 +175,20 @@ def load_checkpoint(
     return about, weights
 
 
+def load_step_time(path: str | Path) -> float:
+    """Seconds of a training step of a run of `tttvideo fit`, by training/step_clock.py.
+
+    Raises ValueError for a checkpoint that does not record them.
+    """
+    timed = load_torch_file(path, "checkpoint", "`tttvideo fit`", lambda x: x.get("step_time"))
+    if not timed or not timed["steps"]:
+        raise ValueError(
+            f"{path} does not record the time of its steps; an earlier version wrote it, or the "
+            "run was too short: train it again"
+        )
+    return timed["seconds"] / timed["steps"]
+
+
 def backbone_config(values: Mapping[str, Any]) -> BackboneConfig:
     """The config from the mapping that `dataclasses.asdict` gives."""
     values = dict(values)
