@@ -78,7 +78,7 @@ class Comparison:
         """The learning rate of each mixer, of the lowest loss, and the time of its steps."""
         missing = [mixer for mixer in self.plan.mixers if mixer not in self.choices]
         self.save()
-        found = self.make("learning rates", [r for m in missing for r in short_runs(self.plan, m)])
+        found = self.make("learning rates", short_runs(self.plan, missing))
         for mixer in missing:
             own = [one for one in found if one.run.mixer == mixer]
             losses = {one.run.lr: one.record["loss"] for one in own}

@@ -51,7 +51,10 @@ COMMANDS = {
     "evaluate rates": ("evaluate_rates", "dense frames against sparse ones, from 30 to 1 a second"),
     "evaluate scaling": ("evaluate_scaling", "fit how loss falls with size and data"),
     "evaluate harness": ("evaluate_harness", "tasks of lm-evaluation-harness"),
-    "compare": ("compare", "train mixers on equal tokens and draw their loss by context"),
+    "compare": (
+        "compare",
+        "train mixers on equal tokens and for equal time; their loss by context",
+    ),
     "reproduce": ("reproduce", "make a figure of results: data, training, measurement"),
     "bench": ("bench", "measure speed and memory: kernels, decode, layers, generation, bars"),
     "import": ("import_weights", "read weights of the reference implementations (PyTorch, JAX)"),

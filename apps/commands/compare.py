@@ -27,7 +27,8 @@ NUMBERS = {
     "time on a GPU (default: 100, on a GPU 1200)",
     "length": "tokens read of each document when models are measured (default: 66560, for "
     "contexts of up to 65,536, or what 8 documents have)",
-    "documents": "documents that are measured, with two targets each, at most (default: 8)",
+    "documents": "documents that are measured, with four targets each, at most (default: 4; on a "
+    "GPU 8)",
     "jobs": "runs in parallel, one CPU thread each (default: 2 on a CPU, 1 on a GPU)",
 }
 
@@ -39,8 +40,10 @@ def parser() -> argparse.ArgumentParser:
         "draw their loss on fixed targets by the length of context, far beyond the training "
         "window, beside a control with the state reset. Each mixer gets the learning rate that is "
         "best in short runs of another seed, which also measure the time of its steps. Writes "
-        "comparison.md, comparison.json and fixed_targets.png. HOURS. The same command resumes at "
-        "any time; more --mixers, --seeds and --parts may be added to a comparison later.",
+        "comparison.md, comparison.json and fixed_targets.png. By default it takes about three "
+        "hours of processor time on a quiet CPU, half of that on two cores, and up to three times "
+        "as much beside other work; lanes take an hour more. Killed at any time, the same command "
+        "resumes; more --mixers, --seeds and --parts may be added to a comparison later.",
         epilog="example: tttvideo compare out/stdlib/train out/stdlib/validation --out out/compare",
     )
     add = top.add_argument

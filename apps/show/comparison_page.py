@@ -43,6 +43,7 @@ from .text_plots import COLOURS
 
 
 Found = dict[str, list[Finished]]
+OVER_SEEDS = "95 % interval over {} seeds, differences of the same seed"
 
 
 def write_comparison(out: Path, found: Found, choices: dict[str, Choice], plan: Plan) -> str:
@@ -80,6 +81,10 @@ class Curves:
     def near(self) -> int:
         return FAR * self.plan.window
 
+    def shared(self, one: str, other: str) -> int:
+        """The number of seeds that both mixers have."""
+        return len(self.bits.get(one, {}).keys() & self.bits.get(other, {}).keys())
+
     def at(self, mixer: str, context: int) -> dict[int, float]:
         """Bits per byte after so many tokens, by seed."""
         place = self.contexts.index(context)
@@ -102,6 +107,7 @@ def part_curves(runs: list[Finished], plan: Plan) -> Curves:
     return Curves(mixers, contexts, bits, reset, plan)
 
 
+NONE = over_seeds([])
 Row = tuple[str, str, dict[str, Estimate]]
 """A mixer, how many of its seeds count, and its numbers."""
 
@@ -116,20 +122,20 @@ def row(curves: Curves, mixer: str) -> dict[str, Estimate]:
     contexts = [c for c in (curves.plan.window, curves.near, *curves.contexts[-1:])]
     contexts = sorted({c for c in contexts if c in curves.contexts})
     found = {
-        "million tokens": over_seeds([one.record["tokens"] / 1e6 for one in trained]),
+        "M tokens": over_seeds([one.record["tokens"] / 1e6 for one in trained]),
         "minutes": over_seeds([one.record["step_seconds"] * one.run.steps / 60 for one in trained]),
         **{f"after {c:,}": over_seeds([*curves.at(mixer, c).values()]) for c in contexts},
         "state reset": over_seeds([*reset.values()]),
     }
     later = [c for c in contexts if c > curves.plan.window]
-    found |= {f"{c:,} less reset": less(curves.at(mixer, c), reset) for c in later}
-    if base in curves.bits:
+    found |= {f"{c:,} minus reset": minus(curves.at(mixer, c), reset) for c in later}
+    if base in curves.bits and base != mixer:
         for c in later:
-            found[f"{c:,} less {base}"] = less(curves.at(mixer, c), curves.at(base, c))
+            found[f"{c:,} minus {base}"] = minus(curves.at(mixer, c), curves.at(base, c))
     return found
 
 
-def less(one: dict[int, float], other: dict[int, float]) -> Estimate:
+def minus(one: dict[int, float], other: dict[int, float]) -> Estimate:
     """The mean of the differences of the seeds that both have."""
     return over_seeds([value - other[seed] for seed, value in one.items() if seed in other])
 
@@ -145,13 +151,13 @@ def row_record(row: Row) -> dict[str, Any]:
     return {"mixer": mixer, "seeds": count, **numbers}
 
 
-def interval(e: Estimate, form: str = ".3f") -> str:
+def interval(e: Estimate, form: str) -> str:
     """The mean and half of its 95 % interval; "diverged" where a seed has no finite loss."""
     if not e.documents:
         return ""
     if e.value != e.value:
         return DIVERGED
-    return f"{e.value:{form}}" + ("" if e.margin is None else f" ± {e.margin:.3f}")
+    return f"{e.value:{form}}" + ("" if e.margin is None else f" ± {e.margin:{form.lstrip('+')}}")
 
 
 def comparison_page(
@@ -180,25 +186,22 @@ def comparison_page(
 
 def sentences(part: str, curves: Curves) -> Iterator[str]:
     """The first mixer against the baseline, and what context gains with and without forgetting."""
-    first, base = next(iter(curves.runs), ""), curves.plan.baseline
-    if not curves.contexts or first not in curves.bits:
-        return
-    last = curves.contexts[-1]
-    if base in curves.bits and first != base:
-        near, far = (less(curves.at(first, c), curves.at(base, c)) for c in (curves.near, last))
+    first, base, near = next(iter(curves.runs), ""), curves.plan.baseline, curves.near
+    if first != base and (count := curves.shared(first, base)):
+        last = curves.contexts[-1]
+        gains = [minus(curves.at(first, c), curves.at(base, c)) for c in (near, last)]
         yield (
-            f"**{PARTS[part].capitalize()}**: {first} less {base}, on the same targets, "
-            f"{interval(near, '+.3f')} bits per byte after {curves.near:,} tokens of context, and "
-            f"{interval(far, '+.3f')} after {last:,} (95 % interval over {near.documents} seeds, "
-            "paired)."
+            f"**At {PARTS[part]}, {first} minus {base}**: {interval(gains[0], '+.3f')} bits per "
+            f"byte after {near:,} tokens of context, {interval(gains[1], '+.3f')} after {last:,} "
+            f"({OVER_SEEDS.format(count)})."
         )
-    for mixer in (first, first.removesuffix("_forget")):
-        if mixer in curves.bits and (mixer == first or first.endswith("_forget")):
-            gain = less(curves.at(mixer, curves.near), curves.reset[mixer])
+    for mixer in dict.fromkeys([first, first.removesuffix("_forget")]):
+        if count := curves.shared(mixer, mixer):
+            gain = minus(curves.at(mixer, near), curves.reset[mixer])
             yield (
-                f"{mixer} ({PARTS[part]}): after {curves.near:,} tokens, {FAR} training windows, "
-                f"{interval(gain, '+.4f')} less than with the state reset every "
-                f"{curves.plan.window:,} tokens; below 0 context helps."
+                f"**At {PARTS[part]}, {mixer}, carried minus reset**: {interval(gain, '+.4f')} "
+                f"bits per byte after {near:,} tokens, {FAR} training windows "
+                f"({OVER_SEEDS.format(count)})."
             )
 
 
@@ -209,19 +212,23 @@ def rules(found: Found, plan: Plan) -> str:
         return "All runs diverged."
     most = max(one["far_targets"] for one in measured)
     few = min(one["far_targets"] for one in measured)
-    some = f"{most}, attention to all tokens on {few}" if few < most else f"{most}"
-    one = measured[0]
-    return (
-        f"Trained in windows of {plan.window:,} tokens. Bits per byte on {one['targets']} fixed "
-        f"targets of {one['target_tokens']:,} tokens in held-out documents: the same for all "
-        "mixers and contexts. What contexts beyond "
-        f"{FAR * plan.window:,} tokens add is measured on {some} of them, as the difference to "
-        f"{FAR * plan.window:,} on the same ones. Reset: a fresh state every {plan.window:,} "
-        "tokens of the document. Means over seeds, with 95 % intervals over seeds by Student's t; "
-        "they do not cover the choice of the targets. Differences are of the same seeds and "
-        "targets; below 0 the first is better. Minutes are the time of the training steps alone "
-        "(forward, backward, optimizer): processor time of one thread on a CPU, wall time on a GPU."
-    )
+    some = f"{most} of them" + (f", attention to all tokens on {few}" if few < most else "")
+    one, near = measured[0], FAR * plan.window
+    lines = [
+        f"Training: windows of {plan.window:,} tokens, {plan.batch} a step. Minutes are the time "
+        "of the training steps alone (forward, backward, optimizer): processor time of one thread "
+        "on a CPU, wall time on a GPU.",
+        f"Targets: {one['targets']} spans of {one['target_tokens']:,} tokens in held-out "
+        "documents, the same for all mixers and contexts; `after N`: a fresh state reads the N "
+        "tokens before them.",
+        f"What contexts beyond {near:,} tokens add is measured on {some}, as the difference to "
+        f"{near:,} on the same ones.",
+        f"Reset: the same targets with a fresh state every {plan.window:,} tokens.",
+        "Means over seeds with 95 % intervals over seeds, by Student's t; they do not cover the "
+        "choice of the targets. Differences are of the same seeds and targets; below 0 the first "
+        "is better. Diverged runs are left out.",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def note(part: str, plan: Plan) -> str:
@@ -244,14 +251,16 @@ def part_table(curves: Curves) -> str:
     found = rows(curves)
     names = list(dict.fromkeys(name for _, _, values in found for name in values))
     cells = [
-        (mixer, count, *(interval(values[n], form(n)) if n in values else "" for n in names))
+        (mixer, count, *(interval(values.get(n, NONE), form(n)) for n in names))
         for mixer, count, values in found
     ]
     return markdown_table(("mixer", "seeds", *names), cells)
 
 
 def form(name: str) -> str:
-    return "+.3f" if " less " in name else ".2f" if name == "minutes" else ".3f"
+    if name.endswith("minus reset"):
+        return "+.4f"
+    return "+.3f" if " minus " in name else ".2f" if name == "minutes" else ".3f"
 
 
 def choice_table(choices: dict[str, Choice], plan: Plan) -> str:
@@ -295,7 +304,7 @@ def run_table(found: Found) -> str:
 
 
 def draw(found: dict[str, Curves]) -> Figure:
-    """A column for each part. Above: the loss; below: less that with the state reset."""
+    """A column for each part. Above: the loss; below: minus that with the state reset."""
     figure = Figure(figsize=(1.5 + 4.6 * len(found), 8), layout="constrained")
     panels = figure.subplots(2, len(found), squeeze=False, sharex="col", sharey="row")
     styles = line_styles([mixer for curves in found.values() for mixer in curves.runs])
@@ -307,8 +316,12 @@ def draw(found: dict[str, Curves]) -> Figure:
         finish(column, curves)
     for row_of_panels, limit in zip(panels, limits, strict=True):
         limit.apply(row_of_panels[0])
+    title = "Lines: means of the seeds; bands: their range; vertical: the training window"
+    if any(grows(mixer) for mixer in styles):
+        title += "; attention to all tokens may leave the picture beyond it"
+    figure.suptitle(title, fontsize=9)
     panels[0, 0].set_ylabel("bits per byte")
-    panels[1, 0].set_ylabel("less those with the state reset every window")
+    panels[1, 0].set_ylabel("minus those with the state reset every window")
     lines = {line.get_label(): line for panel in panels[0] for line in panel.get_lines()}
     handles = {name: line for name, line in lines.items() if name in styles}
     figure.legend(
@@ -323,8 +336,8 @@ class Limits:
     def __init__(self) -> None:
         self.values: list[float] = []
 
-    def add(self, mean: np.ndarray, bounded: np.ndarray) -> None:
-        self.values += mean[bounded & np.isfinite(mean)].tolist()
+    def add(self, curve: np.ndarray, bounded: np.ndarray) -> None:
+        self.values += curve[bounded & np.isfinite(curve)].tolist()
 
     def apply(self, panel: Axes) -> None:
         if self.values:
@@ -345,9 +358,11 @@ def draw_mixer(
     for panel, values, limit in zip(panels, (levels, levels - reset), limits, strict=True):
         mean = values.mean(0)
         panel.plot(x, mean, marker=".", linewidth=1.5, label=mixer, **style)
-        low, high = values.min(0), values.max(0)
-        panel.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0)
-        limit.add(mean, bounded)
+        for edge in (values.min(0), values.max(0)):
+            limit.add(edge, bounded)
+        panel.fill_between(
+            x, values.min(0), values.max(0), color=style["color"], alpha=0.12, linewidth=0
+        )
 
 
 def finish(panels: np.ndarray, curves: Curves) -> None:

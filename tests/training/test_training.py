@@ -267,8 +267,11 @@ def test_runs_that_cannot_resume_are_refused():
     module, checkpoint = model(), {"global_step": 101}
     with pytest.raises(ValueError, match="has 101 steps behind it, and trainer.max_steps is 100"):
         module.on_load_checkpoint(checkpoint)
-    with pytest.raises(ValueError, match="another model or version, without 'lane_states'"):
+    with pytest.raises(ValueError, match="another version, which did not time its steps"):
         module.on_load_checkpoint({"global_step": 1})
+    timed = {"seconds": 0.5, "steps": 1}
+    with pytest.raises(ValueError, match="another model or version, without 'lane_states'"):
+        module.on_load_checkpoint({"global_step": 1, "step_time": timed})
     attention = model(mixer="attention")
     attention._trainer.datamodule.lanes = True
     attention.on_fit_start()
