@@ -39,8 +39,8 @@ from .reproduce import locked
 
 def run(options: argparse.Namespace) -> None:
     plan = new_plan(options, best_device())
-    with locked(Path(options.out)):
-        comparison = Comparison(options, plan)
+    with locked(Path(options.out)), Workers(plan.jobs) as workers:
+        comparison = Comparison(options, plan, workers)
         choices = comparison.choose()
         found: dict[str, list[Finished]] = {}
         for part in wanted_parts(options, plan):
@@ -53,8 +53,9 @@ def run(options: argparse.Namespace) -> None:
 class Comparison:
     """The runs of a folder, and the settings that all of them share."""
 
-    def __init__(self, options: argparse.Namespace, plan: Plan):
-        self.options, self.plan, self.out = options, plan, Path(options.out)
+    def __init__(self, options: argparse.Namespace, plan: Plan, workers: Workers):
+        self.options, self.plan, self.workers = options, plan, workers
+        self.out = Path(options.out)
         self.path = self.out / "choices.json"
         data = {name: open_tokens(getattr(options, name)) for name in ("train", "validation")}
         hashes = {name: tokens.fingerprint for name, tokens in data.items()}
@@ -101,8 +102,8 @@ class Comparison:
             print(f"{title}: {len(runs)} runs, {self.plan.jobs} in parallel", flush=True)
         jobs = {run: self.job(run) for run in runs}
         total = sum(run.steps for run in runs)
-        with progress("training", total, "steps") as advance, Workers(self.plan.jobs) as workers:
-            for run, done in workers.all(jobs):
+        with progress("training", total, "steps") as advance:
+            for run, done in self.workers.all(jobs):
                 print(f"{jobs[run].folder}: {done}", flush=True)
                 advance(run.steps)
         return [Finished(run, *jobs[run].records()) for run in runs]

@@ -170,7 +170,7 @@ def comparison_page(
     parts = [
         "# tttvideo compare: mixers on equal tokens and for equal time",
         f"`{about['command']}`\n{about['date']}, {about['device']}, commit {about['commit']}.",
-        "![Bits per byte by length of context, and less those with the state reset]"
+        "![Bits per byte by length of context, and minus those with the state reset]"
         "(fixed_targets.png)",
         *(sentence for part, some in curves.items() for sentence in sentences(part, some)),
         rules(found, plan),
