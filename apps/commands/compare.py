@@ -41,9 +41,9 @@ def parser() -> argparse.ArgumentParser:
         "window, beside a control with the state reset. Each mixer gets the learning rate that is "
         "best in short runs of another seed, which also measure the time of its steps. Writes "
         "comparison.md, comparison.json and fixed_targets.png. By default it takes about three "
-        "hours of processor time on a quiet CPU, half of that on two cores, and up to three times "
-        "as much beside other work; lanes take an hour more. Killed at any time, the same command "
-        "resumes; more --mixers, --seeds and --parts may be added to a comparison later.",
+        "hours of processor time on a quiet CPU, half of that by the clock on two cores, and twice "
+        "as much beside much other work; lanes take an hour more. Killed at any time, the same "
+        "command resumes; more --mixers, --seeds and --parts may be added to a comparison later.",
         epilog="example: tttvideo compare out/stdlib/train out/stdlib/validation --out out/compare",
     )
     add = top.add_argument
@@ -53,11 +53,9 @@ def parser() -> argparse.ArgumentParser:
     help = f"packaged configs mixer/NAME (default: {' '.join(MIXERS)}, Mamba and Mamba-2)"
     add("--mixers", nargs="+", metavar="NAME", help=help)
     add_run_seeds(top, f"each mixer, not {HELD_OUT_SEED}, which chooses the learning rates")
-    help = (
-        "what to make equal, in this order: tokens; seconds; or tokens in lanes, which carry the "
-    )
-    help += "state from window to window, not for attention to all tokens, whose state grows "
-    help += "(default: tokens seconds)"
+    help = "what to make equal: tokens; seconds; or tokens in lanes, which carry the state from "
+    help += "window to window, not for attention to all tokens, whose state grows (default: tokens "
+    help += "seconds)"
     add("--parts", nargs="+", choices=[*PARTS], default=[*PARTS][:2], metavar="PART", help=help)
     help = "learning rates to choose from (default: 0.0015 0.003 0.006)"
     add("--rates", nargs="+", type=float, metavar="LR", help=help)
