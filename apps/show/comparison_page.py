@@ -43,7 +43,6 @@ from .text_plots import COLOURS
 
 
 Found = dict[str, list[Finished]]
-OVER_SEEDS = "95 % interval over {} seeds, differences of the same seed"
 
 
 def write_comparison(out: Path, found: Found, choices: dict[str, Choice], plan: Plan) -> str:
@@ -193,7 +192,7 @@ def sentences(part: str, curves: Curves) -> Iterator[str]:
         yield (
             f"**At {PARTS[part]}, {first} minus {base}**: {interval(gains[0], '+.3f')} bits per "
             f"byte after {near:,} tokens of context, {interval(gains[1], '+.3f')} after {last:,} "
-            f"({OVER_SEEDS.format(count)})."
+            f"({over(count)})."
         )
     for mixer in dict.fromkeys([first, first.removesuffix("_forget")]):
         if count := curves.shared(mixer, mixer):
@@ -201,8 +200,14 @@ def sentences(part: str, curves: Curves) -> Iterator[str]:
             yield (
                 f"**At {PARTS[part]}, {mixer}, carried minus reset**: {interval(gain, '+.4f')} "
                 f"bits per byte after {near:,} tokens, {FAR} training windows "
-                f"({OVER_SEEDS.format(count)})."
+                f"({over(count)})."
             )
+
+
+def over(seeds: int) -> str:
+    if seeds == 1:
+        return "one seed"
+    return f"95 % interval over {seeds} seeds, differences of the same seed"
 
 
 def rules(found: Found, plan: Plan) -> str:
@@ -316,9 +321,9 @@ def draw(found: dict[str, Curves]) -> Figure:
         finish(column, curves)
     for row_of_panels, limit in zip(panels, limits, strict=True):
         limit.apply(row_of_panels[0])
-    title = "Lines: means of the seeds; bands: their range; vertical: the training window"
+    title = "Lines: means of the seeds; bands: their range;\nvertical: the training window"
     if any(grows(mixer) for mixer in styles):
-        title += "; attention to all tokens may leave the picture beyond it"
+        title += ", beyond which attention to all tokens may leave the picture"
     figure.suptitle(title, fontsize=9)
     panels[0, 0].set_ylabel("bits per byte")
     panels[1, 0].set_ylabel("minus those with the state reset every window")
