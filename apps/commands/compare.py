@@ -21,13 +21,13 @@ LONGEST = 66_560
 """Tokens read of each document: a context of 65,536, and targets of 1,024."""
 NUMBERS = {
     "window": "tokens of a training window (default: 1024)",
-    "tokens": "tokens of a run (default: 819,200 on a CPU, where the models have about 1M "
+    "tokens": "tokens of a run (default: 409,600 on a CPU, where the models have about 1M "
     "parameters; 105M on a GPU, where they have 125M)",
     "seconds": "time of the training steps of a run of equal time: processor time on a CPU, wall "
-    "time on a GPU (default: 100, on a GPU 1200)",
+    "time on a GPU (default: 80, on a GPU 1200)",
     "length": "tokens read of each document when models are measured (default: 66560, for "
     "contexts of up to 65,536, or what 8 documents have)",
-    "documents": "documents that are measured, with four targets each, at most (default: 4; on a "
+    "documents": "documents that are measured, with four targets each, at most (default: 2; on a "
     "GPU 8)",
     "jobs": "runs in parallel, one CPU thread each (default: 2 on a CPU, 1 on a GPU)",
 }
@@ -40,10 +40,11 @@ def parser() -> argparse.ArgumentParser:
         "draw their loss on fixed targets by the length of context, far beyond the training "
         "window, beside a control with the state reset. Each mixer gets the learning rate that is "
         "best in short runs of another seed, which also measure the time of its steps. Writes "
-        "comparison.md, comparison.json and fixed_targets.png. By default it takes about three "
-        "hours of processor time on a quiet CPU, half of that by the clock on two cores, and twice "
-        "as much beside much other work; lanes take an hour more. Killed at any time, the same "
-        "command resumes; more --mixers, --seeds and --parts may be added to a comparison later.",
+        "comparison.md, comparison.json and fixed_targets.png. The default, a first picture, takes "
+        "about 3.5 hours of processor time on a Xeon core, estimated from measured speeds, or half "
+        "of that by the clock on two cores; --tokens 1638400 --seconds 400 --documents 4 about 14. "
+        "Lanes take about half as much again. Killed at any time, the same command resumes; more "
+        "--mixers, --seeds and --parts may be added to a comparison later.",
         epilog="example: tttvideo compare out/stdlib/train out/stdlib/validation --out out/compare",
     )
     add = top.add_argument
