@@ -139,7 +139,7 @@ def test_a_checkpoint_keeps_the_model_and_the_lanes(model, tmp_path):
     other = model()
     other._trainer.state = SimpleNamespace(fn="fit")
     with pytest.raises(ValueError, match="another model or version, without 'lane_states'"):
-        other.on_load_checkpoint({"global_step": 1})
+        other.on_load_checkpoint({"global_step": 1, "step_time": checkpoint["step_time"]})
     other.on_load_checkpoint(checkpoint)
     for saved, loaded in zip(module.lanes.carried, other.lanes.carried, strict=True):
         assert_same_state(saved, loaded, tolerance=0)
