@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import resource
 import sys
 from dataclasses import replace
@@ -144,6 +145,32 @@ def test_a_video_begins_with_a_frame(tmp_path):
     path.write_bytes(path.read_bytes()[:-8] + np.array([3], "<i8").tobytes())
     with pytest.raises(ValueError, match=r"a\.bin has starts of documents out of order"):
         open_tokens(path)
+
+
+def test_ten_thousand_changed_headers_are_refused_in_one_line_or_fit_the_file(tmp_path):
+    path, rng = tmp_path / "a.bin", random.Random(0)
+    write(path, VIDEO, [[1] * 6, [2] * 12])
+    whole = path.read_bytes()
+    end, refused = whole.index(b"}") + 1, 0
+    values = [b"null", b"-1", b"0", b'"x"', b"[]", b"[2,3]", b"{}", b"1e999", b"NaN", b"true"]
+    names = list(json.loads(whole[len(MAGIC) : HEADER_BYTES]))
+    for _ in range(10_000):
+        head = bytearray(whole[:HEADER_BYTES])
+        if rng.random() < 0.5:
+            for _ in range(rng.randint(1, 4)):
+                head[rng.randrange(end)] = rng.randrange(256)
+        else:  # a value of another type under a name that exists
+            fields = json.loads(head[len(MAGIC) :]) | {rng.choice(names): "?"}
+            text = json.dumps(fields).encode().replace(b'"?"', rng.choice(values))
+            head = (MAGIC + text).ljust(HEADER_BYTES)
+        path.write_bytes(head + whole[HEADER_BYTES:])
+        try:
+            data = open_tokens(path)
+            assert len(data.tokens) == 18 and data.starts.tolist() == [0, 6]
+        except ValueError as error:
+            refused += 1
+            assert str(path) in str(error) and "\n" not in str(error)
+    assert refused > 5_000
 
 
 def change_token(path, place, token):
