@@ -11,8 +11,10 @@ row per frame: clip.bin has clip.actions.npy, clip.poses.npy and so on.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -425,34 +427,59 @@ def token_writer(path: str | Path, header: Header) -> Iterator[TokenWriter]:
         beside = dict(zip(header.conditions, map(ArrayWriter, arrays), strict=True))
         writer = TokenWriter(file, header, beside)
         yield writer
-        file.write(np.array(writer.starts, "<i8").tobytes())
-        file.seek(0)
-        count, documents = writer.count, len(writer.starts)
-        file.write(replace(writer.header, tokens=count, documents=documents).pack())
         for array in beside.values():
             array.finish()
+        writer.finish()
+        hashes = [checked_hash(*both) for both in zip(partial, writer.content, strict=True)]
+        writer.hashes = dict(zip(names, hashes, strict=True))
+
+
+def checked_hash(path: Path, content: tuple[bytes, int]) -> str:
+    """The hash of a file that was just written, if it holds what was meant: a first part, and a
+    rest of this checksum. Raises OSError for another content."""
+    first, checksum = content
+    found, rest = hashlib.sha256(), 0
+    with open(path, "rb") as file:
+        begin = file.read(len(first))
+        found.update(begin)
+        while part := file.read(CHECKED):
+            found.update(part)
+            rest = zlib.crc32(part, rest)
+    if begin != first or rest != checksum:
+        raise OSError(
+            f"{path} does not hold what was written to it; another program writes there, or the "
+            "disk is failing"
+        )
+    return found.hexdigest()
 
 
 class TokenWriter:
     """Appends documents to an open token file.
 
     header: may be replaced until the file is closed.
+    hashes: of the file and of the arrays beside it, when they are written.
     """
 
     def __init__(self, file: BinaryIO, header: Header, conditions: Mapping[str, ArrayWriter]):
         self.file, self.header, self.conditions = file, header, conditions
-        self.count = 0
+        self.count, self.checksum = 0, 0  # of the tokens: a checksum can be taken back, a hash not
         self.starts: list[int] = []
+        self.checksums: list[tuple[int, ...]] = []  # of tokens and arrays, before each document
+        self.hashes: dict[Path, str] = {}
 
     def start_document(self) -> None:
         self.starts.append(self.count)
+        arrays = (array.checksum for array in self.conditions.values())
+        self.checksums.append((self.checksum, *arrays))
 
     def write(self, tokens: np.ndarray, **conditions: np.ndarray) -> None:
         """Append tokens (any shape of integers below vocab_size), and rows of each condition."""
         assert tokens.size == 0 or tokens.max() < self.header.vocab_size
         assert conditions.keys() == self.conditions.keys()
-        self.file.write(tokens.astype(self.header.dtype).tobytes())
+        data = tokens.astype(self.header.dtype).tobytes()
+        self.file.write(data)
         self.count += tokens.size
+        self.checksum = zlib.crc32(data, self.checksum)
         for name, rows in conditions.items():
             assert len(rows) * self.header.frame == tokens.size
             self.conditions[name].write(rows)
@@ -462,47 +489,71 @@ class TokenWriter:
         if documents == len(self.starts):
             return
         self.count = self.starts[documents]
-        del self.starts[documents:]
+        self.checksum, *others = self.checksums[documents]
+        del self.starts[documents:], self.checksums[documents:]
         truncate(self.file, HEADER_BYTES + self.count * self.header.dtype.itemsize)
-        for array in self.conditions.values():
-            array.cut_back(self.count // self.header.frame)
+        for array, checksum in zip(self.conditions.values(), others, strict=True):
+            array.cut_back(self.count // self.header.frame, checksum)
+
+    def finish(self) -> None:
+        """Write the starts of documents and the header."""
+        starts = np.array(self.starts, "<i8").tobytes()
+        self.file.write(starts)
+        self.checksum = zlib.crc32(starts, self.checksum)
+        self.file.seek(0)
+        self.header = replace(self.header, tokens=self.count, documents=len(self.starts))
+        self.file.write(self.header.pack())
+        self.file.flush()
+
+    @property
+    def content(self) -> list[tuple[bytes, int]]:
+        """Of the file and of each array: the header, and the checksum of the rest."""
+        arrays = [(array.header, array.checksum) for array in self.conditions.values()]
+        return [(self.header.pack(), self.checksum), *arrays]
 
 
 class ArrayWriter:
     """Appends rows to an open .npy file, whose type is that of the first rows."""
 
     def __init__(self, file: BinaryIO):
-        self.file, self.count = file, 0
+        self.file, self.count, self.checksum = file, 0, 0
         self.row: np.ndarray | None = None
+        self.header = b""
 
     def write(self, rows: np.ndarray) -> None:
         if self.row is None:
             self.row = np.zeros_like(rows[:0])
             self.write_header()
         assert (rows.dtype, rows.shape[1:]) == (self.row.dtype, self.row.shape[1:])
-        self.file.write(rows.tobytes())
+        data = rows.tobytes()
+        self.file.write(data)
         self.count += len(rows)
+        self.checksum = zlib.crc32(data, self.checksum)
 
     def write_header(self) -> None:
         """The header for the present number of rows; numpy leaves room for any other number."""
         assert self.row is not None
         facts = np.lib.format.header_data_from_array_1_0(self.row)
-        self.file.seek(0)
+        packed = io.BytesIO()
         np.lib.format.write_array_header_1_0(
-            self.file, facts | {"shape": (self.count, *self.row.shape[1:])}
+            packed, facts | {"shape": (self.count, *self.row.shape[1:])}
         )
+        self.header = packed.getvalue()
+        self.file.seek(0)
+        self.file.write(self.header)
 
-    def cut_back(self, count: int) -> None:
-        """Keep the first `count` rows."""
+    def cut_back(self, count: int, checksum: int) -> None:
+        """Keep the first `count` rows, which have this checksum."""
         if self.row is not None:
             size = self.row.dtype.itemsize * math.prod(self.row.shape[1:])
             truncate(self.file, self.file.tell() - (self.count - count) * size)
-            self.count = count
+            self.count, self.checksum = count, checksum
 
     def finish(self) -> None:
         if self.row is None:
             raise ValueError("no frame was written, so that its conditions have no type")
         self.write_header()
+        self.file.flush()
 
 
 def truncate(file: BinaryIO, size: int) -> None:

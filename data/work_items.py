@@ -87,9 +87,10 @@ class Shards(AbstractContextManager):
             self.files.close()
             tokens, documents = self.writer.count, len(self.writer.starts)
             facts = {"file": self.path.name, "tokens": tokens, "documents": documents}
-            self.records.append(facts | {self.unit: self.size, "sha256": file_hash(self.path)})
+            hashes = self.writer.hashes
+            self.records.append(facts | {self.unit: self.size, "sha256": hashes[self.path]})
             if names := self.header.conditions:
-                arrays = {name: file_hash(condition_path(self.path, name)) for name in names}
+                arrays = {name: hashes[condition_path(self.path, name)] for name in names}
                 self.records[-1]["arrays"] = arrays
         self.writer, self.size = None, 0
 

@@ -270,6 +270,37 @@ def test_conditions_that_are_not_of_the_file_are_refused(tmp_path):
         open_tokens(tmp_path)
 
 
+def test_the_hashes_are_of_what_was_written_and_a_document_that_was_taken_back_is_not(tmp_path):
+    with token_writer(tmp_path / "a.bin", KNOWN) as out:
+        for token in (1, 2, 3):
+            out.start_document()
+            out.write(np.full(6, token), poses=np.full((1, 2), token), actions=np.array([token]))
+            out.cut_back(min(2, token))
+    assert TokenFile(tmp_path / "a.bin").tokens.tolist() == [1] * 6 + [2] * 6
+    names = ("a.bin", "a.poses.npy", "a.actions.npy")
+    assert out.hashes == {tmp_path / name: file_hash(tmp_path / name) for name in names}
+
+
+@pytest.mark.parametrize("name, place", [("a.bin", 10), ("a.bin", -20), ("a.poses.npy", -1)])
+def test_a_file_that_does_not_hold_what_was_written_is_refused(tmp_path, name, place):
+    with (
+        pytest.raises(OSError, match=f"{name}.* does not hold what was written to it; another"),
+        token_writer(tmp_path / "a.bin", KNOWN) as out,
+    ):
+        out.start_document()
+        out.write(np.full(6, 1), poses=np.full((1, 2), 1), actions=np.array([1]))
+        finish = out.finish
+
+        def finish_then_change():
+            finish()
+            with open(tmp_path / f"{name}.partial", "r+b") as file:
+                file.seek(place, os.SEEK_SET if place > 0 else os.SEEK_END)
+                file.write(b"?")
+
+        out.finish = finish_then_change
+    assert not list(tmp_path.iterdir())
+
+
 DOCUMENTS = [[[1, 2, 3], [4]], [[5]], [[], [6, 7, 8, 9], [10, 11]]]
 
 
