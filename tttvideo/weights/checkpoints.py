@@ -4,12 +4,11 @@ The keys of the description are the file format; a file is loaded with weights o
 in it runs.
 """
 
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
-from zipfile import is_zipfile
+from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +35,47 @@ def load_torch_file(
     if not Path(path).is_file():
         raise ValueError(f"there is no {name} {path}")
     try:
-        if not is_zipfile(path):
-            raise KeyError("torch files are zip archives")
-        return build(torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError) as error:
+        check_archive(Path(path))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        check_content(content, Path(path).stat().st_size)
+    except Exception as error:  # zipfile and torch raise nearly everything for damaged files
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        raise ValueError(f"{path} is not a {name} of {source} ({reason[:200]})") from error
+    try:
+        return build(content)
+    except (RuntimeError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is not a {name} of {source}") from error
+
+
+def check_archive(path: Path) -> None:
+    """Raise ValueError for a torch file that was changed, by the checksums in it, and for one that
+    would unpack to more than its size."""
+    if not is_zipfile(path):
+        raise ValueError("torch files are zip archives")
+    with ZipFile(path) as archive:
+        entries = archive.infolist()
+        packed = any(entry.compress_type != ZIP_STORED for entry in entries)
+        if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("its parts are larger than the file")
+        if damaged := archive.testzip():
+            raise ValueError(f"it is damaged: the checksum of {damaged} differs")
+
+
+def check_content(content: Any, size: int) -> None:
+    """Raise ValueError for a mapping whose parts are larger than the file's bytes, `size`: tensors
+    that repeat their numbers, and lists that hold each other many times over."""
+    if not isinstance(content, dict):
+        raise ValueError("it holds no mapping")
+    waiting, seen = [content], 0
+    while waiting:
+        part = waiting.pop()
+        seen += 1
+        if seen > size or (isinstance(part, Tensor) and part.nbytes > size):
+            raise ValueError("its parts are larger than the file")
+        if isinstance(part, dict):
+            waiting += [*part.keys(), *part.values()]
+        elif isinstance(part, (list, tuple)):
+            waiting += part
 
 
 def save_torch_file(content: dict[str, Any], path: str | Path) -> None:
@@ -105,9 +140,10 @@ def load_tokens_model(path: str | Path) -> TokenCheckpoint:
         if about["frame_tokenizer"]:
             tokenizer = frame_codec(about["frame_tokenizer"])
             load_weights(tokenizer, weights, "frame_tokenizer.", path)
+        check_declared(config, weights, "backbone.", path)
         backbone = Backbone(config)
         facts = {name: about[name] for name in FACTS}
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} was written by another version: {error}") from error
     load_weights(backbone, weights, "backbone.", path)
     check_finite(backbone, path)
@@ -170,8 +206,11 @@ def load_checkpoint(
         "`tttvideo fit` or `import`",
         lambda content: (content["tttvideo"], content["state_dict"]),
     )
-    if about["model"] not in models:
-        raise ValueError(f"{path} holds a model of {about['model']}, not of {models[0]}")
+    whole = isinstance(about, dict) and isinstance(weights, dict)
+    if not whole or not all(isinstance(weight, Tensor) for weight in weights.values()):
+        raise ValueError(f"{path} is not a checkpoint of `tttvideo fit` or `import`")
+    if about.get("model") not in models:
+        raise ValueError(f"{path} holds a model of {about.get('model')}, not of {models[0]}")
     return about, weights
 
 
@@ -187,6 +226,28 @@ def load_step_time(path: str | Path) -> float:
             "run was too short: train it again"
         )
     return timed["seconds"] / timed["steps"]
+
+
+def check_declared(
+    config: Any, weights: Mapping[str, Tensor], prefix: str, path: str | Path
+) -> None:
+    """Raise ValueError where a config declares more than the weights below `prefix` have, before a
+    model of that size is built."""
+    names = [name.removeprefix(prefix).split(".") for name in weights if name.startswith(prefix)]
+    found = {"depth": len({parts[1] for parts in names if parts[0] == "blocks"})}
+    tables = {
+        "embedding.weight": ("vocab_size", "width"),
+        "blocks.0.mlp.gate.weight": ("mlp_width", "width"),
+    }
+    for name, axes in tables.items() if isinstance(config, BackboneConfig) else ():
+        if (table := weights.get(prefix + name)) is not None and table.ndim == len(axes):
+            found |= dict(zip(axes, table.shape, strict=True))
+    for name, count in found.items():
+        if getattr(config, name) != count:
+            raise ValueError(
+                f"{path} does not fit its own description: {name} is {getattr(config, name)}, and "
+                f"its weights are of {count}"
+            )
 
 
 def backbone_config(values: Mapping[str, Any]) -> BackboneConfig:

@@ -20,7 +20,7 @@ from tttvideo.backbone import Backbone, BackboneConfig
 from tttvideo.files import no_room, replacing, write_json, write_text
 from tttvideo.progress import progress
 
-from .checkpoints import TokenCheckpoint, backbone_config, load_weights
+from .checkpoints import TokenCheckpoint, backbone_config, check_declared, load_weights
 from .flax import read_flax
 from .reference import has_reference_form, load_reference, save_reference
 
@@ -44,7 +44,9 @@ def read_weights(source: Path, config: str | None = None) -> Backbone:
     weights, values = read_safetensors(source)
     if values.get("model_type") != "tttvideo":
         return load_reference(weights, values)
-    backbone = Backbone(own_config(values.get("model")))
+    own = own_config(values.get("model"))
+    check_declared(own, weights, "backbone.", source)
+    backbone = Backbone(own)
     load_weights(backbone, weights, "backbone.", source)
     return backbone
 

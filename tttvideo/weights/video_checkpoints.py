@@ -18,6 +18,7 @@ from tttvideo.video.frame_model import FrameModel, FrameModelConfig
 from tttvideo.video.shared_digits import fold_digits, share_digits
 
 from .checkpoints import (
+    check_declared,
     check_finite,
     frame_codec,
     load_checkpoint,
@@ -69,7 +70,9 @@ def load_video_model(path: str | Path) -> VideoCheckpoint:
     try:
         frames = frame_codec(about["frame_tokenizer"])
         about["frame_model"]["first_mixer"]  # files without it had other norms
-        network = FrameModel(frame_model_config(about["frame_model"]))
+        config = frame_model_config(about["frame_model"])
+        check_declared(config, weights, "frame_model.", path)
+        network = FrameModel(config)
         facts = about["tokenizer"], about["fps"], frames, about["trained"]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} was written by another version: {error}") from error
