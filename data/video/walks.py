@@ -1,7 +1,7 @@
 """Walks through mazes, and moments of them.
 
 A walk is a video of a token file with the poses of `prepare maze`. It is read at FPS, whatever its
-own rate: each frame is the nearest in time, so of Doom's 35 a second every sixth is left out.
+own rate: each frame is the nearest in time, so of Doom's 35 a second every seventh is left out.
 
 W walks, F frames, P tokens per frame, B moments.
 """
