@@ -142,13 +142,16 @@ def with_margin(found: Estimate, factor: float, digits: int) -> str:
 def draw_rates(record: dict[str, Any], path: Path) -> None:
     """Bits of the target, and the share that is right, by the rate."""
     worlds = by_world(record)
-    figure = Figure(figsize=(2.7 * len(worlds) + 0.6, 5.4), layout="constrained")
+    figure = Figure(figsize=(max(5.0, 2.7 * len(worlds) + 0.6), 5.4), layout="constrained")
     panels = figure.subplots(2, len(worlds), sharex=True, squeeze=False)
     for column, (world, models) in zip(panels.T, worlds.items(), strict=True):
         column[0].set_title(world, fontsize=10)
         for panel, name, factor in zip(column, ("bits", "recall"), (1, 100), strict=True):
             for n, (label, rule) in enumerate(rules(record["settings"]).items()):
                 draw_line(panel, models, rule, name, factor, color=f"C{n}", label=label)
+            if world == "maze":
+                alone: dict[str, Any] = {"color": "#777777", "label": "last frame alone"}
+                draw_line(panel, models, lambda _: 1, name, factor, linestyle=":", **alone)
             style_panel(panel)
             panel.set_ylim(0, max(1.0, panel.get_ylim()[1]))  # a hundredth of a bit is nothing
         if world == "flash":
@@ -161,8 +164,12 @@ def draw_rates(record: dict[str, Any], path: Path) -> None:
         column[1].set_ylim(0, 105)
     panels[0, 0].set_ylabel("bits of the target frame", fontsize=8)
     panels[1, 0].set_ylabel("% right", fontsize=8)
-    lines, names = panels[1, 0].get_legend_handles_labels()
-    figure.legend(lines, names, fontsize=8, frameon=False, loc="outside lower center", ncols=3)
+    found = [panel.get_legend_handles_labels() for panel in panels[1]]
+    lines = {
+        name: line for handles, names in found for line, name in zip(handles, names, strict=True)
+    }
+    place: dict[str, Any] = {"loc": "outside lower center", "ncols": min(3, 1 + len(worlds))}
+    figure.legend([*lines.values()], [*lines], fontsize=8, frameon=False, **place)
     save_figure(figure, path)
 
 
