@@ -15,7 +15,7 @@ from statistics import median
 
 from tttvideo.apps.show.comparison_page import write_comparison
 from tttvideo.data.tokens import open_tokens
-from tttvideo.files import read_json, write_json
+from tttvideo.files import locked, read_json, write_json
 from tttvideo.progress import progress
 
 from .comparison_plan import (
@@ -34,12 +34,11 @@ from .comparison_plan import (
 )
 from .comparison_runs import Job, Workers
 from .device import best_device
-from .reproduce import locked
 
 
 def run(options: argparse.Namespace) -> None:
     plan = new_plan(options, best_device())
-    with locked(Path(options.out)), Workers(plan.jobs) as workers:
+    with locked(Path(options.out) / "lock"), Workers(plan.jobs) as workers:
         comparison = Comparison(options, plan, workers)
         choices = comparison.choose()
         found: dict[str, list[Finished]] = {}
