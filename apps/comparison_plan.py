@@ -227,7 +227,7 @@ def target_plan(plan: Plan, length: int, data: Tokens) -> targets.Plan:
         documents=plan.documents,
         contexts=[*contexts, FAR * plan.window],
     )
-    return make_plan(settings, data, plan.window)
+    return make_plan(settings, data, [plan.window])
 
 
 def far_documents(plan: Plan, mixer: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from .options import Parser, check_checkpoint, check_folder, named_checkpoints, refuse_unless
@@ -20,7 +20,12 @@ NUMBERS = {
         "tokens read of each document (default: 4 training windows, or less where 8 "
         "documents have less)",
     ),
-    "reset": (1024, "tokens after which the state of the control is reset (default: 1024)"),
+    "reset": (
+        None,
+        "tokens after which the state of the control is reset (default: the training window, the "
+        "shortest of several models; 1024 where no checkpoint records one, as an imported one, or "
+        "documents have less)",
+    ),
     "targets": (4, "fixed targets in each document, at most (default: 4)"),
     "documents": (32, "documents, at most, chosen evenly from those long enough (default: 32)"),
     "batch": (16384, "tokens of a call of the model (default: 16384)"),
@@ -80,8 +85,8 @@ def check(options: argparse.Namespace) -> None:
     data = open_tokens(options.data)
     if data.header.kind != "text":
         raise ValueError(f"{data.path} holds {data.header.kind}; only text can be measured here")
-    if options.length:  # else it depends on the windows of the checkpoints
-        make_plan(plan_settings(options), data, None)
+    if options.length:  # else, as the default of --reset, it depends on the checkpoints
+        make_plan(replace(plan_settings(options), reset=options.reset or 1), data, [])
 
 
 def plan_settings(options: argparse.Namespace) -> PlanSettings:

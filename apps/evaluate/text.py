@@ -13,15 +13,20 @@ from tttvideo.apps.show.text_report import write_text_report
 from tttvideo.data.tokens import Tokens, open_tokens
 from tttvideo.measures.meter import Measured, Meter, read_cache, write_cache
 from tttvideo.measures.plan import Plan, make_plan
-from tttvideo.measures.subjects import Subject, byte_lengths, load_for, read_subjects
+from tttvideo.measures.subjects import (
+    Subject,
+    byte_lengths,
+    load_for,
+    read_subjects,
+    training_windows,
+)
 from tttvideo.progress import progress
 
 
 def evaluate_text(options: argparse.Namespace) -> None:
     data = open_tokens(options.data)
     subjects = read_subjects(named_checkpoints(options.checkpoints), data)
-    windows = [subject.window for subject in subjects if subject.window]
-    plan = make_plan(plan_settings(options), data, max(windows, default=None))
+    plan = make_plan(plan_settings(options), data, training_windows(subjects))
     out = Path(options.out)
     results = [measure_or_read(subject, plan, data, out) for subject in subjects]
     page = write_text_report(out, results, plan, data)

@@ -19,7 +19,7 @@ from tttvideo.files import write_text
 from tttvideo.measures.document_stats import Estimate, Tally, log_bins
 from tttvideo.measures.meter import Measured
 from tttvideo.measures.plan import Plan, rules
-from tttvideo.measures.subjects import Subject, group_by_label
+from tttvideo.measures.subjects import Subject, group_by_label, training_windows
 
 
 Results = list[tuple[Subject, Measured]]
@@ -29,10 +29,11 @@ def write_text_report(out: Path, results: Results, plan: Plan, data: Tokens) -> 
     """Write evaluation.json and evaluation.md to `out`; return the text of the latter."""
     about = run_conditions(best_device())
     about |= {"data": str(data.path), "fingerprint": data.fingerprint}
+    told = rules(plan, data, training_windows(subject for subject, _ in results))
     record = {
         **about,
         "tokenizer": data.header.tokenizer,
-        "rules": rules(plan, data),
+        "rules": told,
         "length": plan.length,
         "reset": plan.reset,
         "contexts": plan.contexts,
@@ -42,7 +43,7 @@ def write_text_report(out: Path, results: Results, plan: Plan, data: Tokens) -> 
         "models": [asdict(subject) | results_record(found, plan) for subject, found in results],
     }
     write_record(out / "evaluation.json", record)
-    text = text_page(results, plan, about, rules(plan, data))
+    text = text_page(results, plan, about, told)
     write_text(out / "evaluation.md", text)
     return text
 

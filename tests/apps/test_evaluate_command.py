@@ -41,7 +41,16 @@ def write_documents(path, sizes, header=BYTES, tokenizer=None):
             out.write(np.array([header.bos, *tokens, header.eos]))
 
 
-def write_model(path, seed=0, mixer="ttt", vocab_size=258, tokenizer="bytes", json=None, width=8):
+def write_model(
+    path,
+    seed=0,
+    mixer="ttt",
+    vocab_size=258,
+    tokenizer="bytes",
+    json=None,
+    width=8,
+    window=None,
+):
     torch.manual_seed(seed)
     sizes = {"vocab_size": vocab_size, "width": width, "depth": 2, "heads": 2, "mlp_width": 12}
     backbone = Backbone(BackboneConfig(**sizes, mixer=mixer, ttt=TTTConfig(base_lr=4.0)))
@@ -49,7 +58,8 @@ def write_model(path, seed=0, mixer="ttt", vocab_size=258, tokenizer="bytes", js
         torch.nn.init.normal_(parameter, std=0.3)
     for block in backbone.blocks if mixer == "ttt" else ():
         torch.nn.init.zeros_(block.mixer.token_shift)  # or steps could have length 0
-    save_tokens_model(TokenCheckpoint(backbone, tokenizer, json), path)
+    trained = window and {"tokens": 9, "flops": 9, "window": window, "steps": 1}
+    save_tokens_model(TokenCheckpoint(backbone, tokenizer, json, trained=trained), path)
     return backbone
 
 
@@ -78,7 +88,7 @@ def meter(checkpoint, **options):
     defaults = {"length": 200, "reset": 40, "contexts": [100, 175], "targets": 2, "documents": 3}
     defaults |= {"batch": 64}
     data = open_tokens("data.bin")
-    plan = make_plan(PlanSettings(**defaults | options), data, None)
+    plan = make_plan(PlanSettings(**defaults | options), data, [])
     loaded = load_for(checkpoint, data)
     lengths = byte_lengths(loaded, data)
     read = []
@@ -105,6 +115,35 @@ def test_models_are_shown_as_tables_and_pictures(tmp_path, capsys):
         assert [b["first"] for b in bins[1:]] == [b["last"] + 1 for b in bins[:-1]]
         assert sum(b["tokens"] for b in bins) == 600 and bins[-1]["last"] == 200
         assert m["whole"]["carried"]["nats_per_token"]["interval"][0] > 0
+
+
+@pytest.mark.parametrize(
+    "windows, options, reset",
+    [
+        ([48], ["--length", "200"], 48),
+        ([80, None, 48], ["--length", "200"], 48),
+        ([48], ["--length", "200", "--reset", "60"], 60),
+        ([48], [], 48),
+        ([5000], ["--length", "1300", "--join"], 1024),  # no room for the window
+        ([None], ["--length", "1300", "--join"], 1024),
+    ],
+    ids=str,
+)
+def test_the_control_is_reset_after_the_shortest_training_window(windows, options, reset, tmp_path):
+    paths = [str(tmp_path / f"{n}.ckpt") for n in range(len(windows))]
+    for path, window in zip(paths, windows, strict=True):
+        write_model(path, mixer="attention", window=window)
+    record = evaluate(*paths, "data.bin", *options, out=tmp_path / "out")
+    assert record["reset"] == reset
+    words = f"in the reset control it is fresh every {reset:,} tokens"
+    page = (tmp_path / "out" / "evaluation.md").read_text()
+    told = f"{words}, the shortest training window of the models." in page
+    assert words in page and told == (reset in windows)
+
+
+def test_a_default_reset_that_does_not_fit_the_length_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="--reset 1024 must be 175 or less, where --length is 200"):
+        evaluate("a.ckpt", "data.bin", "--length", "200", out=tmp_path)
 
 
 def test_a_second_run_reads_its_cache_and_another_setting_does_not(tmp_path, capsys, monkeypatch):

@@ -36,7 +36,7 @@ def checkpoint(tmp_path, data):
 
 def plan(data, **changes):
     contexts = [0, 16, 64, 128, 256]
-    return make_plan(PlanSettings(length=300, reset=16, contexts=contexts, **changes), data, 16)
+    return make_plan(PlanSettings(length=300, reset=16, contexts=contexts, **changes), data, [16])
 
 
 def levels(backbone, data, plan):

@@ -17,6 +17,7 @@ SPAN = 1024
 FIRST_CONTEXT = 256
 INNER_DOCUMENTS, INNER_TOKENS = 4, 4096
 UNKNOWN_WINDOW = 2048  # tokens, as in the paper, for a model that does not record its training
+UNKNOWN_RESET = 1024
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class PlanSettings:
 
     length: int | None = None
     """Tokens read from each document; None: four training windows, or what 8 documents have."""
-    reset: int = 1024
-    """Tokens after which the control's state is reset."""
+    reset: int | None = None
+    """Tokens after which the control's state is reset; None: the shortest training window."""
     contexts: Sequence[int] | None = None
     """Tokens before the fixed targets; None: 0, powers of two from 256, and the longest."""
     targets: int = 4
@@ -87,21 +88,23 @@ class Plan:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def make_plan(settings: PlanSettings, data: Tokens, window: int | None) -> Plan:
-    """The plan of these settings; `window`: the longest training window of the models.
+def make_plan(settings: PlanSettings, data: Tokens, windows: Sequence[int]) -> Plan:
+    """The plan of these settings; `windows`: the training windows that the models record.
 
     Raises ValueError for settings that do not fit the data or one another.
     """
     total = len(data.tokens)
-    length = settings.length or default_length(data, window or UNKNOWN_WINDOW, settings.join)
+    length = settings.length or default_length(
+        data, max(windows, default=UNKNOWN_WINDOW), settings.join
+    )
     span = target_span(length)
     full = length - span
-    if settings.reset > full:
+    reset = settings.reset or default_reset(windows, full)
+    if reset > full:
         raise ValueError(
-            f"--reset {settings.reset} must be {full} or less, where --length is {length}; both "
-            "are options"
+            f"--reset {reset} must be {full} or less, where --length is {length}; both are options"
         )
-    contexts = sorted(set(settings.contexts or default_contexts(full)) | {0, settings.reset})
+    contexts = sorted(set(settings.contexts or default_contexts(full)) | {0, reset})
     if contexts[0] < 0 or contexts[-1] > full:
         raise ValueError(
             f"--contexts must be from 0 to {full}: --length {length} minus targets of {span}"
@@ -113,7 +116,7 @@ def make_plan(settings: PlanSettings, data: Tokens, window: int | None) -> Plan:
     return Plan(
         begins=begins,
         length=length,
-        reset=settings.reset,
+        reset=reset,
         span=span,
         contexts=tuple(contexts),
         owners=owners,
@@ -138,15 +141,23 @@ def default_length(data: Tokens, window: int, join: bool) -> int:
     return max(1, min(4 * window, int(sizes[-min(ENOUGH, len(sizes))]) - 1))
 
 
+def default_reset(windows: Sequence[int], full: int) -> int:
+    """The shortest training window, where a context of at most `full` tokens has room for it."""
+    window = min(windows, default=UNKNOWN_RESET)
+    return window if window <= full else UNKNOWN_RESET
+
+
 def default_contexts(full: int) -> list[int]:
     doublings = (FIRST_CONTEXT << n for n in range(full.bit_length()))
     return [full, *(context for context in doublings if context < full)]
 
 
-def rules(plan: Plan, data: Tokens) -> list[str]:
-    """The rules of the numbers, for their readers."""
+def rules(plan: Plan, data: Tokens, windows: Sequence[int]) -> list[str]:
+    """The rules of the numbers, for their readers; `windows`: of training, which models record."""
     texts = "stretches of consecutive documents" if plan.join else "documents"
     R, S, D, N = plan.reset, plan.span, len(plan.begins), len(plan.places)
+    trained = "the shortest training window of the models"
+    every = f"{R:,} tokens" + (f", {trained}" if min(windows, default=None) == R else "")
     shuffled = (
         f"Shuffled context: the same targets, every context cut into pieces of {R:,} tokens, and "
         "each piece exchanged for one of another document."
@@ -161,7 +172,7 @@ def rules(plan: Plan, data: Tokens) -> list[str]:
         "Bits per byte count tokens that stand for text, over the bytes they stand for, so EOS is "
         "in neither.",
         f"Token index: tokens of the document before the one that is scored. State is carried "
-        f"from the document's first token on; in the reset control it is fresh every {R:,} tokens.",
+        f"from the document's first token on; in the reset control it is fresh every {every}.",
         f"Fixed targets: {N} spans of {S:,} tokens in these documents, each after "
         f"{plan.contexts[-1]:,} tokens. Context c: a fresh state reads the c tokens "
         "before the span, then the span; for c = 0 it reads one token before.",

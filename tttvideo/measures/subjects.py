@@ -1,5 +1,6 @@
 """The checkpoints of one evaluation of text: their labels, sizes and training."""
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,11 @@ def read_subjects(named: list[tuple[str, str]], data: Tokens) -> list[Subject]:
         else s
         for s in subjects
     ]
+
+
+def training_windows(subjects: Iterable[Subject]) -> list[int]:
+    """The training windows that checkpoints record, in tokens."""
+    return [subject.window for subject in subjects if subject.window]
 
 
 def load_for(path: str, data: Tokens) -> TokenCheckpoint:
