@@ -21,7 +21,8 @@ def export_weights(options: argparse.Namespace) -> None:
 
 def import_weights(options: argparse.Namespace) -> None:
     named = options.tokenizer in ("unknown", "bytes")
-    tokenizer = None if named else read_tokenizer(options.tokenizer)
+    marks = options.bos, options.eos
+    tokenizer = None if named else read_tokenizer(options.tokenizer, marks)
     backbone = read_weights(Path(options.source), options.config)
     size = backbone.config.vocab_size
     if tokenizer:
@@ -37,8 +38,8 @@ def import_weights(options: argparse.Namespace) -> None:
                 f"{options.source} has {size} tokens; a model of bytes has 256, or 258 with BOS "
                 "and EOS"
             )
-        marks = options.tokenizer == "bytes" and size == 258
-        facts = (options.tokenizer, None, *((256, 257) if marks else (None, None)))
+        marked = options.tokenizer == "bytes" and size == 258
+        facts = (options.tokenizer, None, *((256, 257) if marked else (None, None)))
     save_tokens_model(TokenCheckpoint(backbone, *facts), options.out)
     print_size(options.out, backbone)
 

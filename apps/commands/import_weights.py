@@ -5,7 +5,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from .options import Parser, check_output
+from .options import Parser, add_marks, check_output
 
 
 PROGRAM = "tttvideo.apps.convert:import_weights"
@@ -32,16 +32,22 @@ def parser() -> argparse.ArgumentParser:
     help = "the model's tokenizer: bytes, or a tokenizer.json, which is copied into the "
     help += "checkpoint; `tttvideo generate` needs one of the two (default: unknown)"
     add("--tokenizer", metavar="unknown|bytes|FILE", default="unknown", help=help)
+    add_marks(top)
     return top
 
 
 def check(options: argparse.Namespace) -> None:
     check_output(options.out)
     check_source(Path(options.source), options.config)
-    if options.tokenizer not in ("unknown", "bytes"):
+    named = options.tokenizer in ("unknown", "bytes")
+    if named and (options.bos or options.eos):
+        raise ValueError(
+            "--bos and --eos name tokens of a given tokenizer.json; give --tokenizer FILE"
+        )
+    if not named:
         from tttvideo.data.text.tokenizer import read_tokenizer  # takes long to import
 
-        read_tokenizer(options.tokenizer)
+        read_tokenizer(options.tokenizer, (options.bos, options.eos))
 
 
 def check_source(source: Path, config: str | None) -> None:

@@ -69,6 +69,13 @@ def check_sampling(options: argparse.Namespace) -> None:
     refuse_unless(seed is None or 0 <= seed < 2**62, "seed", seed, "0 or more, and below 2^62")
 
 
+def add_marks(parser: argparse.ArgumentParser) -> None:
+    """--bos and --eos, which name the marks of the tokenizer.json of --tokenizer."""
+    for name, place in (("bos", "begins"), ("eos", "ends")):
+        help = f"token of FILE that {place} each document, such as [CLS] (default: by usual names)"
+        parser.add_argument(f"--{name}", metavar="TOKEN", help=help)
+
+
 def refuse_unless(good: bool, name: str, value: Any, allowed: str) -> None:
     """Raise ValueError for an option --NAME whose value is not as allowed."""
     if not good:

@@ -3,7 +3,7 @@
 import argparse
 
 from .corpus_options import add_corpus, check_corpus
-from .options import Parser
+from .options import Parser, add_marks
 
 
 PROGRAM = "tttvideo.apps.prepare.text:run"
@@ -37,9 +37,7 @@ def parser() -> argparse.ArgumentParser:
     either.add_argument("--tokenizer", default="bytes", metavar="FILE", help=help)
     help = "train a tokenizer of N tokens on the text"
     either.add_argument("--train-bpe", type=int, metavar="N", help=help)
-    for name, place in (("bos", "begins"), ("eos", "ends")):
-        help = f"token of FILE that {place} each document, such as [CLS] (default: by usual names)"
-        add(f"--{name}", metavar="TOKEN", help=help)
+    add_marks(top)
     add_corpus(
         top, "documents to hold out, 0 to 1; equal documents", "documents without a text", 0.001
     )

@@ -403,6 +403,27 @@ def test_import_stores_a_tokenizer_that_fits(tmp_path):
         invoke("import", [*arguments, "bytes"])
 
 
+def test_import_takes_marks_of_unusual_names(tmp_path):
+    folder = export(new_backbone("ttt-linear", 270), tmp_path)
+    (tmp_path / "words.json").write_text(train_bpe([TEXT], 270, ("[SEP]", "[CLS]")))
+    arguments = [
+        str(folder),
+        str(tmp_path / "back.ckpt"),
+        "--tokenizer",
+        str(tmp_path / "words.json"),
+    ]
+    with pytest.raises(ValueError, match="name a token of it as --bos or --eos"):
+        invoke("import", arguments)
+    with pytest.raises(ValueError, match="--eos SEP is no token of .*near names are: .SEP."):
+        invoke("import", [*arguments, "--eos", "SEP"])
+    invoke("import", [*arguments, "--bos", "[CLS]", "--eos", "[SEP]"])
+    came = load_tokens_model(tmp_path / "back.ckpt")
+    assert (came.bos, came.eos) == (1, 0)
+    for name in ("unknown", "bytes"):
+        with pytest.raises(ValueError, match="--bos and --eos name tokens of a given tokenizer"):
+            invoke("import", [*arguments[:3], name, "--bos", "[CLS]"])
+
+
 @pytest.mark.parametrize("size, marks", [(256, (None, None)), (258, (256, 257))])
 def test_a_model_of_bytes_may_have_marks(size, marks, tmp_path):
     folder = export(new_backbone("ttt-linear", size), tmp_path)
