@@ -5,7 +5,7 @@
     DIR/PART/MIXER_SEED/    the runs of a part: last.ckpt, run.json, targets.json
     DIR/comparison.*, DIR/fixed_targets.png
 
-Killed at any time, the same command resumes: what is finished is not made again.
+After a kill the same command resumes: what is finished is not made again.
 """
 
 import argparse
@@ -38,11 +38,12 @@ from .device import best_device
 
 def run(options: argparse.Namespace) -> None:
     plan = new_plan(options, best_device())
+    parts = wanted_parts(options, plan)
     with locked(Path(options.out) / "lock"), Workers(plan.jobs) as workers:
         comparison = Comparison(options, plan, workers)
         choices = comparison.choose()
         found: dict[str, list[Finished]] = {}
-        for part in wanted_parts(options, plan):
+        for part in parts:
             runs = list(runs_of(part, options, plan, choices))
             found[part] = comparison.make(PARTS[part], runs)
             page = write_comparison(Path(options.out), found, choices, plan)

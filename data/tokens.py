@@ -175,7 +175,7 @@ class TokenFile:
 
 
 def check_vocabulary(tokens: np.ndarray, vocab_size: int, path: Path) -> None:
-    """Raises ValueError for tokens (N,) that are not below `vocab_size`; costs a glance at each."""
+    """Raises ValueError for tokens (N,) that are not below `vocab_size`; reads each token once."""
     if tokens.size and tokens.max() >= vocab_size:
         raise ValueError(
             f"{path} has the token {tokens.max()}, and its vocabulary ends at {vocab_size - 1}; it "

@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         "comparison.md, comparison.json and fixed_targets.png. The default, a first picture, takes "
         "about 3.5 hours of processor time on a Xeon core, estimated from measured speeds, or half "
         "of that by the clock on two cores; --tokens 1638400 --seconds 400 --documents 4 about 12. "
-        "Lanes take about half as much again. Killed at any time, the same command resumes; more "
+        "Lanes take about half as much again. After a kill the same command resumes; more "
         "--mixers, --seeds and --parts may be added to a comparison later.",
         epilog="example: tttvideo compare out/stdlib/train out/stdlib/validation --out out/compare",
     )

@@ -58,7 +58,8 @@ def read_texts(
     """
     device = backbone.embedding.weight.device
     for begin in range(0, max(map(len, texts), default=0), chunk):
-        parts = {row: text[begin : begin + chunk] for row, text in enumerate(texts) if text[begin:]}
+        left = {row: text for row, text in enumerate(texts) if begin < len(text)}
+        parts = {row: text[begin : begin + chunk] for row, text in left.items()}
         lengths = tuple(map(len, parts.values()))
         tokens = torch.tensor([[*chain(*parts.values())]], device=device)
         packed = Packed(tuple(states[row] for row in parts), lengths)

@@ -38,6 +38,8 @@ def load_torch_file(
         check_archive(Path(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
         check_content(content, Path(path).stat().st_size)
+    except PermissionError:
+        raise
     except Exception as error:  # zipfile and torch raise nearly everything for damaged files
         reason = (str(error).splitlines() or [repr(error)])[0]
         raise ValueError(f"{path} is not a {name} of {source} ({reason[:200]})") from error
