@@ -108,7 +108,7 @@ def draw_facts(record: dict[str, Any], path: Path) -> None:
 
 
 def draw_map(panel: Axes, record: dict[str, Any]) -> AxesImage:
-    """The exact share, red to green, of all tasks by length; grey: no room."""
+    """The exact share, dark to bright, of all tasks by length; grey: no room."""
     names, grids = [], []
     for task, rows in TASKS.items():
         lengths, values, exact = exact_grid(record, task)
@@ -116,10 +116,11 @@ def draw_map(panel: Axes, record: dict[str, Any]) -> AxesImage:
         grids.append(exact)
     panel.set_facecolor("#dddddd")
     exact = np.concatenate(grids)
-    image = panel.imshow(exact, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
+    image = panel.imshow(exact, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     for (row, column), share in np.ndenumerate(exact):
         if not np.isnan(share):
-            panel.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=6)
+            look: dict[str, Any] = {"fontsize": 7, "color": "black" if share > 0.5 else "white"}
+            panel.text(column, row, f"{100 * share:.0f}", ha="center", va="center", **look)
     for end in np.cumsum([len(grid) for grid in grids])[:-1]:
         panel.axhline(end - 0.5, color="white", linewidth=2)
     panel.set_xticks(range(len(lengths)), [short(n) for n in lengths], fontsize=7)
@@ -143,5 +144,7 @@ def draw_knee(panel: Axes, found: list[MemoryCurve]) -> None:
     style_panel(panel)
     panel.set_xlabel("pairs in a text of these alone", fontsize=8)
     panel.set_ylabel("right answers", fontsize=8)
-    panel.set_title("lines: own pairs; dots: after another text's; triangles: H D", fontsize=9)
+    panel.set_title(
+        "solid: own pairs; dotted: after another text's pairs; triangles: H x D", fontsize=9
+    )
     panel.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
