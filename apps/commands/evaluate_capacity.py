@@ -4,6 +4,7 @@ import argparse
 
 from .options import (
     Parser,
+    add_names,
     add_numbers,
     add_run_seeds,
     check_folder,
@@ -39,14 +40,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="example: tttvideo evaluate capacity --seconds 60 --out out/capacity",
     )
     top.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
-    top.add_argument(
-        "--memories",
-        nargs="+",
-        choices=MEMORIES,
-        default=list(MEMORIES),
-        metavar="NAME",
-        help=f"what to train (default: all of {' '.join(MEMORIES)})",
-    )
+    add_names(top, "memories", MEMORIES)
     top.add_argument(
         "--sizes",
         nargs="+",

@@ -4,6 +4,7 @@ import argparse
 
 from .options import (
     Parser,
+    add_names,
     add_numbers,
     add_run_seeds,
     check_folder,
@@ -36,14 +37,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="example: tttvideo evaluate facts --seconds 120 --out out/facts",
     )
     top.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
-    top.add_argument(
-        "--mixers",
-        nargs="+",
-        choices=MIXERS,
-        default=list(MIXERS),
-        metavar="NAME",
-        help=f"what to train (default: all of {' '.join(MIXERS)})",
-    )
+    add_names(top, "mixers", MIXERS)
     add_run_seeds(top, "each mixer")
     help = "CPU time of the training of a model (default: 120)"
     top.add_argument("--seconds", type=float, default=120.0, metavar="S", help=help)

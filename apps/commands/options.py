@@ -159,6 +159,18 @@ def check_numbers(options: argparse.Namespace, numbers: Numbers) -> None:
         refuse_unless(value >= least, name, value, f"{least} or more")
 
 
+def add_names(parser: argparse.ArgumentParser, name: str, names: Sequence[str]) -> None:
+    """The option --NAME: which of some names are trained; all by default."""
+    parser.add_argument(
+        f"--{name}",
+        nargs="+",
+        choices=names,
+        default=list(names),
+        metavar="NAME",
+        help=f"what to train (default: all of {' '.join(names)})",
+    )
+
+
 def add_run_seeds(parser: argparse.ArgumentParser, runs: str) -> None:
     """--seeds, for `check_run_seeds`; runs: what has a run for each of them."""
     parser.add_argument(
